@@ -1,0 +1,51 @@
+"""A tiny BERT, pre-trained by masked language modelling: the first run of a newcomer.
+
+What:     2 layers, 128 wide (Turc et al. 2019), documents packed into rows of 128,
+          masks drawn anew in each epoch (Liu et al. 2019); a WordPiece vocabulary
+          trained on the corpus itself.
+Data:     the built-in English reference text, or your own:
+          --config=configs/bert_tiny.py:text=my.txt
+Command:  python -m lm.main --config=configs/bert_tiny.py
+Arguments, joined by commas: quick (a few steps), preset=bert_mini (and the other
+          shapes), text=FILE (your own text; a share of it is held out).
+Results:  configs/README.md
+"""
+
+import ml_collections
+
+from lm.config import parse_arg
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    arg = parse_arg(arg, quick=False, preset="bert_tiny", text="")
+    c = ml_collections.ConfigDict()
+    c.job = "train"
+    c.seed = 0
+    c.steps = 1000
+    c.batch_size = 32
+    c.seq_len = 128
+
+    c.tokenizer = dict(name="hf", kind="wordpiece", vocab_size=4096, lowercase=True)
+    c.model = dict(name="transformer", preset=arg.preset, vocab_size=None)
+    c.objective = dict(name="mlm")
+    c.optim = dict(
+        name="adamw", lr=2e-3, schedule="linear", warmup="10%", weight_decay=0.01, clip=1.0
+    )
+
+    source = dict(name="builtin")
+    if arg.text:
+        source = dict(name="text", files=arg.text)
+    c.data = dict(sources=[dict(source, part="train")], pack=True)
+    heldout = dict(sources=[dict(source, part="heldout")])
+    c.evals = dict(
+        heldout=dict(evaluator="mean", data=heldout, every="20%", baseline="unigram"),
+        filled=dict(evaluator="samples", data=heldout, every="100%", rows=3),
+    )
+    c.checkpoint = dict(every="20%", keep_last=2)
+    c.log = dict(every=20)
+
+    if arg.quick:
+        c.steps = 20
+        c.batch_size = 8
+        c.log.every = 5
+    return c

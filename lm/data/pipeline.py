@@ -1,0 +1,288 @@
+"""From a config's sources to batches that are a pure function of (config, step).
+
+Global row r of step s is example s·B + r of an endless stream. The stream is
+arithmetic: the mixture says which source and which place in it, grain's shuffle says
+which row of the index stands there in that epoch, and the row's own random generator,
+made of (seed, source, epoch, row), draws its masks. Process p of P reads the rows
+[pB/P, (p+1)B/P) of a step, and a resume begins at its step without reading before it.
+"""
+
+import collections
+import dataclasses
+import functools
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lm import config as configs
+from lm import storage
+from lm.data import index as indices
+from lm.data.mixture import Mixture
+from lm.data.transforms import Example
+from lm.errors import DataError
+
+BOUNDS = {"max_bad": "[0, 1]", "threads": "[1, 256]", "prefetch": "[1, 1024]"}
+CHANGEABLE = ("cache", "threads", "prefetch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """config.data, and the `data` of an evaluation.
+
+    Attributes:
+      sources: one section per source; their `weight` says how often each is drawn.
+      pack: several documents in a row, without attention across them.
+      on_bad: what to do about a record that cannot be read.
+      max_bad: with `skip`, the largest share of bad records that is borne.
+      cache: where the rows are kept; None is `data/` within the workdir.
+      threads: threads that make examples.
+      prefetch: how many examples they may be ahead.
+    """
+
+    sources: tuple = ()
+    pack: bool = False
+    on_bad: Literal["error", "skip"] = "error"
+    max_bad: float = 0.001
+    cache: str | None = None
+    threads: int = 2
+    prefetch: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """Which process this is, and how to wait for the others at a named place."""
+
+    process: int = 0
+    processes: int = 1
+    wait: Callable[[str], None] = lambda place: None
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """Examples by their number: endless and shuffled, or an evaluation set in order.
+
+    Args:
+      indices: the rows of each source.
+      mixture: their proportions; None is one source after the other, once.
+      transforms: for each source, what makes an example of a row.
+      seed: of the shuffle and of every draw within an example.
+    """
+
+    indices: tuple[indices.Index, ...]
+    mixture: Mixture | None
+    transforms: tuple[tuple[Callable, ...], ...]
+    seed: int
+
+    def __len__(self) -> int:
+        """Rows of all sources: an epoch, if there is only one source."""
+        return sum(map(len, self.indices))
+
+    @functools.cached_property
+    def _orders(self) -> list[Any]:
+        import grain
+
+        rows = [grain.MapDataset.range(len(index)) for index in self.indices]
+        return [r.shuffle(seed=self.seed + i).repeat() for i, r in enumerate(rows)]
+
+    def locate(self, n: int) -> tuple[int, int, int]:
+        """(source, epoch, row of its index) of example n."""
+        if self.mixture is None:
+            for source, index in enumerate(self.indices):
+                if n < len(index):
+                    return source, 0, n
+                n -= len(index)
+            raise IndexError(n)
+        source, place = self.mixture.locate(n)
+        row = int(self._orders[source][place])
+        return source, place // len(self.indices[source]), row
+
+    def example(self, n: int) -> Example:
+        """Example n, made of its row and of draws that depend on (seed, epoch, row)."""
+        source, epoch, row = self.locate(n)
+        bits = np.random.Philox(key=self.seed, counter=[0, row, epoch, source])
+        rng = np.random.Generator(bits)
+        example = self.indices[source].row(row)
+        for transform in self.transforms[source]:
+            example = transform(example, rng)
+        return example | {"example_ids": np.asarray([source, epoch, row])}
+
+    def example_or_padding(self, n: int, rows: int) -> Example:
+        """Example n of the first `rows`; beyond them one whose weights are all 0."""
+        if n < rows:
+            return self.example(n)
+        example = self.example(0)
+        return {k: v * 0 if k.endswith("weights") else v for k, v in example.items()}
+
+
+def batches(
+    stream: Stream,
+    *,
+    batch_size: int,
+    first_step: int,
+    last_step: int,
+    data: Data,
+    shares: Shares,
+    rows: int | None = None,
+) -> Iterator[Example]:
+    """This process's share of the batches of steps first_step .. last_step - 1.
+
+    Args:
+      rows: after so many examples of an evaluation set come rows without weight.
+
+    Yields:
+      Arrays with a leading axis of batch_size / processes.
+    """
+    import grain
+
+    share = batch_size // shares.processes
+    offset = shares.process * share
+
+    def example(n: int) -> Example:
+        step, row = divmod(n, share)
+        number = step * batch_size + offset + row
+        if rows is None:
+            return stream.example(number)
+        return stream.example_or_padding(number, rows)
+
+    options = grain.ReadOptions(
+        num_threads=data.threads, prefetch_buffer_size=data.prefetch
+    )
+    numbers = grain.MapDataset.range(first_step * share, last_step * share)
+    yield from numbers.map(example).to_iter_dataset(options).batch(share)
+
+
+def prefetch(items: Iterator[Any], put: Callable[[Any], Any], depth: int = 2):
+    """Keeps `depth` items ahead through `put`, on their way to the devices."""
+    waiting: collections.deque[Any] = collections.deque()
+    for item in items:
+        waiting.append(put(item))
+        if len(waiting) > depth:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def open_sources(data: Data) -> list[Any]:
+    """The sources of a section, each checked as far as can be without reading it."""
+    if not data.sources:
+        raise DataError(
+            "data.sources", "no source", "at least one", "e.g. dict(name='builtin')"
+        )
+    sources = []
+    for section in data.sources:
+        cls = configs.load_class("data.sources", section["name"])
+        source = configs.build(cls, section)
+        source.check()
+        sources.append(source)
+    return sources
+
+
+def texts_of(sources: list[Any], columns: tuple[str, ...]) -> Iterator[str]:
+    """All texts of the sources, for the training of a tokenizer."""
+    for source in sources:
+        for record in source.records():
+            if not isinstance(record, DataError):
+                yield from (
+                    str(record.fields[c]) for c in columns if c in record.fields
+                )
+
+
+def open_tokenizer(
+    section: Mapping[str, Any],
+    folder: Path,
+    texts: Callable[[], Iterator[str]],
+    shares: Shares,
+    note: Callable[[str], None],
+) -> Any:
+    """The tokenizer kept in `folder`; made there at the first run."""
+    tokenizer = configs.build(configs.load_class("tokenizer", section["name"]), section)
+    if shares.process == 0 and not folder.exists():
+        note("making the tokenizer")
+        partial = folder.with_name(f"{folder.name}.partial")
+        storage.remove_tree(partial)
+        partial.mkdir(parents=True)
+        tokenizer.make(texts, partial)
+        storage.commit(partial, folder)
+    shares.wait("tokenizer")
+    storage.verify(folder)
+    return tokenizer.load(folder)
+
+
+def copy_tokenizer(theirs: Path, own: Path) -> None:
+    """The tokenizer of another run, for this run to keep."""
+    partial = own.with_name(f"{own.name}.partial")
+    storage.remove_tree(partial)
+    shutil.copytree(theirs, partial, ignore=shutil.ignore_patterns("MANIFEST.json"))
+    storage.commit(partial, own)
+
+
+def open_stream(
+    data: Data,
+    objective: Any,
+    codec: Any,
+    *,
+    seq_len: int,
+    seed: int,
+    train: bool,
+    cache: Path,
+    shares: Shares,
+    note: Callable[[str], None],
+) -> Stream:
+    """The stream of a section: its rows are indexed at the first use.
+
+    Raises:
+      DataError: a source that is missing, unreadable or gives no rows.
+    """
+    layout = objective.layout(codec, seq_len=seq_len, pack=data.pack)
+    cache = Path(data.cache) if data.cache else cache
+    rules = {"on_bad": data.on_bad, "max_bad": data.max_bad}
+    opened = []
+    for source in open_sources(data):
+        folder = cache / indices.fingerprint(source, layout, codec, rules)
+        if shares.process == 0 and not folder.exists():
+            name = type(source).__module__.rpartition(".")[2]
+            note(f"indexing {name} once, into {folder}")
+            indices.build(
+                folder,
+                source,
+                layout,
+                codec,
+                skip_bad=data.on_bad == "skip",
+                max_bad=data.max_bad,
+                note=note,
+            )
+        shares.wait(f"index {folder.name}")
+        index = indices.load(folder)
+        if not len(index):
+            raise DataError(
+                f"data.sources {source!r}",
+                f"{index.facts['records']} records and no row",
+                f"texts long enough for the objective at seq_len={seq_len}",
+            )
+        opened.append(index)
+    return Stream(
+        indices=tuple(opened),
+        mixture=Mixture(tuple(s["weight"] for s in data.sources)) if train else None,
+        transforms=tuple(
+            objective.transforms(index, codec, seq_len=seq_len) for index in opened
+        ),
+        seed=seed,
+    )
+
+
+def fingerprint(stream: Stream, codec: Any, batch_size: int) -> dict[str, Any]:
+    """What a checkpoint keeps, to notice that the data are other than they were."""
+    return json.loads(
+        json.dumps(
+            {
+                "tokenizer": codec.fingerprint,
+                "rows": [index.facts for index in stream.indices],
+                "mixture": list(stream.mixture.weights) if stream.mixture else [],
+                "seed": stream.seed,
+                "batch_size": batch_size,
+            }
+        )
+    )

@@ -1,0 +1,234 @@
+"""What every source has: its options, the held-out part, and those of files."""
+
+import collections
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from lm.data import files
+from lm.errors import ConfigError, DataError
+
+BOUNDS = {"weight": "(0, inf)", "holdout": "(0, 1)"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """One raw item of a source.
+
+    Args:
+      fields: its values by name. `text` is a str; the others are str, int or float.
+      where: file and line, or what stands for them (`train.tsv:17`).
+    """
+
+    fields: dict[str, Any]
+    where: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """A stream of records in a fixed order; each kind of source says how to `read`.
+
+    Args:
+      weight: its share in a mixture, relative to the weights of the other sources.
+      part: all of its records, those not held out, or those held out.
+      holdout: the share of records that is held out, spread evenly over the source.
+    """
+
+    weight: float = 1.0
+    part: Literal["all", "train", "heldout"] = "all"
+    holdout: float = 0.05
+
+    # Options that do not change the records, and so stay out of the fingerprint.
+    neutral = ("weight",)
+
+    @property
+    def place(self) -> str:
+        """What an error about the source as a whole calls it."""
+        return f"source {type(self).__module__.rpartition('.')[2]}"
+
+    def check(self) -> None:
+        """Raises what can be known to be wrong without reading the whole source.
+
+        Raises:
+          ConfigError: the options do not go together.
+          DataError: a file or a column is missing.
+        """
+
+    def read(self) -> Iterator[Record | DataError]:
+        """All records in order, held out or not."""
+        raise NotImplementedError
+
+    def content(self) -> Iterator[str]:
+        """Digests of what the records are made of, for the fingerprint."""
+        yield from ()
+
+    def fingerprint(self) -> str:
+        """A sha256 of the content and of the options that change the records.
+
+        Where the files lie is no part of it, nor what they are called.
+        """
+        options = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in self.neutral
+        }
+        if self.part == "all":
+            del options["holdout"]
+        facts = [type(self).__module__, options, list(self.content())]
+        text = json.dumps(facts, sort_keys=True, default=repr)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def records(self) -> Iterator[Record | DataError]:
+        """The records of `part`; in the place of one that cannot be read, its error.
+
+        Record i is held out if floor((i + 1) holdout) > floor(i holdout). Unreadable
+        records are counted too, so leaving them out moves no other record.
+
+        Raises:
+          DataError: the part has no record with anything in it, or the rest of a file
+            cannot be read at all.
+        """
+        total, kept, bad, filled = 0, 0, 0, False
+        for total, item in enumerate(self.read(), 1):
+            if self.part != "all":
+                before, after = (total - 1) * self.holdout, total * self.holdout
+                held_out = math.floor(after) > math.floor(before)
+                if held_out != (self.part == "heldout"):
+                    continue
+            kept += 1
+            if isinstance(item, DataError):
+                bad += 1
+            elif not filled:
+                filled = any(str(value).strip() for value in item.fields.values())
+            yield item
+        if filled:
+            return
+        if total and not kept:
+            raise DataError(
+                self.place,
+                f"no record in part={self.part!r} ({total} in all, "
+                f"holdout={self.holdout})",
+                "at least one",
+                f"raise holdout above {1 / total:.3g}, or add records",
+            )
+        raise DataError(
+            self.place,
+            f"{kept} records, {bad} of them unreadable and the others blank"
+            if kept
+            else "no records",
+            "at least one with text in it",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileSource(Source):
+    """A source of files.
+
+    Args:
+      files: paths and globs (`**` goes into folders), `.gz` unpacked on the way.
+        Patterns are read in the order given, the files of one glob sorted by name. A
+        glob passes over names that begin with a dot.
+    """
+
+    files: str | tuple[str, ...]
+
+    neutral = ("weight", "files")
+
+    @property
+    def place(self) -> str:
+        return self.files if isinstance(self.files, str) else ", ".join(self.files)
+
+    def paths(self) -> list[Path]:
+        """The files in reading order."""
+        patterns = (self.files,) if isinstance(self.files, str) else self.files
+        if not any(patterns):
+            raise ConfigError(
+                super().place, "no files", "a path or a glob", 'set files="data/*.txt"'
+            )
+        found = [path for pattern in patterns for path in files.find_files(pattern)]
+        for path, times in collections.Counter(found).items():
+            if times > 1:
+                raise DataError(
+                    str(path), f"a file that files name {times} times", "each file once"
+                )
+        return found
+
+    def check(self) -> None:
+        for path in self.paths():
+            self.check_suffix(path, Path(path.name.lower().removesuffix(".gz")).suffix)
+            next(files.read_lines(path), None)
+
+    def check_suffix(self, path: Path, suffix: str) -> None:
+        """Raises a DataError for a file that is of another kind by its name."""
+        raise NotImplementedError
+
+    def content(self) -> Iterator[str]:
+        for path in self.paths():
+            try:
+                with path.open("rb") as file:
+                    yield hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise files.unreadable(path, error) from error
+
+
+Columns = tuple[str, ...] | Mapping[str, str]
+
+
+def columns_of(columns: Columns) -> dict[str, str]:
+    """Field name -> column name; a tuple keeps the columns' own names."""
+    if not columns or isinstance(columns, str) or len(set(columns)) < len(columns):
+        raise ConfigError("columns", repr(columns), "the columns' names, each once")
+    return dict(columns if isinstance(columns, Mapping) else zip(columns, columns))
+
+
+def missing_column(
+    wanted: Mapping[str, str], found: Iterable[str], where: str
+) -> DataError | None:
+    """The error for the first column that is not there; None if all are."""
+    found = list(found)
+    for field, column in wanted.items():
+        if column not in found:
+            near = difflib.get_close_matches(column, found, 1)
+            known = ", ".join(f"{name[:40]!r}" for name in found[:20])
+            return DataError(
+                where,
+                f"columns {known or 'none'}",
+                f"a column {column!r}",
+                f"did you mean {near[0]!r}? Set columns={{{field!r}: {near[0]!r}, ...}}"
+                if near
+                else f"name one of them in columns={{{field!r}: ..., ...}}",
+            )
+    return None
+
+
+def make_record(fields: dict[str, Any], where: str) -> Record | DataError:
+    """A record of these values, or the error for the first that is not fit for one."""
+    for name, value in fields.items():
+        if isinstance(value, str):
+            at = bad_character(value)
+            if at is None:
+                continue
+            found = f"{name!r} with U+{ord(value[at]):04X} at character {at + 1}"
+            return DataError(where, found, "text without NULs and lone surrogates")
+        if name == "text" or not isinstance(value, (int, float)):
+            expected = "a text" if name == "text" else "a text or a number"
+            found = f"{name!r} of type {type(value).__name__}"
+            return DataError(where, found, expected)
+        if not math.isfinite(value):
+            return DataError(where, f"{name!r} = {value}", "a finite number")
+    return Record(fields, where)
+
+
+def bad_character(text: str) -> int | None:
+    """The place of the first NUL or lone surrogate."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            return error.start
+    return text.index("\0") if "\0" in text else None

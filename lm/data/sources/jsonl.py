@@ -1,0 +1,96 @@
+"""JSON Lines: one object on every line."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lm.data import files
+from lm.data.sources import base
+from lm.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source(base.FileSource):
+    """Records from JSON objects; blank lines are passed over.
+
+    `text` must be a string; other columns may be strings, numbers (kept as int or
+    float) or truth values. Null, lists and objects make a bad record, as do a key that
+    stands twice and NaN.
+
+    Args:
+      columns: the keys to take, or {field: key} to give them other names.
+    """
+
+    columns: tuple[str, ...] | dict[str, str] = ("text",)
+
+    def check_suffix(self, path: Path, suffix: str) -> None:
+        files.expect_suffix(path, suffix, (".jsonl", ".ndjson", ".json"))
+
+    def check(self) -> None:
+        super().check()
+        columns = base.columns_of(self.columns)
+        for path in self.paths():
+            # A first line that is no object may be one bad record; a column that is
+            # missing from it will be missing from the others.
+            for where, row in objects(path):
+                if isinstance(row, dict):
+                    item = take(row, columns, where)
+                    if isinstance(item, DataError):
+                        raise item
+                break
+
+    def read(self) -> Iterator[base.Record | DataError]:
+        columns = base.columns_of(self.columns)
+        for path in self.paths():
+            for where, row in objects(path):
+                yield take(row, columns, where) if isinstance(row, dict) else row
+
+
+def take(
+    row: dict[str, Any], columns: dict[str, str], where: str
+) -> base.Record | DataError:
+    """The wanted columns of an object."""
+    missing = base.missing_column(columns, row, where)
+    if missing is not None:
+        return missing
+    return base.make_record({name: row[key] for name, key in columns.items()}, where)
+
+
+def objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
+    """Place and object, or error, of every line that is not blank."""
+    parser = json.JSONDecoder(object_pairs_hook=unique, parse_constant=refuse)
+    for number, raw in enumerate(files.read_lines(path), 1):
+        if raw.isspace():
+            continue
+        where = f"{path}:{number}"
+        text = files.decode(raw, path, number)
+        if isinstance(text, DataError):
+            yield where, text
+            continue
+        try:
+            row = parser.decode(text)
+        except json.JSONDecodeError as error:
+            row = f"broken JSON ({error.msg} at column {error.colno})"
+        except (ValueError, RecursionError) as error:
+            row = f"JSON that cannot be kept ({error})"
+        else:
+            if isinstance(row, dict):
+                yield where, row
+                continue
+            row = f"a JSON {type(row).__name__}"
+        yield where, DataError(where, row, "one JSON object on the line")
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice")
+    return row
+
+
+def refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")

@@ -1,0 +1,32 @@
+"""Records that the config itself holds, for tests and notebooks."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from lm.data.sources import base
+from lm.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source(base.Source):
+    """Records from memory: a str is a `text`, a dict names its fields.
+
+    Values are as for `jsonl`: `text` a str, others str, int or float.
+
+    Args:
+      items: the records in order.
+    """
+
+    items: tuple[str | dict[str, Any], ...]
+
+    def check(self) -> None:
+        if not self.items:
+            raise DataError(
+                self.place, "no records", "at least one", 'set items=("a text",)'
+            )
+
+    def read(self) -> Iterator[base.Record | DataError]:
+        for i, item in enumerate(self.items):
+            fields = item if isinstance(item, dict) else {"text": item}
+            yield base.make_record(fields, f"memory[{i}]")

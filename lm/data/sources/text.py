@@ -1,0 +1,123 @@
+"""Plain text files, cut into documents by a declared rule."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from lm.data import files
+from lm.data.sources import base
+from lm.errors import DataError
+
+# WikiText: "= Title =" between blank lines opens an article, "= = Part = =" does not.
+HEADING = re.compile(rb" ?= [^=](?:.*[^=])? = ?\n")
+
+OTHER_SOURCE = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+}
+NOT_TEXT = {".7z", ".arrow", ".bz2", ".doc", ".docx", ".epub", ".npy", ".npz"}
+NOT_TEXT |= {".parquet", ".pdf", ".pkl", ".tar", ".tgz", ".xz", ".zip", ".zst"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source(base.FileSource):
+    """Documents in the field `text`. Blank lines are those of ASCII white space alone.
+
+    Args:
+      split: what a document is.
+        `blank_line`: lines up to the next blank line.
+        `line`: every line that is not blank.
+        `file`: a whole file.
+        `heading`: what begins at a WikiText title line, ` = Title = ` between blank
+        lines, and runs to the next; what comes before the first is one too.
+        The last two keep every line, so their documents joined are the files again.
+    """
+
+    split: Literal["blank_line", "line", "file", "heading"] = "blank_line"
+
+    def check_suffix(self, path: Path, suffix: str) -> None:
+        if suffix in OTHER_SOURCE:
+            raise DataError(
+                str(path),
+                f"a {suffix} file in a text source",
+                "plain text",
+                f'set name="{OTHER_SOURCE[suffix]}" and its columns',
+            )
+        if suffix in NOT_TEXT:
+            raise DataError(
+                str(path), f"a {suffix} file", "plain text or .gz", "convert it"
+            )
+
+    def read(self) -> Iterator[base.Record | DataError]:
+        for path in self.paths():
+            for line, raw in self.documents(path):
+                text = files.decode(raw, path, line)
+                if isinstance(text, DataError):
+                    yield text
+                else:
+                    if self.split in ("line", "blank_line"):
+                        text = text.removesuffix("\n")
+                    yield base.Record({"text": text}, f"{path}:{line}")
+
+    def documents(self, path: Path) -> Iterator[tuple[int, bytes]]:
+        """First line number and bytes of every document that is not blank."""
+        lines = enumerate(files.read_lines(path), 1)
+        if self.split == "line":
+            return ((number, raw) for number, raw in lines if not raw.isspace())
+        if self.split == "blank_line":
+            return paragraphs(lines, path)
+        return articles(lines, path, titles=self.split == "heading")
+
+
+def paragraphs(
+    lines: Iterator[tuple[int, bytes]], path: Path
+) -> Iterator[tuple[int, bytes]]:
+    """Runs of lines between blank ones."""
+    document: list[bytes] = []
+    start = size = 0
+    for number, raw in lines:
+        if not raw.isspace():
+            if not document:
+                start, size = number, 0
+            document.append(raw)
+            size += len(raw)
+            files.check_size(size, path, start)
+        elif document:
+            yield start, b"".join(document)
+            document = []
+    if document:
+        yield start, b"".join(document)
+
+
+def articles(
+    lines: Iterator[tuple[int, bytes]], path: Path, *, titles: bool
+) -> Iterator[tuple[int, bytes]]:
+    """Runs of lines that begin with a title line; all of them together without."""
+    document: list[bytes] = []
+    start, size = 1, 0
+    for number, raw in lines:
+        if titles and raw.isspace() and ends_with_title(document):
+            *before, title = document
+            if not is_blank(before):
+                yield start, b"".join(before)
+                document, start, size = [title], number - 1, len(title)
+        document.append(raw)
+        size += len(raw)
+        files.check_size(size, path, start)
+    if not is_blank(document):
+        yield start, b"".join(document)
+
+
+def ends_with_title(lines: list[bytes]) -> bool:
+    """Whether the last of these lines is a title, if a blank one comes next."""
+    after_blank = len(lines) < 2 or lines[-2].isspace()
+    return bool(lines) and after_blank and HEADING.fullmatch(lines[-1]) is not None
+
+
+def is_blank(lines: list[bytes]) -> bool:
+    return all(map(bytes.isspace, lines))

@@ -1,0 +1,217 @@
+"""What happens to one row on its way to an example: small frozen dataclasses on numpy.
+
+A transform is called with the example so far and a random generator that belongs to
+this (seed, epoch, row) alone, and returns the example with its own keys added. The
+first one receives what `Index.row` gives: `pieces`, the token ids of the row's parts.
+"""
+
+import dataclasses
+from typing import Any, Protocol
+
+import numpy as np
+
+from lm.data.index import Index
+
+Example = dict[str, Any]
+
+
+class Transform(Protocol):
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example: ...
+
+
+def filled(array: np.ndarray, length: int, value: int = 0) -> np.ndarray:
+    """The array, followed by `value` up to the length (np.pad, ten times faster)."""
+    out = np.full(length, value, array.dtype)
+    out[: len(array)] = array
+    return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrap:
+    """Each piece becomes a segment of its own: prefix, tokens, suffix.
+
+    Adds `inputs`, `positions`, `segment_ids`, `token_types`, each (length of row,).
+    """
+
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        segments = [[*self.prefix, *piece, *self.suffix] for piece in example["pieces"]]
+        lengths = [len(segment) for segment in segments]
+        inputs = np.concatenate([np.asarray(segment, np.int32) for segment in segments])
+        return example | {
+            "inputs": inputs,
+            "positions": np.concatenate(
+                [np.arange(n, dtype=np.int32) for n in lengths]
+            ),
+            "segment_ids": np.repeat(
+                np.arange(1, len(lengths) + 1, dtype=np.int32), lengths
+            ),
+            "token_types": np.zeros_like(inputs),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class WrapPair:
+    """[CLS] A [SEP], or [CLS] A [SEP] B [SEP], of one or two pieces: one segment.
+
+    What is longer than `length` is shortened at the end of the longer piece, token
+    by token (Devlin et al. 2019, section A.2).
+    """
+
+    length: int
+    cls_id: int
+    sep_id: int
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        pieces = [piece.tolist() for piece in example["pieces"]]
+        room = self.length - 1 - len(pieces)
+        while sum(map(len, pieces)) > room:
+            max(pieces, key=len).pop()
+        inputs, token_types = [self.cls_id], [0]
+        for number, piece in enumerate(pieces):
+            inputs += [*piece, self.sep_id]
+            token_types += [number] * (len(piece) + 1)
+        return example | {
+            "inputs": np.asarray(inputs, np.int32),
+            "positions": np.arange(len(inputs), dtype=np.int32),
+            "segment_ids": np.ones(len(inputs), np.int32),
+            "token_types": np.asarray(token_types, np.int32),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class NextSentence:
+    """Two pieces and a label out of a row of consecutive sentences.
+
+    The sentences are split at a random place into A and B. `nsp` (Devlin et al. 2019,
+    section 3.1): with probability 1/2 B is replaced by sentences of another document
+    (label 1), else it is the true continuation (label 0). `sop` (Lan et al. 2020,
+    section 3.1): with probability 1/2 A and B change places (label 1).
+    """
+
+    index: Index
+    length: int
+    task: str
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        sentences = example["pieces"]
+        cut = int(rng.integers(1, len(sentences)))
+        first = np.concatenate(sentences[:cut])
+        second = np.concatenate(sentences[cut:])
+        label = int(rng.random() < 0.5)
+        if label and self.task == "nsp":
+            second = self._elsewhere(example["document"], self.length - len(first), rng)
+        elif label:
+            first, second = second, first
+        return example | {
+            "pieces": [first, second],
+            "labels": np.int32(label),
+            "label_weights": np.float32(1),
+        }
+
+    def _elsewhere(
+        self, document: int, room: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Sentences of a row of another document, at most `room` tokens of them."""
+        documents = self.index.fields["document"]
+        low, high = np.searchsorted(documents, [document, document + 1])
+        other = int(rng.integers(len(documents) - (high - low)))
+        sentences = self.index.row(other if other < low else other + high - low)[
+            "pieces"
+        ]
+        start = int(rng.integers(len(sentences)))
+        return np.concatenate(sentences[start:])[:room]
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskTokens:
+    """Dynamic masking (Devlin et al. 2019, section 3.1; Liu et al. 2019, section 4.1).
+
+    `rate` of the ordinary tokens, at least one, are chosen; of these `mask` become
+    the mask token, `random` a random ordinary token, and the rest stay. Special tokens
+    are never chosen. With `words`, whole words are chosen until the number is reached.
+
+    Adds `target_positions`, `targets` (`places`,) and `weights` (`places`,).
+    """
+
+    rate: float
+    mask: float
+    random: float
+    words: bool
+    places: int
+    mask_id: int
+    ordinary: np.ndarray = dataclasses.field(repr=False)  # (ordinary tokens,) their ids
+    is_special: np.ndarray = dataclasses.field(repr=False)  # (V,) bool
+    starts_word: np.ndarray = dataclasses.field(repr=False)  # (V,) bool
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        inputs = example["inputs"]
+        candidates = np.flatnonzero(~self.is_special[inputs])
+        wanted = min(self.places, max(1, round(len(candidates) * self.rate)))
+        chosen = (
+            self._choose_words(inputs, candidates, wanted, rng)
+            if self.words
+            else np.sort(rng.permutation(candidates)[:wanted])
+        )
+        draw = rng.random(len(chosen))
+        noise = self.ordinary[rng.integers(len(self.ordinary), size=len(chosen))]
+        masked = inputs.copy()
+        masked[chosen] = np.where(
+            draw < self.mask,
+            self.mask_id,
+            np.where(draw < self.mask + self.random, noise, inputs[chosen]),
+        )
+        return example | {
+            "inputs": masked,
+            "target_positions": filled(chosen.astype(np.int32), self.places),
+            "targets": filled(inputs[chosen], self.places),
+            "weights": filled(np.ones(len(chosen), np.float32), self.places),
+        }
+
+    def _choose_words(
+        self,
+        inputs: np.ndarray,
+        candidates: np.ndarray,
+        wanted: int,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """Whole words in random order, skipping those that no longer fit."""
+        starts = self.starts_word[inputs[candidates]]
+        starts[1:] |= np.diff(candidates) > 1  # a special token ends a word too
+        starts[:1] = True
+        words = np.split(candidates, np.flatnonzero(starts)[1:])
+        chosen: list[int] = []
+        for number in rng.permutation(len(words)):
+            if len(chosen) + len(words[number]) <= wanted:
+                chosen.extend(words[number])
+        if not chosen and len(words):  # every word is longer than what is wanted
+            chosen.extend(words[int(rng.integers(len(words)))][:wanted])
+        return np.sort(np.asarray(chosen, dtype=candidates.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pad:
+    """The row arrays, filled up to `length`: padding has segment 0 and weight 0."""
+
+    length: int
+    pad_id: int
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        padded = {
+            name: filled(example[name], self.length)
+            for name in ("positions", "segment_ids", "token_types")
+        }
+        inputs = filled(example["inputs"], self.length, self.pad_id)
+        return example | padded | {"inputs": inputs}
+
+
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """Only the named arrays go on to the batch."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        return {name: example[name] for name in self.names}

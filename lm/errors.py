@@ -1,0 +1,65 @@
+"""Part: the refusals. Every foreseen failure is one line and one exit code."""
+
+
+class Refusal(Exception):
+    """A failure that is the input's, not the program's: one line, one exit code.
+
+    Args:
+      where: the field, file or place (`optim.lr`, `train.tsv:17`).
+      found: what stands there.
+      expected: what should stand there.
+      fix: what the user can do about it; None where `expected` says it all.
+    """
+
+    kind = "bug"
+    exit_code = 1
+
+    def __init__(self, where: str, found: str, expected: str, fix: str | None = None):
+        self.where, self.found, self.expected, self.fix = where, found, expected, fix
+        tail = "" if fix is None else f" Fix: {fix}"
+        super().__init__(f"{where}: found {found}, expected {expected}.{tail}")
+
+    def line(self) -> str:
+        return f"error[{self.kind}] {self}"
+
+
+class ConfigError(Refusal):
+    """A flag, a field or a rule between fields."""
+
+    kind, exit_code = "config", 2
+
+
+class DataError(Refusal):
+    """A source, a record or a tokenizer."""
+
+    kind, exit_code = "data", 3
+
+
+class CheckpointError(Refusal):
+    """A checkpoint that is damaged, or that does not fit this run."""
+
+    kind, exit_code = "checkpoint", 4
+
+
+class StorageError(Refusal):
+    """A disk, a permission or memory."""
+
+    kind, exit_code = "storage", 5
+
+
+class NumericalError(Refusal):
+    """A loss or a gradient that is not finite."""
+
+    kind, exit_code = "numerical", 6
+
+
+class WorkdirError(Refusal):
+    """A workdir that another run holds."""
+
+    kind, exit_code = "workdir", 7
+
+
+class PeerError(Refusal):
+    """Another process of the run is lost, or did not answer within the limit."""
+
+    kind, exit_code = "peer", 8

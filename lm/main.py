@@ -1,0 +1,70 @@
+"""Command: trains a model: python -m lm.main --config=FILE[:ARG] [--workdir=DIR]."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from lm import config as configs
+from lm import runtime, storage
+from lm.errors import ConfigError
+
+USAGE = """python -m lm.main --config=FILE[:ARG] [--config.a.b=value ...] [--workdir=DIR]
+
+The same command again continues the run, or says that it is finished."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a wrong flag with one line and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError("flags", message, f"usage: {USAGE.splitlines()[0]}")
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The flags, and the `--config.a.b=value` overrides as they stand."""
+    parser = Parser("lm.main", usage=USAGE, allow_abbrev=False)
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
+    parser.add_argument("--workdir", help="default: runs/<config name>[-<arg>]")
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse a damaged checkpoint (exit 4)"
+    )
+    parser.add_argument(
+        "--allow-change",
+        default="",
+        metavar="FIELD[,FIELD]",
+        help="frozen fields that may differ from the run that is continued",
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="show the traceback of a refusal"
+    )
+    return parser.parse_known_args(argv)
+
+
+def run(argv: list[str]) -> int:
+    flags, overrides = parse(argv)
+    config = configs.load(flags.config, overrides)
+    workdir = Path(flags.workdir or configs.default_workdir(flags.config))
+    storage.check_directory(workdir)
+    notes = [] if flags.workdir else [f"workdir: {workdir} (--workdir chooses another)"]
+
+    notes += runtime.platform_setup()
+    from lm import train  # after the checks above: it imports jax and what stands on it
+
+    return train.train(
+        config,
+        workdir,
+        strict=flags.strict,
+        allow_change=tuple(filter(None, flags.allow_change.split(","))),
+        notes=notes,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code (see lm.runtime.run_main)."""
+    argv = sys.argv[1:] if argv is None else argv
+    return runtime.run_main(lambda: run(argv), debug="--debug" in argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

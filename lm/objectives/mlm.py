@@ -1,0 +1,168 @@
+"""Masked language modelling, alone or with a task on pairs of sentences.
+
+Devlin et al. 2019 (BERT), section 3.1: masked tokens and next-sentence prediction;
+Liu et al. 2019 (RoBERTa): masks drawn anew in every epoch, full documents; Lan et al.
+2020 (ALBERT): sentence order instead of next sentence.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from lm.data import transforms
+from lm.data.index import Documents, Index, Layout, Sentences
+from lm.errors import DataError
+from lm.models.transformer import Head
+from lm.objectives.base import Batch, Terms
+from lm.ops import losses
+
+BOUNDS = {
+    "rate": "(0, 1)",
+    "mask": "[0, 1]",
+    "random": "[0, 1]",
+    "short": "[0, 1]",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """config.objective of `mlm`.
+
+    Attributes:
+      rate: share of the tokens to predict.
+      mask, random: shares of these that become [MASK] or a random token; the rest stay.
+      words: choose whole words.
+      next: the task on pairs: `nsp` next sentence, `sop` sentence order, or `none`.
+      short: share of the pairs that aim at a random smaller length.
+      column: the column of the source that holds the text.
+    """
+
+    rate: float = 0.15
+    mask: float = 0.8
+    random: float = 0.1
+    words: bool = False
+    next: Literal["none", "nsp", "sop"] = "none"
+    short: float = 0.1
+    column: str = "text"
+
+    def heads(self) -> tuple[Head, ...]:
+        if self.next == "none":
+            return (Head("mlm", "mlm"),)
+        return Head("mlm", "mlm"), Head(self.next, "pooled", 2)
+
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def layout(self, codec: Any, *, seq_len: int, pack: bool) -> Layout:
+        if codec.mask_id is None:
+            raise DataError(
+                "tokenizer",
+                "no mask token",
+                "one, for objective mlm",
+                "use tokenizer.name=hf with kind=wordpiece, or add a mask token",
+            )
+        if self.next == "none":
+            overhead = sum(i is not None for i in (codec.cls_id, codec.sep_id))
+            return Documents(seq_len, overhead, pack, self.column)
+        if codec.cls_id is None or codec.sep_id is None:
+            raise DataError(
+                "tokenizer", "no [CLS] or [SEP]", f"both, for next={self.next!r}"
+            )
+        return Sentences(seq_len, self.short, self.column)
+
+    def transforms(
+        self, index: Index, codec: Any, *, seq_len: int
+    ) -> tuple[Callable, ...]:
+        special = np.isin(np.arange(codec.vocab_size), list(codec.special_ids))
+        mask = transforms.MaskTokens(
+            rate=self.rate,
+            mask=self.mask,
+            random=self.random,
+            words=self.words,
+            places=math.ceil(seq_len * self.rate),
+            mask_id=codec.mask_id,
+            ordinary=np.flatnonzero(~special).astype(np.int32),
+            is_special=special,
+            starts_word=codec.starts_word,
+        )
+        names = ("inputs", "positions", "segment_ids", "token_types")
+        names += ("target_positions", "targets", "weights")
+        if self.next == "none":
+            wrap = transforms.Wrap(
+                prefix=() if codec.cls_id is None else (codec.cls_id,),
+                suffix=() if codec.sep_id is None else (codec.sep_id,),
+            )
+            steps: tuple[Callable, ...] = (wrap,)
+        else:
+            if self.next == "nsp" and index.fields["document"][-1] == 0:
+                raise DataError(
+                    "data.sources",
+                    "a single document",
+                    "two or more, for the random sentence of next='nsp'",
+                    "split the text into documents, or set objective.next=sop or none",
+                )
+            names += ("labels", "label_weights")
+            steps = (
+                transforms.NextSentence(index, seq_len - Sentences.OVERHEAD, self.next),
+                transforms.WrapPair(seq_len, codec.cls_id, codec.sep_id),
+            )
+        pad = transforms.Pad(seq_len, codec.pad_id or 0)
+        return (*steps, mask, pad, transforms.Keep(names))
+
+    def _outputs(self, model: Any, batch: Batch, train: bool) -> dict[str, tuple]:
+        """For each term: logits, targets, weights. Only masked places are projected."""
+        hidden = model(batch, train=train)
+        places = batch["target_positions"][..., None]
+        logits = model.logits(jnp.take_along_axis(hidden, places, axis=1))
+        outputs = {"mlm": (logits, batch["targets"], batch["weights"])}
+        if self.next != "none":
+            logits = model.head(self.next, hidden, train=train)
+            outputs[self.next] = (logits, batch["labels"], batch["label_weights"])
+        return outputs
+
+    def loss(self, model: Any, batch: Batch, *, train: bool) -> Terms:
+        outputs = self._outputs(model, batch, train)
+        return {term: losses.cross_entropy(*out) for term, out in outputs.items()}
+
+    def counts(self, batch: Batch) -> dict[str, Any]:
+        counts = {"mlm": batch["weights"].sum()}
+        if self.next != "none":
+            counts[self.next] = batch["label_weights"].sum()
+        return counts
+
+    def metrics(self, model: Any, batch: Batch) -> Terms:
+        outputs = self._outputs(model, batch, False)
+        terms = {f"{t}_loss": losses.cross_entropy(*o) for t, o in outputs.items()}
+        return terms | {f"{t}_accuracy": losses.correct(*o) for t, o in outputs.items()}
+
+    def predict(self, model: Any, batch: Batch) -> dict[str, Any]:
+        """`tokens` (B, K): the most probable token at each masked place."""
+        logits = self._outputs(model, batch, False)["mlm"][0]
+        return {"tokens": lax.argmax(logits, logits.ndim - 1, jnp.int32)}
+
+    def show(self, batch: dict, predictions: dict, codec: Any, row: int) -> str:
+        """A row of the batch as text, each masked place as [guess] or [guess|truth]."""
+        tokens = batch["inputs"][row].copy()
+        shown = {}
+        for k in np.flatnonzero(batch["weights"][row]):
+            truth, guess = (
+                codec.decode([int(ids[row, k])]).strip()
+                for ids in (batch["targets"], predictions["tokens"])
+            )
+            shown[int(batch["target_positions"][row, k])] = (
+                f"[{guess}]" if guess == truth else f"[{guess}|{truth}]"
+            )
+        first = batch["segment_ids"][row] == 1
+        text, run = [], []
+        for place, token in enumerate(tokens[first]):
+            if place in shown:
+                text += [codec.decode(run), shown[place]]
+                run = []
+            elif int(token) not in codec.special_ids:
+                run.append(int(token))
+        return " ".join(part for part in [*text, codec.decode(run)] if part)

@@ -1,0 +1,144 @@
+"""Part: the rules between the fields of a config."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lm import durations
+from lm.errors import ConfigError
+
+# (holds, field, found, expected, fix)
+Rule = tuple[bool, str, Any, str, str | None]
+
+
+def check_rules(config: Mapping, examples_per_epoch: int | None = None) -> None:
+    """Checks what no field shows alone; again when the size of the data is known.
+
+    Durations in epochs, and what depends on them, pass as long as
+    `examples_per_epoch` is None.
+
+    Raises:
+      ConfigError: the first rule that does not hold.
+    """
+    for rules in (
+        _time_rules(config, examples_per_epoch),
+        _shape_rules(config),
+        _pair_rules(config),
+        _metric_rules(config),
+        _holdout_rules(config),
+    ):
+        for holds, where, found, expected, fix in rules:
+            if not holds:
+                raise ConfigError(where, str(found), expected, fix)
+
+
+def _time_rules(c: Mapping, examples_per_epoch: int | None) -> Iterator[Rule]:
+    total = None
+
+    def steps(where: str, duration: int | str, least: int = 1) -> int | None:
+        """None as long as it depends on what is unknown; refuses one below `least`."""
+        number, unit = durations.parse(duration)
+        unknown = {"epochs": examples_per_epoch, "percent": total}
+        if number and unknown.get(unit, 0) is None:
+            return None
+        return durations.to_steps(
+            duration,
+            batch_size=c["batch_size"],
+            seq_len=c["seq_len"],
+            examples_per_epoch=examples_per_epoch or 0,
+            total_steps=total or 0,
+            where=where,
+            least=least,
+        )
+
+    percent = durations.parse(c["steps"])[1] == "percent"
+    expected = "a duration in steps, epochs, examples or tokens"
+    yield not percent, "steps", repr(c["steps"]), expected, None
+    total = steps("steps", c["steps"])
+    optim = c["optim"]
+    warmup = steps("optim.warmup", optim.get("warmup", 0), least=0)
+    wsd = optim.get("schedule") == "wsd" and "decay" in optim
+    decay = steps("optim.decay", optim["decay"]) if wsd else 0
+    if None not in (total, warmup, decay):
+        found = f"{warmup} steps" + f" and {decay} of optim.decay" * wsd
+        most = f"at most steps={total}"
+        fix = "lower it, or raise steps."
+        yield warmup + decay <= total, "optim.warmup", found, most, fix
+    for section in ("checkpoint", "log", *(f"evals.{name}" for name in c["evals"])):
+        head, _, name = section.partition(".")
+        fields = c[head][name] if name else c[head]
+        if "every" in fields:
+            steps(f"{section}.every", fields["every"])
+
+
+def _shape_rules(c: Mapping) -> Iterator[Rule]:
+    yield (
+        c["batch_size"] % c["grad_accum"] == 0,
+        "batch_size",
+        c["batch_size"],
+        f"a multiple of grad_accum={c['grad_accum']}",
+        None,
+    )
+    model = c["model"]
+    learned = model.get("position") == "learned"
+    places = model.get("max_len", math.inf) if learned else math.inf
+    yield (
+        c["seq_len"] <= places,
+        "seq_len",
+        c["seq_len"],
+        f"at most model.max_len={places}, the positions that are learned",
+        "lower seq_len, or raise model.max_len.",
+    )
+    width, heads = model.get("d_model"), model.get("num_heads")
+    if width and heads and not model.get("head_dim"):
+        expected = f"a multiple of model.num_heads={heads}"
+        fix = "change one of them, or set model.head_dim."
+        yield width % heads == 0, "model.d_model", width, expected, fix
+
+
+def _pair_rules(c: Mapping) -> Iterator[Rule]:
+    objective, pair = c["objective"], c["objective"].get("next", "none")
+    if pair == "none" and objective["name"] != "classification":
+        return
+    sections = {"data": c["data"]}
+    sections |= {f"evals.{name}.data": e["data"] for name, e in c["evals"].items()}
+    for where, data in sections.items():
+        expected = f"false: objective {objective['name']} has one example in a row"
+        fix = f"set {where}.pack=false" + " or objective.next=none" * (pair != "none")
+        yield not data.get("pack"), f"{where}.pack", "true", expected, fix + "."
+    types = c["model"].get("token_types")
+    expected = f"2, for the two sentences of objective.next={pair}, or 0"
+    yield pair == "none" or types != 1, "model.token_types", types, expected, None
+
+
+def _metric_rules(c: Mapping) -> Iterator[Rule]:
+    known = ", ".join(f"{name}/<metric>" for name in c["evals"]) or "none: add evals"
+    for section, field in (("checkpoint", "best"), ("stop", "metric")):
+        metric = c[section].get(field)
+        name, _, rest = (metric or "").partition("/")
+        holds = metric is None or (name in c["evals"] and rest != "")
+        expected = f"a metric of an evaluation ({known})"
+        yield holds, f"{section}.{field}", repr(metric), expected, None
+
+
+def _holdout_rules(c: Mapping) -> Iterator[Rule]:
+    """What is held out for an evaluation is not trained on."""
+
+    def content(source: Mapping) -> dict:
+        shares = ("weight", "part", "holdout")
+        return {key: value for key, value in source.items() if key not in shares}
+
+    for name, evaluation in c["evals"].items():
+        for i, held in enumerate(evaluation["data"]["sources"]):
+            if held.get("part") != "heldout":
+                continue
+            wanted = {"part": "train", "holdout": held["holdout"]}
+            for j, source in enumerate(c["data"]["sources"]):
+                found = {key: source[key] for key in wanted}
+                yield (
+                    found == wanted or content(source) != content(held),
+                    f"data.sources.{j}",
+                    found,
+                    f"{wanted}, as evals.{name}.data.sources.{i} holds out of it",
+                    None,
+                )

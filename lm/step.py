@@ -1,0 +1,143 @@
+"""Part: one step of training or evaluation: the pure functions that are compiled."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from lm.optim import global_norm
+
+Batch = dict[str, Array]
+
+
+class State(NamedTuple):
+    """Everything that training changes. `step` counts the updates made."""
+
+    step: Int[Array, ""]
+    params: PyTree
+    opt_state: PyTree
+
+
+class Functions(NamedTuple):
+    """The pure functions of a run; nothing in them is compiled yet.
+
+    Attributes:
+      init: key -> parameters.
+      start: parameters -> State, before the first update.
+      update: (State, batch) -> (State, measurements).
+      metrics: (params, batch) -> {metric: (sum, count)}.
+      predict: (params, batch) -> the objective's predictions.
+    """
+
+    init: Callable[[Array], PyTree]
+    start: Callable[[PyTree], State]
+    update: Callable[[State, Batch], tuple[State, dict[str, Float[Array, ""]]]]
+    metrics: Callable[[PyTree, Batch], dict[str, tuple[Array, Array]]]
+    predict: Callable[[PyTree, Batch], dict[str, Array]]
+
+
+def initial_params(model: Any, key: Array) -> PyTree:
+    """Every parameter of a model, float32; `touch` goes through all its modules."""
+    return nn.meta.unbox(model.init({"params": key}, method="touch")["params"])
+
+
+def logical_axes(model: Any) -> PyTree:
+    """For each parameter the names of its axes, as the model's modules give them."""
+    key = jax.random.key(0)
+    boxes = jax.eval_shape(lambda: model.init({"params": key}, method="touch"))
+    return jax.tree.map(
+        lambda box: box.axes,
+        boxes["params"],
+        is_leaf=lambda node: isinstance(node, nn.meta.AxisMetadata),
+    )
+
+
+def make(
+    model: Any,
+    objective: Any,
+    optimizer: optax.GradientTransformation,
+    schedule: Callable[[Array], Array],
+    *,
+    seed: int,
+    grad_accum: int,
+) -> Functions:
+    """Binds a model, an objective and an optimiser into pure functions of a state.
+
+    An update first totals each term's count over the whole batch, then adds up over
+    micro-batches the gradient of the sum over terms of sum / total; so micro-batches
+    of uneven counts, and any split over devices, average as the full batch does.
+    """
+
+    def start(params: PyTree) -> State:
+        return State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    def loss(params: PyTree, batch: Batch, totals: dict, key: Array) -> tuple:
+        terms = model.apply(
+            {"params": params},
+            batch,
+            method=lambda m, b: objective.loss(m, b, train=True),
+            rngs={"dropout": key},
+        )
+        means = {
+            name: total / jnp.maximum(totals[name], 1.0)
+            for name, (total, _) in terms.items()
+        }
+        return sum(means.values()), means
+
+    def update(state: State, batch: Batch) -> tuple[State, dict]:
+        totals = objective.counts(batch)
+        # rbg bits cost a fraction of threefry's; the step alone makes them its own.
+        key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), state.step)
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        if grad_accum == 1:
+            (value, means), grads = gradient(state.params, batch, totals, key)
+        else:
+
+            def accumulate(carry: PyTree, number_and_part: tuple) -> tuple:
+                number, part = number_and_part
+                key_of_part = jax.random.fold_in(key, number)
+                found = gradient(state.params, part, totals, key_of_part)
+                return jax.tree.map(jnp.add, carry, found), None
+
+            parts = jax.tree.map(lambda x: _split(x, grad_accum), batch)
+            shapes = jax.eval_shape(gradient, state.params, batch, totals, key)
+            zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+            numbered = jnp.arange(grad_accum), parts
+            ((value, means), grads), _ = jax.lax.scan(accumulate, zeros, numbered)
+
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        measurements = {
+            "train/loss": value,
+            **{f"train/{name}_loss": mean for name, mean in means.items()},
+            **{f"train/{name}_count": count for name, count in totals.items()},
+            "optim/lr": schedule(state.step),
+            "optim/gradient_norm": global_norm(grads),
+            "optim/parameter_norm": global_norm(params),
+            "optim/update_norm": global_norm(updates),
+        }
+        return State(state.step + 1, params, opt_state), measurements
+
+    def metrics(params: PyTree, batch: Batch) -> dict:
+        return model.apply(
+            {"params": params}, batch, method=lambda m, b: objective.metrics(m, b)
+        )
+
+    def predict(params: PyTree, batch: Batch) -> dict:
+        return model.apply(
+            {"params": params}, batch, method=lambda m, b: objective.predict(m, b)
+        )
+
+    def init(key: Array) -> PyTree:
+        return initial_params(model, key)
+
+    return Functions(init, start, update, metrics, predict)
+
+
+def _split(x: Array, parts: int) -> Array:
+    """(B, ...) to (parts, B / parts, ...), each device keeping rows that it has."""
+    return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)

@@ -1,0 +1,430 @@
+"""WordPiece and byte-level BPE, by Hugging Face's `tokenizers` library.
+
+WordPiece: Schuster and Nakajima, "Japanese and Korean Voice Search" (2012), as in BERT
+(Devlin et al., 2019). Byte-level BPE: Radford et al., "Language Models are Unsupervised
+Multitask Learners" (2019), section 2.2.
+"""
+
+import dataclasses
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lm.errors import DataError
+from lm.tokenizers import (
+    Codec,
+    Texts,
+    alphabet_too_large,
+    find_roles,
+    fingerprint,
+    index_tokens,
+    no_texts,
+    read_lines,
+    read_text,
+    refuse_reachable,
+    require_path,
+    write_options,
+)
+
+BOUNDS = {
+    "vocab_size": "[1, inf)",
+    "min_frequency": "[1, inf)",
+    "character_coverage": "(0, 1]",
+}
+
+# The options that change ids; the others matter only while the files are made.
+ENCODING = ("kind", "lowercase", "add_prefix_space", "special")
+
+# The files of each kind, as {name in the tokenizer's directory: name of the source}.
+LAYOUTS = {
+    "wordpiece": ({"tokenizer.json": "tokenizer.json"}, {"vocab.txt": "vocab.txt"}),
+    "bpe": (
+        {"tokenizer.json": "tokenizer.json"},
+        {"vocab.json": "vocab.json", "merges.txt": "merges.txt"},
+        {"vocab.json": "encoder.json", "merges.txt": "vocab.bpe"},
+    ),
+}
+NEW_SPECIAL = {
+    "wordpiece": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+    "bpe": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """Options of a WordPiece or byte-level BPE tokenizer.
+
+    Attributes:
+      kind: what the files hold, or what is trained.
+      path: a folder or file of `vocab.txt`, `vocab.json` and `merges.txt` (also
+        `encoder.json` and `vocab.bpe`), or `tokenizer.json`; None trains.
+      vocab_size: the size to train, special tokens included; reached only if the texts
+        hold enough. Pieces seen fewer than `min_frequency` times are not made.
+      character_coverage: share of the texts' characters that a trained WordPiece
+        alphabet covers; words with rarer ones are unknown.
+      lowercase: lower-case and, for WordPiece, strip accents. None asks the vocabulary:
+        WordPiece without an upper-case piece does, everything else does not.
+      add_prefix_space: BPE reads the first word of a text as if a space preceded it.
+      special: role → token for vocabularies with unusual names, for example
+        {"bos": "<|begin_of_text|>"}; `lm.tokenizers.ROLES` lists the usual ones.
+    """
+
+    kind: Literal["wordpiece", "bpe"] = "wordpiece"
+    path: str | None = None
+    vocab_size: int = 30522
+    min_frequency: int = 2
+    character_coverage: float = 0.9999
+    lowercase: bool | None = None
+    add_prefix_space: bool = False
+    special: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def make(self, texts: Texts, directory: Path) -> None:
+        """Writes the tokenizer's files into `directory`, which exists.
+
+        Raises DataError for files that are missing, of another kind or inconsistent,
+        and for texts that are empty or too rich for `vocab_size`.
+        """
+        if self.path is not None:
+            for name, source in find_files(require_path(self.path), self.kind).items():
+                shutil.copyfile(source, directory / name)
+        elif self.kind == "wordpiece":
+            tokens = train_wordpiece(texts, self)
+            (directory / "vocab.txt").write_text(
+                "".join(token + "\n" for token in tokens), encoding="utf-8", newline=""
+            )
+        else:
+            train_bpe(texts, self, directory)
+        write_options(self, directory)
+        self.load(directory)
+
+    def load(self, directory: Path) -> Codec:
+        """Reads what `make` wrote; DataError where it is damaged or does not fit."""
+        files = next(
+            (
+                tuple(f)
+                for f in LAYOUTS[self.kind]
+                if (directory / next(iter(f))).exists()
+            ),
+            tuple(LAYOUTS[self.kind][-1]),
+        )
+        if files == ("tokenizer.json",):
+            build = read_tokenizer_json
+        else:
+            build = read_wordpiece if self.kind == "wordpiece" else read_bpe
+        tokenizer = build(directory, self)
+        ids = tokenizer.get_vocab(with_added_tokens=True)
+        tokens = sorted(ids, key=ids.__getitem__)
+        if [ids[token] for token in tokens] != list(range(len(tokens))):
+            raise DataError(
+                str(directory / files[0]),
+                f"{len(tokens)} tokens with ids up to {ids[tokens[-1]]}",
+                "each id from 0 once",
+                "fetch the file again",
+            )
+        added = tokenizer.get_added_tokens_decoder()
+        return refuse_reachable(
+            HFCodec(
+                tokens,
+                find_roles(ids, self.special, directory / files[0]),
+                starts_word=(starts_word(token, self.kind) for token in tokens),
+                fingerprint=fingerprint(self, ENCODING, directory, files),
+                more_special=[id for id, token in added.items() if token.special],
+                tokenizer=tokenizer,
+            ),
+            directory / files[0],
+        )
+
+
+class HFCodec(Codec):
+    """`Codec` over a `tokenizers.Tokenizer`."""
+
+    def __init__(self, *args: Any, tokenizer: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._tokenizer = tokenizer
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        # Threads are the library's default, and it gives them up after a fork unless
+        # TOKENIZERS_PARALLELISM insists: so that variable is left to the user.
+        encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encoded]
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def starts_word(token: str, kind: str) -> bool:
+    """Ġ and Ċ are the space and the line feed of byte-level BPE, ▁ that of the rest."""
+    if kind == "wordpiece":
+        return not token.startswith("##")
+    return token.startswith(("Ġ", "Ċ", "▁"))
+
+
+def find_files(path: Path, kind: str) -> dict[str, Path]:
+    """{name in the tokenizer's directory: source} for a folder or one of its files."""
+    folder = path if path.is_dir() else path.parent
+    for files in LAYOUTS[kind]:
+        found = {name: folder / source for name, source in files.items()}
+        named = path.is_dir() or path.name in files.values()
+        if named and all(source.exists() for source in found.values()):
+            return found
+    taken = {source for files in LAYOUTS["bpe"] for source in files.values()}
+    if path.is_file() and path.name not in taken:
+        # A single file under a name of its own.
+        if path.suffix == ".json":
+            return {"tokenizer.json": path}
+        if path.suffix == ".txt" and kind == "wordpiece":
+            return {"vocab.txt": path}
+    there = [path.name] if path.is_file() else sorted(p.name for p in path.iterdir())
+    other = "bpe" if kind == "wordpiece" else "wordpiece"
+    if any(name.endswith(".model") for name in there):
+        fix = 'a .model file is SentencePiece: set tokenizer.name="spm"'
+    elif {name for files in LAYOUTS[other] for name in files.values()} & {*there}:
+        fix = f'these are files of the other kind: set tokenizer.kind="{other}"'
+    else:
+        fix = "point tokenizer.path at the vocabulary's folder"
+    raise DataError(
+        f"tokenizer.path ({path})",
+        ", ".join(there[:8]) or "an empty folder",
+        " or ".join("+".join(files.values()) for files in LAYOUTS[kind]),
+        fix,
+    )
+
+
+def read_wordpiece(directory: Path, options: Tokenizer) -> Any:
+    """BERT's tokenizer from `vocab.txt`."""
+    import tokenizers
+
+    path = directory / "vocab.txt"
+    tokens = read_lines(path)
+    ids = index_tokens(tokens, path)
+    unk = options.special.get("unk", "[UNK]")
+    if unk not in ids:
+        raise DataError(
+            str(path),
+            f"{len(ids)} tokens without {unk!r}",
+            "the token for unknown words",
+            'name it: tokenizer.special={"unk": ...}; or is this no WordPiece file?',
+        )
+    upper = [t for t in tokens if t[0:1] not in "[<" and t != t.lower() and t.isascii()]
+    if upper and options.lowercase:
+        raise DataError(
+            "tokenizer.lowercase",
+            f"True with the upper-case piece {upper[0]!r} in {path}",
+            "False or None for a cased vocabulary",
+        )
+    lowercase = not upper if options.lowercase is None else options.lowercase
+    # 100 characters to a word, as in Hugging Face's BERT; longer words are unknown.
+    model = tokenizers.models.WordPiece(
+        ids, unk_token=unk, max_input_chars_per_word=100
+    )
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = bert_normalizer(lowercase)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = tokenizers.decoders.WordPiece(prefix="##", cleanup=True)
+    return tokenizer
+
+
+def bert_normalizer(lowercase: bool) -> Any:
+    """Cleans control characters, parts Chinese characters; accents go with the case."""
+    from tokenizers.normalizers import BertNormalizer
+
+    return BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=True,
+        strip_accents=lowercase,
+        lowercase=lowercase,
+    )
+
+
+def read_bpe(directory: Path, options: Tokenizer) -> Any:
+    """GPT-2's tokenizer from `vocab.json` and `merges.txt`."""
+    import tokenizers
+
+    path = directory / "vocab.json"
+    ids = read_json(path)
+    if not all(isinstance(id, int) for id in ids.values()) or not ids:
+        raise DataError(str(path), "values that are not ids", "token → id")
+    absent = sorted({*tokenizers.pre_tokenizers.ByteLevel.alphabet()} - {*ids})
+    if absent:
+        # The library would drop these bytes without a word.
+        raise DataError(
+            str(path),
+            f"no token for {len(absent)} of the 256 bytes ({absent[0]!r})",
+            "a byte-level vocabulary",
+            "give its tokenizer.json if the vocabulary is not byte-level",
+        )
+    path = directory / "merges.txt"
+    merges = []
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line or (number == 1 and line.startswith("#version")):
+            continue
+        pair = tuple(line.split(" "))
+        if len(pair) != 2 or not {*pair, "".join(pair)} <= ids.keys():
+            raise DataError(
+                f"{path}:{number}",
+                repr(line),
+                "two tokens of vocab.json whose union is a token too",
+                "take vocab.json and merges.txt from the same model",
+            )
+        merges.append(pair)
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(ids, merges))
+    if options.lowercase:
+        tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+        add_prefix_space=options.add_prefix_space
+    )
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    return tokenizer
+
+
+def read_tokenizer_json(directory: Path, options: Tokenizer) -> Any:
+    """The library's own format: it brings its normalisation and its word splitting."""
+    import tokenizers
+
+    path = directory / "tokenizer.json"
+    model = read_json(path).get("model") or {}
+    expected = {"wordpiece": "WordPiece", "bpe": "BPE"}[options.kind]
+    if model.get("type") != expected:
+        raise DataError(
+            str(path),
+            f"a model of type {model.get('type')!r}",
+            repr(expected),
+            "set tokenizer.kind to match; for Unigram give the .model file to "
+            'tokenizer.name="spm"',
+        )
+    if options.lowercase is not None or options.add_prefix_space:
+        raise DataError(
+            str(path),
+            "a file that states its own normalisation",
+            "no lowercase and no add_prefix_space beside it",
+            "leave these options out",
+        )
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise DataError(
+            str(path), f"a broken tokenizer ({error})", "a tokenizer.json"
+        ) from None
+    lossless = model.get("byte_fallback") or "ByteLevel" in str(tokenizer.pre_tokenizer)
+    if not model.get("unk_token") and not lossless:
+        raise DataError(
+            str(path),
+            "neither an unknown token nor bytes to fall back on",
+            "one of them: unknown characters would vanish",
+        )
+    # Neither is ours to inherit: both would change ids behind the caller's back.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object without repeated keys."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise DataError(str(path), f"{twice!r} twice", "every token once")
+        return found
+
+    try:
+        value = json.loads(read_text(path), object_pairs_hook=unique)
+    except ValueError as error:
+        raise DataError(
+            str(path), f"broken JSON ({error})", "a JSON object", "fetch the file again"
+        ) from None
+    if not isinstance(value, dict):
+        raise DataError(str(path), type(value).__name__, "a JSON object")
+    return value
+
+
+def train_wordpiece(texts: Texts, options: Tokenizer) -> list[str]:
+    """The pieces of a WordPiece vocabulary, the same in every process.
+
+    The library's `WordPieceTrainer` gives ids in hash order. Here its BPE trainer makes
+    the merges, and every single-character piece has its id beforehand.
+    """
+    import tokenizers
+
+    normalizer = bert_normalizer(options.lowercase is not False)
+    words: Counter[str] = Counter()
+    for text in texts():
+        words.update(normalizer.normalize_str(text).split())
+    first, inner = Counter(), set()
+    for word, count in words.items():
+        for character in word:
+            first[character] += count
+        inner.update(word[1:])
+    if not first:
+        raise no_texts()
+    kept, covered, total = [], 0, first.total()
+    for character, count in sorted(first.items(), key=lambda item: (-item[1], item[0])):
+        if covered >= options.character_coverage * total:
+            break
+        kept.append(character)
+        covered += count
+    kept.sort()
+    seeds = NEW_SPECIAL["wordpiece"] + kept + ["##" + c for c in kept if c in inner]
+    if len(seeds) > options.vocab_size:
+        raise alphabet_too_large(
+            "WordPiece",
+            len(seeds),
+            options.vocab_size,
+            "raise it, or lower tokenizer.character_coverage",
+        )
+    dropped = {ord(character): " " for character in first.keys() - {*kept}}
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=options.vocab_size,
+        min_frequency=options.min_frequency,
+        special_tokens=seeds,
+        continuing_subword_prefix="##",
+        show_progress=False,
+    )
+    model = tokenizers.models.BPE(continuing_subword_prefix="##")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.train_from_iterator(
+        (normalizer.normalize_str(text).translate(dropped) for text in texts()), trainer
+    )
+    ids = tokenizer.get_vocab()
+    return sorted(ids, key=ids.__getitem__)
+
+
+def train_bpe(texts: Texts, options: Tokenizer, directory: Path) -> None:
+    """Trains byte-level BPE and writes `vocab.json` and `merges.txt`."""
+    import tokenizers
+
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    seeds = NEW_SPECIAL["bpe"] + alphabet
+    if len(seeds) > options.vocab_size:
+        raise alphabet_too_large(
+            "byte-level", len(seeds), options.vocab_size, "raise it"
+        )
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=options.vocab_size,
+        min_frequency=options.min_frequency,
+        special_tokens=seeds,
+        show_progress=False,
+    )
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    if options.lowercase:
+        tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+        add_prefix_space=options.add_prefix_space
+    )
+    seen = False
+
+    def counted():
+        nonlocal seen
+        for text in texts():
+            seen = seen or bool(text.strip())
+            yield text
+
+    tokenizer.train_from_iterator(counted(), trainer)
+    if not seen:
+        raise no_texts()
+    tokenizer.model.save(str(directory))

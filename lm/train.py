@@ -1,0 +1,328 @@
+"""Part: gradient training, one function to be read from top to bottom."""
+
+import functools
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lm import checkpoint, guard, parts, runtime, storage, timing, transfer, trees
+from lm import config as configs
+from lm.checkpoint import Checkpointer
+from lm.config import Config
+from lm.data import pipeline
+from lm.errors import CheckpointError
+from lm.writer import Log, Writer, read_rows
+
+
+class Pending(NamedTuple):
+    """A step that is dispatched, and whose measurements are still to be read."""
+
+    step: int
+    measurements: dict[str, jax.Array]
+    evaluations: dict[str, float]
+    tokens: int
+
+
+def train(
+    config: Config,
+    workdir: Path,
+    *,
+    strict: bool = False,
+    allow_change: tuple[str, ...] = (),
+    notes: Sequence[str] = (),
+) -> int:
+    """Trains from where `workdir` stands to the end.
+
+    Args:
+      config: complete and checked.
+      workdir: where the run lives; another run's weights come by config.init.
+      strict: refuse a damaged checkpoint instead of using an older one.
+      allow_change: frozen fields that may differ from the run's config.
+      notes: lines for the beginning of the log.
+
+    Returns:
+      The exit code: 0, or that of a run that was told to stop and has saved.
+    """
+    primary = jax.process_index() == 0
+    writer = Writer(workdir, configs.build(Log, config.log), primary=primary, every=1, total_steps=1)
+    with writer:
+        # ── The workdir: a new run, or one to go on with ────────────────────────────
+        for note in (*notes, *adopt(config, workdir, allow_change, primary)):
+            writer.note(note)
+        checkpointer = Checkpointer(
+            workdir,
+            configs.build(checkpoint.Checkpoint, config.checkpoint),
+            run=workdir.name,
+            note=writer.note,
+            strict=strict,
+        )
+
+        # ── Data: tokenizer, rows, and from here on durations are steps ─────────────
+        corpus = parts.open_corpus(config, workdir, writer.note)
+        steps_of = parts.durations(config, corpus)
+        total = steps_of(config.steps)
+        is_time = functools.partial(configs.is_time, total=total)
+        save_every = steps_of(config.checkpoint.every)
+        eval_every = {name: steps_of(e.every) for name, e in config.evals.items()}
+        writer.note(describe_data(corpus, config, total))
+        identity = pipeline.fingerprint(corpus.stream, corpus.codec, config.batch_size)
+
+        # ── What the host follows: early stopping and the best checkpoint ───────────
+        stop = configs.build(guard.Stop, config.stop)
+        following = guard.follow(stop)
+        best = guard.Best(config.checkpoint.best, config.checkpoint.best_mode)
+        host = newest_host(checkpointer)
+        following = following.resume(host.get("stop"))
+        if checkpointer.latest() == total or guard.enough(stop, following):
+            writer.note(summary(workdir, checkpointer.latest()))
+            return 0
+
+        # ── Model, optimiser and mesh; nothing is computed yet ──────────────────────
+        program = parts.open_program(config, corpus, steps_of)
+        evaluators = parts.open_evaluators(
+            config, workdir, corpus, program, writer.note
+        )
+        needs = describe_memory(program)
+        writer.note(needs)
+
+        with jax.set_mesh(program.mesh):
+            # ── Start: the own workdir, else init.source, else scratch ──────────────
+            if checkpointer.latest() is not None:
+                state, host = checkpointer.restore(program.abstract)
+                check_data(host["data"], identity)
+                following = guard.follow(stop).resume(host["stop"])
+                best = best.resume(host["best"])
+                writer.note(f"continuing from step {int(state.step)}")
+            else:
+                params = program.init(jax.random.key(config.seed))
+                if config.init.source is not None:
+                    init = configs.build(checkpoint.Init, config.init)
+                    params, report = transfer.load_params(init, params)
+                    writer.note(str(report))
+                state = program.start(params)
+            start = int(state.step)
+
+            # ── Batches of this process, on their way to the devices ────────────────
+            batches = feed(config, corpus, program, start, total)
+            batch, tokens = next(batches)
+            began = time.perf_counter()
+            update = program.update.lower(state, batch).compile()
+            writer.note(f"compiled in {time.perf_counter() - began:.1f} s")
+            timer = timing.StepTimer(
+                flops_per_step=parts.model_flops(program.model, state.params, batch),
+                peak=timing.device_peak(config.compute.dtype),
+                devices=jax.device_count(),
+            )
+            writer._total=total; writer._every=steps_of(config.log.every); writer.start(start)
+
+            def write(done: Pending) -> None:
+                values = jax.device_get(done.measurements)
+                guard.check_finite(done.step, values)
+                lap = timer.lap(done.tokens)
+                writer.row(done.step, {**values, **done.evaluations}, lap)
+
+            # ── The loop ────────────────────────────────────────────────────────────
+            pending: Pending | None = None
+            exit_code = 0
+            with runtime.Preemption() as preemption:
+                for step in range(start + 1, total + 1):
+                    state, measurements = update(state, batch)
+                    if pending is not None:  # read while the devices work
+                        write(pending)
+                    pending = Pending(step, measurements, {}, tokens)
+                    if step < total:
+                        with timer.waiting():
+                            batch, tokens = next(batches)
+
+                    for name, evaluate in evaluators.items():
+                        if is_time(step, eval_every[name]):
+                            with timer.aside():
+                                found = evaluate(state.params, step)
+                            pending.evaluations.update(found)
+                    improved = best
+                    best = best.observe(step, pending.evaluations)
+                    improved = best.step == step and best is not improved
+                    following = following.observe(step, pending.evaluations)
+
+                    asked = preemption.requested(step)
+                    over = step == total or guard.enough(stop, following) or asked
+                    if over or improved or is_time(step, save_every):
+                        write(pending)
+                        pending = None
+                        with timer.aside():
+                            writer.sync()
+                            checkpointer.save(
+                                step,
+                                state,
+                                {
+                                    "data": identity,
+                                    "skipped": [],
+                                    "stop": following.asdict(),
+                                    "best": best.asdict(),
+                                },
+                                value=best.value if improved else None,
+                            )
+                    if over:
+                        exit_code = preemption.exit_code if asked else 0
+                        break
+                checkpointer.close()
+
+        # ── The end ─────────────────────────────────────────────────────────────────
+        if exit_code:
+            writer.note(f"stopped and saved at step {step}; run again to continue")
+            return exit_code
+        writer.note(f"{needs}; {describe_peak(update)}")
+        writer.note(summary(workdir, step))
+        return 0
+
+
+def adopt(
+    config: Config, workdir: Path, allow_change: tuple[str, ...], primary: bool
+) -> list[str]:
+    """Makes the workdir this config's, or refuses one whose run is another.
+
+    Returns:
+      What changed, as lines for the log.
+
+    Raises:
+      CheckpointError: the workdir has checkpoints of a config that differs in a field
+        that may not change.
+    """
+    file = workdir / "config.json"
+    begun = any((workdir / "checkpoints").glob("[0-9]*"))
+    changes = []
+    if file.exists():
+        changes = configs.changes(configs.from_json(file.read_text()), config)
+        for path, old, new, changeable in changes:
+            if begun and not changeable and path not in allow_change:
+                raise CheckpointError(
+                    path,
+                    f"{new!r} in the config",
+                    f"{old!r}, as the run in {workdir} began",
+                    f"use another --workdir, or --allow-change={path}",
+                )
+    if primary:
+        if changes and not begun:
+            storage.remove_tree(workdir / "tokenizer")
+        storage.write_text(file, configs.to_json(config))
+    return [f"changed: {path} from {old!r} to {new!r}" for path, old, new, _ in changes]
+
+
+def newest_host(checkpointer: Checkpointer) -> dict[str, Any]:
+    """What the host kept with the newest checkpoint, not yet verified; or nothing."""
+    step = checkpointer.latest()
+    if step is None:
+        return {}
+    try:
+        return json.loads((checkpointer.directory / f"{step}/host.json").read_text())
+    except (OSError, ValueError):
+        return {}  # restore finds the damage and says so
+
+
+def check_data(saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuses to go on with data that are not those of the checkpoint.
+
+    Raises:
+      CheckpointError: names the part that differs.
+    """
+    for part, value in now.items():
+        if saved.get(part) != value:
+            raise CheckpointError(
+                f"data fingerprint: {part}",
+                f"{value}",
+                f"{saved.get(part)}, as in the checkpoint",
+                "restore the files of the run, or use another --workdir",
+            )
+
+
+def feed(
+    config: Config,
+    corpus: parts.Corpus,
+    program: parts.Program,
+    start: int,
+    total: int,
+) -> Iterator[tuple[dict[str, jax.Array], int]]:
+    """Batches of the steps after `start` on the devices, and their tokens."""
+    host = pipeline.batches(
+        corpus.stream,
+        batch_size=config.batch_size,
+        first_step=start,
+        last_step=total,
+        data=configs.build(pipeline.Data, config.data),
+        shares=corpus.shares,
+    )
+
+    def put(batch: dict[str, np.ndarray]) -> tuple[dict[str, jax.Array], int]:
+        tokens = np.count_nonzero(batch["segment_ids"]) * corpus.shares.processes
+        return parts.on_devices(batch, program.mesh), int(tokens)
+
+    return pipeline.prefetch(host, put)
+
+
+def describe_data(corpus: parts.Corpus, config: Config, total: int) -> str:
+    rows = len(corpus.stream)
+    tokens = sum(index.facts["tokens"] for index in corpus.stream.indices)
+    epochs = total * config.batch_size / rows
+    return (
+        f"data: {rows:,} rows, {tokens:,} tokens, vocabulary {corpus.codec.vocab_size:,}; "
+        f"{total:,} steps of {config.batch_size} rows are {epochs:.1f} epochs"
+    )
+
+
+def describe_memory(program: parts.Program) -> str:
+    """Bytes per device that the parameters and the optimiser need."""
+
+    def size(tree: Any) -> str:
+        leaves = jax.tree.leaves(tree)
+        return megabytes(
+            sum(
+                math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+                for leaf in leaves
+            )
+        )
+
+    count = sum(math.prod(p.shape) for p in jax.tree.leaves(program.abstract.params))
+    return (
+        f"{count:,} parameters; per device: parameters "
+        f"{size(program.abstract.params)}, optimiser {size(program.abstract.opt_state)}"
+    )
+
+
+def describe_peak(update: Any) -> str:
+    peak = timing.peak_memory(update)
+    return "peak: " + ", ".join(
+        f"{name.removesuffix('_bytes').replace('_', ' ')} {megabytes(value)}"
+        for name, value in peak.items()
+    )
+
+
+def megabytes(count: float) -> str:
+    return f"{count / 2**20:,.1f} MiB"
+
+
+def summary(workdir: Path, step: int | None) -> str:
+    """What came out: the last evaluations, and samples where there are some."""
+    rows = read_rows(workdir / "metrics.jsonl")
+    found = {
+        name: value
+        for name, value in (rows[-1] if rows else {}).items()
+        if "/" in name and not name.startswith(("train/", "optim/"))
+    }
+    lines = [f"finished at step {step}: {workdir}"]
+    for name in sorted({name.partition("/")[0] for name in found}):
+        values = ", ".join(
+            f"{key.partition('/')[2].replace('_', ' ')} {value:.4f}"
+            for key, value in sorted(found.items())
+            if key.startswith(f"{name}/")
+        )
+        lines.append(f"  {name}: {values}")
+    for file in sorted((workdir / "samples").glob(f"*-{step}.txt")):
+        lines.append(f"  {file}, a guess as [guess] or [guess|truth]:")
+        lines += [f"    {line}" for line in file.read_text().splitlines() if line]
+    return "\n".join(lines)

@@ -1,0 +1,149 @@
+"""Part: weights of another run, to start from or to evaluate: a clear list of each."""
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lm.checkpoint import (
+    Init,
+    Leaves,
+    find,
+    leaves_of,
+    read_leaves,
+    read_state,
+    show_leaf,
+)
+from lm.errors import CheckpointError, ConfigError
+from lm.trees import flatten, nest, unflatten
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `load_params` did: paths of the model, and of the source where unused."""
+
+    place: str
+    loaded: tuple[str, ...]
+    fresh: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lists = {"loaded": self.loaded, "fresh": self.fresh, "unused": self.unused}
+        counts = ", ".join(f"{len(paths)} {name}" for name, paths in lists.items())
+        lines = [f"parameters from {self.place}: {counts}"]
+        lines += [
+            f"  {name}: {path}" for name in ("fresh", "unused") for path in lists[name]
+        ]
+        return "\n".join(lines)
+
+
+def load_params(init: Init, params: Any) -> tuple[Any, Report]:
+    """Reads parameters from the run `init.source`, and nothing else of its state.
+
+    Args:
+      init: whence, and what may differ.
+      params: the model's parameters, arrays or jax.ShapeDtypeStruct; they give the
+        shapes, dtypes and shardings.
+
+    Returns:
+      `params` with the leaves that the source has replaced by its values; the leaves
+      in `report.fresh` are those given. And the report.
+
+    Raises:
+      CheckpointError: the source is absent or damaged, a parameter is not in it and
+        no regex of `init.missing` allows that, or a shape or dtype differs.
+      ConfigError: a regex of `init.map` matches nothing, or is none.
+    """
+    directory = find(Path(init.source), init.checkpoint)
+    head = "params/"
+    saved = {
+        path.removeprefix(head): leaf
+        for path, leaf in read_leaves(directory).items()
+        if path.startswith(head)
+    }
+    target = flatten(params)
+    source_of = _renamed(init, saved)
+    unused = sorted(set(source_of) - set(target))
+    may_miss = [_regex("init.missing", pattern) for pattern in init.missing]
+    problems, fresh = [], []
+    for path, leaf in leaves_of(params).items():
+        if path not in source_of:
+            if any(pattern.fullmatch(path) for pattern in may_miss):
+                fresh.append(path)
+                continue
+            near = ", ".join(get_close_matches(path, unused, n=2)) or "none"
+            problems.append(f"{path}: not there (nearest: {near})")
+        elif saved[source_of[path]] != leaf:
+            there = show_leaf(saved[source_of[path]])
+            problems.append(f"{path}: there {there}, here {show_leaf(leaf)}")
+    if problems:
+        raise CheckpointError(
+            f"init.source {directory}",
+            "; ".join(problems),
+            "each parameter of the model, of its shape and dtype",
+            "name what may start fresh in init.missing; rename with init.map, "
+            "also what must not be loaded",
+        )
+    wanted = {source_of[p]: target[p] for p in target if p in source_of}
+    abstract = {"params": nest(jax.tree.map(_abstract, wanted))}
+    loaded = flatten(read_state(directory, abstract, partial=True)["params"])
+    values = {p: loaded[source_of[p]] if p in source_of else target[p] for p in target}
+    report = Report(
+        str(directory),
+        tuple(sorted(set(target) - set(fresh))),
+        tuple(fresh),
+        tuple(source_of[path] for path in unused),
+    )
+    return unflatten(params, values), report
+
+
+def _renamed(init: Init, saved: Leaves) -> dict[str, str]:
+    """The path in the model of each parameter of the source -> its path there."""
+    source_of: dict[str, str] = {}
+    used = set()
+    patterns = [_regex(f"init.map[{i}]", rule[0]) for i, rule in enumerate(init.map)]
+    for path in saved:
+        name = path
+        for i, pattern in enumerate(patterns):
+            if match := pattern.fullmatch(path):
+                used.add(i)
+                name = _expand(match, init.map[i][1], f"init.map[{i}]")
+                break
+        if name in source_of:
+            raise ConfigError(
+                "init.map",
+                f"{source_of[name]} and {path}, both given to {name}",
+                "one parameter for each path",
+            )
+        source_of[name] = path
+    for i, (pattern, _) in enumerate(init.map):
+        if i not in used:
+            near = ", ".join(get_close_matches(pattern, list(saved), n=2)) or "none"
+            raise ConfigError(
+                f"init.map[{i}]",
+                f"{pattern!r}, which matches no parameter of {init.source}",
+                f"a regex of a whole path (nearest: {near})",
+            )
+    return source_of
+
+
+def _regex(field: str, pattern: str) -> re.Pattern:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(field, f"{pattern!r} ({error})", "a regex") from error
+
+
+def _expand(match: re.Match, replacement: str, field: str) -> str:
+    try:
+        return match.expand(replacement)
+    except (re.error, IndexError) as error:
+        found = f"{replacement!r} ({error})"
+        raise ConfigError(field, found, "a replacement for its regex") from error
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# The tests: bash tests/run.sh [--all] [flags of pytest]
+# Makes .venv once, then ruff and the fast tests; --all adds the slow ones.
+source "$(dirname "${BASH_SOURCE[0]}")/../launch/setup.sh"
+install requirements.txt tests/requirements.txt
+which=("-m" "not slow")
+if [ "${1:-}" = --all ]; then which=("-m" "slow or not slow"); shift; fi
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+exec .venv/bin/python -m pytest "${which[@]}" "$@"
