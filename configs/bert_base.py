@@ -32,7 +32,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.model = dict(name="transformer", preset="bert_base", vocab_size=None)
     c.objective = dict(name="mlm", next="nsp")
     c.optim = dict(
-        name="adamw", lr=1e-4, schedule="linear", warmup="10%", weight_decay=0.01, clip=1.0
+        name="adamw",
+        lr=1e-4,
+        schedule="linear",
+        warmup="10000 steps" if arg.paper else "10%",
+        weight_decay=0.01,
+        clip=1.0,
     )
 
     source = dict(name="builtin")
@@ -45,14 +50,17 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         c.seq_len = 512
         c.tokenizer.vocab_size = 30522
         c.model.vocab_size = 30522
-        c.optim.warmup = 10_000
         c.compute = dict(dtype="bfloat16")
     holdout = 0.001 if arg.paper else 0.05
     c.data = dict(sources=[dict(source, part="train", holdout=holdout)])
     heldout = dict(sources=[dict(source, part="heldout", holdout=holdout)])
     c.evals = dict(
         heldout=dict(
-            evaluator="mean", data=heldout, every="10%", limit=10_000, baseline="unigram"
+            evaluator="mean",
+            data=heldout,
+            every="10%",
+            limit=10_000,
+            baseline="unigram",
         ),
         filled=dict(evaluator="samples", data=heldout, every="100%", rows=3),
     )

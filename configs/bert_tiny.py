@@ -29,7 +29,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.model = dict(name="transformer", preset=arg.preset, vocab_size=None)
     c.objective = dict(name="mlm")
     c.optim = dict(
-        name="adamw", lr=2e-3, schedule="linear", warmup="10%", weight_decay=0.01, clip=1.0
+        name="adamw",
+        lr=2e-3,
+        schedule="linear",
+        warmup="10%",
+        weight_decay=0.01,
+        clip=1.0,
     )
 
     source = dict(name="builtin")

@@ -8,7 +8,7 @@ Command:  python -m lm.main --config=configs/sst2.py:dir=data/sst2 \
           From scratch, the shape and the tokenizer are this config's own:
           python -m lm.main --config=configs/sst2.py:dir=data/sst2,scratch
 Arguments, joined by commas: quick (a few steps on a dozen sentences of its own),
-          dir=FOLDER, preset=bert_mini (the shape must be that of the other run), scratch.
+          dir=FOLDER, preset=bert_mini (the shape of the other run), scratch.
 Results:  configs/README.md
 """
 
@@ -29,18 +29,25 @@ SENTENCES = (
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    arg = parse_arg(arg, quick=False, scratch=False, dir="data/sst2", preset="bert_tiny")
+    arg = parse_arg(
+        arg, quick=False, scratch=False, dir="data/sst2", preset="bert_tiny"
+    )
     c = ml_collections.ConfigDict()
     c.job = "train"
     c.seed = 0
-    c.steps = "3 epochs"
+    c.steps = "10 steps" if arg.quick else "3 epochs"
     c.batch_size = 32
     c.seq_len = 64
 
     c.model = dict(name="transformer", preset=arg.preset, vocab_size=None)
     c.objective = dict(name="classification", classes=2)
     c.optim = dict(
-        name="adamw", lr=3e-4, schedule="linear", warmup="10%", weight_decay=0.01, clip=1.0
+        name="adamw",
+        lr=3e-4,
+        schedule="linear",
+        warmup="10%",
+        weight_decay=0.01,
+        clip=1.0,
     )
     # What a fine-tuned run starts with; the classifier and its pooler are new.
     c.init = dict(source=None, missing=("pooler/.*", "heads/classify/.*"))
@@ -53,18 +60,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     dev = dict(name="tsv", files=f"{arg.dir}/dev.tsv", **columns)
     if arg.quick:
         records = [dict(text=text, label=label) for text, label in SENTENCES]
-        train = dev = dict(name="memory", records=records)
+        train = dev = dict(name="memory", items=records)
         c.tokenizer.vocab_size = 200
     c.data = dict(sources=[train])
     c.evals = dict(
         dev=dict(evaluator="predictions", data=dict(sources=[dev]), every="1 epochs"),
         dev_loss=dict(evaluator="mean", data=dict(sources=[dev]), every="1 epochs"),
     )
-    c.checkpoint = dict(every="1 epochs", keep_last=1, best="dev/accuracy", best_mode="max")
+    c.checkpoint = dict(
+        every="1 epochs", keep_last=1, best="dev/accuracy", best_mode="max"
+    )
     c.log = dict(every=20)
 
     if arg.quick:
-        c.steps = 10
         c.batch_size = 4
         c.seq_len = 32
         c.log.every = 2

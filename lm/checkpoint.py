@@ -7,6 +7,7 @@ MANIFEST.json. It is written as `<step>.partial` and renamed when all of it is d
 the functions only read and may be used on any workdir, that of a live run too.
 """
 
+import itertools
 import json
 import logging
 import math
@@ -31,6 +32,7 @@ CHANGEABLE = ("every", "keep_last", "keep_every", "best", "best_mode")
 
 Leaves = dict[str, list]  # path -> [dtype, shape]
 Which = int | Literal["latest", "best"]
+_barriers = itertools.count()  # The name of a barrier is used once.
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,12 @@ class Checkpointer:
         self.limit = limit
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
-        self._saves = 0
         if jax.process_index() == 0:
             with storage.refusing(self.directory):
                 self.directory.mkdir(parents=True, exist_ok=True)
             self._sweep()
             self._point_to_best()
+        _barrier("start", limit)  # Before that, no process looks into the directory.
 
     def steps(self) -> list[int]:
         """The committed steps, in ascending order."""
@@ -134,7 +136,6 @@ class Checkpointer:
         self.wait()
         if step in self.steps():
             return
-        self._saves += 1
         storage.crash_point("save-start")
         leaves = leaves_of(state)
         files = {"host.json": dict(host), "leaves.json": leaves}
@@ -165,7 +166,7 @@ class Checkpointer:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
-            _barrier(f"checkpoint-{self._saves}", self.limit)
+            _barrier("commit", self.limit)
 
     def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict]:
         """Reads the newest intact step, or `step`, into the shardings of `abstract`.
@@ -421,16 +422,18 @@ def _not_orbax(record: logging.LogRecord) -> bool:
 
 
 def _barrier(name: str, limit: float) -> None:
+    """Waits for all processes, each of which comes here the same number of times."""
     if jax.process_count() == 1:
         return
     from jax._src import distributed  # jax has no public barrier with a time limit.
 
+    key = f"checkpoint {name} {next(_barriers)}"
     try:
-        distributed.global_state.client.wait_at_barrier(name, int(limit * 1000))
+        distributed.global_state.client.wait_at_barrier(key, int(limit * 1000))
     except jax.errors.JaxRuntimeError as error:
         raise PeerError(
             f"process {jax.process_index()}",
             str(error).splitlines()[0],
-            f"every process to commit the checkpoint within {limit:.0f} s",
+            f"every process at the {name} of a checkpoint within {limit:.0f} s",
             "run the same command again",
         ) from error

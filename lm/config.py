@@ -164,10 +164,10 @@ def _shape(tree: dict[str, Any], root: Path) -> dict[str, Any]:
         tree["tokenizer"] = None
     tree["data"] = _shape_data(tree["data"], "data")
     for name, given in tree["evals"].items():
-        where = f"evals.{name}"
         if not re.fullmatch(r"\w[\w-]*", name) or name in ("train", "optim"):
-            rule = "a name of letters, digits, _ and -, other than train and optim"
-            raise ConfigError(where, shown(name), rule)
+            rule = "names of letters, digits, _ and -, other than train and optim"
+            raise ConfigError("evals", shown(name), rule)
+        where = f"evals.{name}"
         given = _as_dict(given, where)
         data = _as_dict(given.get("data"), f"{where}.data")
         tree["evals"][name] = given | {"data": _shape_data(data, f"{where}.data")}
@@ -278,7 +278,7 @@ def _unknown(
     else:
         guess = _join(where, guess)
     return ConfigError(
-        _join(where, key),
+        _join(where, key if key.isprintable() else shown(key)),
         "an unknown field",
         f"one of {', '.join(known)}" if known else "no field here",
         f"did you mean {guess}?" if guess else None,
@@ -368,3 +368,18 @@ def from_json(text: str, where: str = "config.json") -> Config:
     if not isinstance(config, dict):
         raise ConfigError(where, shown(config), "the JSON of a config")
     return _frozen(config)
+
+
+def of_run(workdir: Path, overrides: list[str] | None = None) -> Config:
+    """The config that a run has kept, with overrides, and checked again.
+
+    Raises:
+      ConfigError: the folder is not a run's, or a mistake in an override.
+    """
+    file = Path(workdir) / "config.json"
+    if not file.is_file():
+        found = "no config.json in it" if file.parent.is_dir() else "no such folder"
+        raise ConfigError(str(workdir), found, "the workdir of a run")
+    tree = plain(from_json(file.read_text(), str(file)), str(file))
+    override(tree, overrides or [])
+    return resolve(tree)

@@ -1,29 +1,19 @@
 """Command: trains a model: python -m lm.main --config=FILE[:ARG] [--workdir=DIR]."""
 
-import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from lm import config as configs
 from lm import runtime, storage
-from lm.errors import ConfigError
+from lm.flags import Parser
 
-USAGE = """python -m lm.main --config=FILE[:ARG] [--config.a.b=value ...] [--workdir=DIR]
+USAGE = """python -m lm.main --config=FILE[:ARG] [--config.a.b=VALUE] [--workdir=DIR]
 
 The same command again continues the run, or says that it is finished."""
 
 
-class Parser(argparse.ArgumentParser):
-    """Answers a wrong flag with one line and exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError("flags", message, f"usage: {USAGE.splitlines()[0]}")
-
-
-def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The flags, and the `--config.a.b=value` overrides as they stand."""
-    parser = Parser("lm.main", usage=USAGE, allow_abbrev=False)
+def run(argv: list[str]) -> int:
+    parser = Parser("lm.main", USAGE)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
     parser.add_argument("--workdir", help="default: runs/<config name>[-<arg>]")
     parser.add_argument(
@@ -35,14 +25,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         metavar="FIELD[,FIELD]",
         help="frozen fields that may differ from the run that is continued",
     )
-    parser.add_argument(
-        "--debug", action="store_true", help="show the traceback of a refusal"
-    )
-    return parser.parse_known_args(argv)
-
-
-def run(argv: list[str]) -> int:
-    flags, overrides = parse(argv)
+    flags, overrides = parser.parse_known_args(argv)
     config = configs.load(flags.config, overrides)
     workdir = Path(flags.workdir or configs.default_workdir(flags.config))
     storage.check_directory(workdir)

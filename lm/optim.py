@@ -198,8 +198,8 @@ def make(
     def init(params: Tree) -> OptimState:
         flat = trees.flatten(params)
         live = {path: flat[path] for path in trained}
-        zero = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
-        return OptimState(*zero, inner.init(live))
+        groups = inner.init(live)
+        return OptimState(jnp.zeros((), jnp.int32), jnp.zeros(()), groups)
 
     def update(grads: Tree, state: OptimState, params: Tree) -> tuple[Tree, OptimState]:
         values = trees.flatten(params)
@@ -289,7 +289,8 @@ def _decays(optim: Optim, shapes: Mapping[str, Any]) -> dict[str, Any]:
     """The factor of the weight decay of each leaf."""
     table = trees.match(optim.decay_mask, _names(shapes), where="optim.decay_mask")
     decays = _leaf_values(table, shapes)
-    if optim.name in _OWN_DECAY and not all(d in (0, 1) for d in decays.values()):
+    plain = all(np.ndim(decay) == 0 and decay in (0, 1) for decay in decays.values())
+    if optim.name in _OWN_DECAY and not plain:
         raise ConfigError(
             "optim.decay_mask",
             f"factors besides 0 and 1, or that differ between layers, for {optim.name}",

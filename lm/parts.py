@@ -1,4 +1,4 @@
-"""Part: a config made into what a run works with: data, model, mesh, compiled functions.
+"""Part: a config made into what a run works with: data, model, mesh, functions.
 
 Training, evaluation and the tools open a run by the same functions, so that a
 checkpoint means the same to each of them.
@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lm import config as configs
 from lm import optim, sharding, step, trees
@@ -24,6 +25,7 @@ from lm.evaluators.base import Tools
 from lm.models.layers import Compute
 
 Note = Callable[[str], None]
+Evaluate = Callable[[Any, int], dict[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,41 +33,90 @@ class Corpus:
     """The data of a run.
 
     Attributes:
-      codec: the tokenizer.
       objective: the task, which says how rows become examples.
-      stream: the training examples.
+      codec: the tokenizer.
       shares: which process this is.
+      open: (section, seed, train) -> the stream of a `data` section.
     """
 
-    codec: Any
+    config: Config
     objective: Any
-    stream: Stream
+    codec: Any
     shares: Shares
+    open: Callable[..., Stream]
+
+    @functools.cached_property
+    def stream(self) -> Stream:
+        """The training examples."""
+        return self.open(self.config.data, seed=self.config.seed, train=True)
+
+    def token_counts(self) -> np.ndarray:
+        """(V,) how often each token stands in the training rows."""
+        size = self.codec.vocab_size
+        return sum(index.token_counts(size) for index in self.stream.indices)
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A model and its functions, compiled for a mesh at their first call.
+    """A model on a mesh, and what needs no optimiser; compiled at the first call.
 
     Attributes:
       model: the module.
       mesh: the devices.
-      abstract: the state's shapes, types and shardings.
+      params: the parameters' shapes, types and shardings.
       init: key -> parameters.
-      start: parameters -> State, before the first update.
-      update: (State, batch) -> (State, measurements); the state is donated.
       metrics, predict: of (params, batch); the latter also gives the batch, and both
         give whole arrays on every process.
     """
 
     model: Any
     mesh: Any
-    abstract: step.State
+    params: Any
     init: Callable
-    start: Callable
-    update: Any
     metrics: Callable
     predict: Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What changes the parameters.
+
+    Attributes:
+      state: the state's shapes, types and shardings.
+      start: parameters -> State, before the first update.
+      update: (State, batch) -> (State, measurements); the state is donated.
+    """
+
+    state: step.State
+    start: Callable
+    update: Any
+
+
+def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
+    """The tokenizer, made at the first run, and the way to the rows.
+
+    Raises:
+      DataError: a source or the tokenizer is missing, damaged or does not fit.
+    """
+    shares = this_process()
+    cls = configs.load_class("objective", config.objective.name)
+    objective = configs.build(cls, config.objective)
+    codec = open_codec(config, workdir, objective, shares, note)
+
+    def open_stream(section: Config, *, seed: int, train: bool) -> Stream:
+        return pipeline.open_stream(
+            configs.build(Data, section),
+            objective,
+            codec,
+            seq_len=config.seq_len,
+            seed=seed,
+            train=train,
+            cache=workdir / "data",
+            shares=shares,
+            note=note,
+        )
+
+    return Corpus(config, objective, codec, shares, open_stream)
 
 
 def this_process() -> Shares:
@@ -74,164 +125,99 @@ def this_process() -> Shares:
         return Shares()
     from jax.experimental import multihost_utils
 
-    return Shares(
-        jax.process_index(), jax.process_count(), multihost_utils.sync_global_devices
-    )
+    wait = multihost_utils.sync_global_devices
+    return Shares(jax.process_index(), jax.process_count(), wait)
 
 
-def open_objective(config: Config) -> Any:
-    cls = configs.load_class("objective", config.objective.name)
-    return configs.build(cls, config.objective)
+def begun(workdir: Path) -> bool:
+    """Whether the run has saved: from then on it depends on no other run."""
+    return any((workdir / "checkpoints").glob("[0-9]*"))
 
 
-def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
-    """The tokenizer and the training stream; both are made at the first run.
-
-    Raises:
-      DataError: a source or the tokenizer is missing, damaged or does not fit.
-    """
-    shares = this_process()
-    objective = open_objective(config)
-    data = configs.build(Data, config.data, sources=config.data.sources)
-    codec = open_codec(config, workdir, objective, data, shares, note)
-    stream = pipeline.open_stream(
-        data,
-        objective,
-        codec,
-        seq_len=config.seq_len,
-        seed=config.seed,
-        train=True,
-        cache=workdir / "data",
-        shares=shares,
-        note=note,
-    )
-    return Corpus(codec, objective, stream, shares)
+def with_tokenizer(config: Config, workdir: Path) -> Config:
+    """The config with a tokenizer: where it has none, the run's or init.source's."""
+    if config.tokenizer is not None:
+        return config
+    begun_here = (workdir / "config.json").exists()
+    giver = configs.of_run(workdir if begun_here else Path(config.init.source))
+    return Config(config | {"tokenizer": giver.tokenizer})
 
 
 def open_codec(
-    config: Config,
-    workdir: Path,
-    objective: Any,
-    data: Data,
-    shares: Shares,
-    note: Note,
+    config: Config, workdir: Path, objective: Any, shares: Shares, note: Note
 ) -> Any:
-    """The run's tokenizer: its own, that of `init.source`, or one made from its data."""
-    sources = pipeline.open_sources(data)
-    own = workdir / "tokenizer"
-    section = config.tokenizer
-    if config.init.source is not None:
-        source = Path(config.init.source)
-        theirs = configs.from_json((source / "config.json").read_text())
+    """The run's tokenizer: the one it has, that of init.source, or a new one.
+
+    Raises:
+      DataError: it cannot be made, or is another than that of the weights.
+    """
+    own, section, inherited = workdir / "tokenizer", config.tokenizer, None
+    if config.init.source is not None and not begun(workdir):
+        giver = Path(config.init.source)
+        theirs = configs.of_run(giver).tokenizer
         inherited = pipeline.open_tokenizer(
-            theirs.tokenizer, source / "tokenizer", iter, shares, note
+            theirs, giver / "tokenizer", iter, shares, note
         )
-        if section is None:
-            section = theirs.tokenizer
-            if shares.process == 0 and not own.exists():
-                pipeline.copy_tokenizer(source / "tokenizer", own)
-            shares.wait("tokenizer copied")
-    codec = pipeline.open_tokenizer(
-        section,
-        own,
-        lambda: pipeline.texts_of(sources, objective.columns()),
-        shares,
-        note,
-    )
-    if config.init.source is not None and codec.fingerprint != inherited.fingerprint:
+        if section == theirs and shares.process == 0 and not own.exists():
+            pipeline.copy_tokenizer(giver / "tokenizer", own)
+        shares.wait("tokenizer copied")
+
+    def texts() -> Iterator[str]:
+        sources = pipeline.open_sources(configs.build(Data, config.data))
+        return pipeline.texts_of(sources, objective.columns())
+
+    codec = pipeline.open_tokenizer(section, own, texts, shares, note)
+    if inherited is not None and codec.fingerprint != inherited.fingerprint:
         raise DataError(
             "tokenizer",
             "another one than that of the weights",
             f"the tokenizer of {config.init.source}",
-            "leave tokenizer=None, to take it from init.source",
+            "set tokenizer to None, and it is taken from init.source",
         )
     return codec
 
 
-def durations(config: Config, corpus: Corpus) -> Callable[[Any], int]:
+def durations(config: Config, corpus: Corpus) -> Callable[..., int]:
     """What turns a duration of this run into steps; an epoch is all rows, once.
 
     Raises:
       ConfigError: durations in epochs that do not go together.
     """
-    configs.check_rules(config, examples_per_epoch=len(corpus.stream))
+    rows = len(corpus.stream)
+    configs.check_rules(config, examples_per_epoch=rows)
     known = {
         "batch_size": config.batch_size,
         "seq_len": config.seq_len,
-        "examples_per_epoch": len(corpus.stream),
+        "examples_per_epoch": rows,
     }
-    total = configs.to_steps(config.steps, **known, total_steps=None)
+    total = configs.to_steps(config.steps, **known)
     return functools.partial(configs.to_steps, **known, total_steps=total)
 
 
-def open_model(config: Config, corpus: Corpus) -> Any:
-    """The module, its vocabulary as large as the tokenizer's or as the config says."""
-    size = corpus.codec.vocab_size
-    wanted = config.model.vocab_size
-    if wanted is None:
-        multiple = config.model.vocab_multiple
-        wanted = math.ceil(size / multiple) * multiple
-    if wanted < size:
-        raise ConfigError(
-            "model.vocab_size",
-            str(wanted),
-            f"at least the tokenizer's {size}",
-            "leave it None, or use a smaller tokenizer",
-        )
-    compute = configs.build(Compute, config.compute, rules=config.mesh.rules)
-    return configs.build(
-        configs.load_class("model", config.model.name),
-        config.model | {"vocab_size": wanted},
-        compute=compute,
-        heads=corpus.objective.heads(),
-    )
-
-
-def open_program(
-    config: Config, corpus: Corpus, steps_of: Callable[[Any], int]
-) -> Program:
-    """Everything that runs on the devices, laid out over the mesh of the config.
+def open_program(config: Config, corpus: Corpus) -> Program:
+    """The model, laid out over the mesh of the config.
 
     Raises:
-      ConfigError: the mesh or the batch does not fit the devices.
+      ConfigError: the mesh does not fit the devices, or the model the tokenizer.
     """
     mesh_config = configs.build(sharding.MeshConfig, config.mesh)
     mesh = sharding.make_mesh(mesh_config)
-    sharding.check_batch(config.batch_size, config.grad_accum, mesh)
-    model = open_model(config, corpus)
-    settings = configs.build(optim.Optim, config.optim)
-    schedule = optim.schedule(settings, steps_of)
-
-    key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(lambda k: step.initial_params(model, k), key)
-    optimizer = optim.make(settings, shapes, schedule)
-    functions = step.make(
-        model,
-        corpus.objective,
-        optimizer,
-        schedule,
-        seed=config.seed,
-        grad_accum=config.grad_accum,
+    model = configs.build(
+        configs.load_class("model", config.model.name),
+        config.model | {"vocab_size": vocab_size(config, corpus)},
+        compute=configs.build(Compute, config.compute, rules=mesh_config.rules),
+        heads=corpus.objective.heads(),
     )
-    state = jax.eval_shape(functions.start, shapes)
-    shardings = sharding.state_shardings(
-        state, step.logical_axes(model), mesh, mesh_config.rules
-    )
-    abstract = jax.tree.map(
-        lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
-        state,
-        shardings,
-    )
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    functions = step.make(model, corpus.objective)
+    shapes = jax.eval_shape(functions.init, jax.random.key(0))
+    axes = step.logical_axes(model)
+    shardings = sharding.param_shardings(axes, shapes, mesh, mesh_config.rules)
+    whole = NamedSharding(mesh, PartitionSpec())
     return Program(
         model=model,
         mesh=mesh,
-        abstract=abstract,
-        init=jax.jit(functions.init, out_shardings=shardings.params),
-        start=jax.jit(functions.start, out_shardings=shardings),
-        update=jax.jit(
-            functions.update, out_shardings=(shardings, whole), donate_argnums=0
-        ),
+        params=placed(shapes, shardings),
+        init=jax.jit(functions.init, out_shardings=shardings),
         metrics=jax.jit(functions.metrics, out_shardings=whole),
         predict=jax.jit(
             lambda params, batch: (batch, functions.predict(params, batch)),
@@ -240,54 +226,112 @@ def open_program(
     )
 
 
+def open_training(
+    config: Config, corpus: Corpus, program: Program, steps_of: Callable[..., int]
+) -> Training:
+    """The optimiser and the update, for the program's model.
+
+    Raises:
+      ConfigError: the batch does not divide over the mesh, or the optimiser refuses.
+    """
+    mesh = program.mesh
+    sharding.check_batch(config.batch_size, config.grad_accum, mesh)
+    settings = configs.build(optim.Optim, config.optim)
+    schedule = optim.schedule(settings, steps_of)
+    functions = step.make_training(
+        program.model,
+        corpus.objective,
+        optim.make(settings, program.params, schedule),
+        schedule,
+        seed=config.seed,
+        grad_accum=config.grad_accum,
+    )
+    shapes = jax.eval_shape(functions.start, program.params)
+    axes = step.logical_axes(program.model)
+    shardings = sharding.state_shardings(shapes, axes, mesh, config.mesh.rules)
+    whole = NamedSharding(mesh, PartitionSpec())
+    return Training(
+        state=placed(shapes, shardings),
+        start=jax.jit(functions.start, out_shardings=shardings),
+        update=jax.jit(
+            functions.update, out_shardings=(shardings, whole), donate_argnums=0
+        ),
+    )
+
+
+def placed(shapes: Any, shardings: Any) -> Any:
+    """Shapes that also say where they lie."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=place
+        ),
+        shapes,
+        shardings,
+    )
+
+
+def vocab_size(config: Config, corpus: Corpus) -> int:
+    """The model's: as the config says, or the tokenizer's, rounded up."""
+    size, wanted = corpus.codec.vocab_size, config.model.vocab_size
+    if wanted is None:
+        multiple = config.model.vocab_multiple
+        return math.ceil(size / multiple) * multiple
+    if wanted < size:
+        raise ConfigError(
+            "model.vocab_size",
+            str(wanted),
+            f"at least the tokenizer's {size}",
+            "leave it None, or use a smaller tokenizer",
+        )
+    return wanted
+
+
 def on_devices(batch: dict[str, np.ndarray], mesh: Any) -> dict[str, jax.Array]:
-    """A process's share of a batch as global arrays; what only the host needs is left."""
+    """A process's share of a batch as global arrays, less what is the host's only."""
     arrays = {name: rows for name, rows in batch.items() if name != "example_ids"}
     return sharding.put_batch(arrays, mesh)
 
 
 def open_evaluators(
-    config: Config, workdir: Path, corpus: Corpus, program: Program, note: Note
-) -> dict[str, Callable[[Any, int], Iterator[tuple[str, float]]]]:
+    config: Config, workdir: Path, corpus: Corpus, program: Program
+) -> dict[str, Evaluate]:
     """By name, a function of (params, step) that runs the evaluation."""
-    evaluators = {}
-    for name, section in config.evals.items():
-        cls = configs.load_class("evaluator", section.evaluator)
-        evaluator = configs.build(cls, section)
-        data = configs.build(Data, section.data, sources=section.data.sources)
-        stream = pipeline.open_stream(
-            data,
-            corpus.objective,
-            corpus.codec,
-            seq_len=config.seq_len,
-            seed=section.seed,
-            train=False,
-            cache=workdir / "data",
+    return {
+        name: open_evaluator(name, section, config, workdir, corpus, program)
+        for name, section in config.evals.items()
+    }
+
+
+def open_evaluator(
+    name: str,
+    section: Config,
+    config: Config,
+    workdir: Path,
+    corpus: Corpus,
+    program: Program,
+) -> Evaluate:
+    """One evaluation; its metrics are named `<name>/<metric>`."""
+    cls = configs.load_class("evaluator", section.evaluator)
+    evaluator = configs.build(cls, section)
+    stream = corpus.open(section.data, seed=section.seed, train=False)
+    rows = min(len(stream), section.limit or len(stream))
+    batch_size = section.batch_size or config.batch_size
+    sharding.check_batch(batch_size, 1, program.mesh)
+
+    def batches() -> Iterator[dict[str, jax.Array]]:
+        host = pipeline.batches(
+            stream,
+            batch_size=batch_size,
+            first_step=0,
+            last_step=math.ceil(rows / batch_size),
+            data=configs.build(Data, section.data),
             shares=corpus.shares,
-            note=note,
+            rows=rows,
         )
-        rows = min(len(stream), section.limit or len(stream))
-        batch_size = section.batch_size or config.batch_size
-        sharding.check_batch(batch_size, 1, program.mesh)
+        put = functools.partial(on_devices, mesh=program.mesh)
+        return pipeline.prefetch(host, put)
 
-        def batches(
-            stream: Stream = stream,
-            rows: int = rows,
-            batch_size: int = batch_size,
-            data: Data = data,
-        ) -> Iterator[dict[str, jax.Array]]:
-            host = pipeline.batches(
-                stream,
-                batch_size=batch_size,
-                first_step=0,
-                last_step=math.ceil(rows / batch_size),
-                data=data,
-                shares=corpus.shares,
-                rows=rows,
-            )
-            put = functools.partial(on_devices, mesh=program.mesh)
-            return pipeline.prefetch(host, put)
-
+    def evaluate(params: Any, at: int) -> dict[str, float]:
         tools = Tools(
             stream=stream,
             rows=rows,
@@ -296,22 +340,13 @@ def open_evaluators(
             predict=program.predict,
             codec=corpus.codec,
             show=getattr(corpus.objective, "show", None),
-            train_counts=functools.partial(token_counts, corpus),
-            samples=workdir / "samples",
+            train_counts=corpus.token_counts,
+            samples=workdir / "samples" / f"{name}-{at}.txt",
         )
-        evaluators[name] = functools.partial(_run, evaluator, tools, name)
-    return evaluators
+        found = evaluator.run(tools, params)
+        return {f"{name}/{metric}": value for metric, value in found}
 
-
-def _run(evaluator: Any, tools: Tools, name: str, params: Any, step: int) -> dict:
-    tools = dataclasses.replace(tools, samples=tools.samples / f"{name}-{step}.txt")
-    return {f"{name}/{key}": value for key, value in evaluator.run(tools, params)}
-
-
-def token_counts(corpus: Corpus) -> np.ndarray:
-    """(V,) how often each token stands in the training rows."""
-    size = corpus.codec.vocab_size
-    return sum(index.token_counts(size) for index in corpus.stream.indices)
+    return evaluate
 
 
 def model_flops(model: Any, params: Any, batch: dict[str, Any]) -> float:
@@ -321,17 +356,14 @@ def model_flops(model: Any, params: Any, batch: dict[str, Any]) -> float:
     kernels of the layers, of scores and sums of attention (2 x T x N x H a layer), and
     of each target place with the vocabulary head].
     """
-    leaves = trees.flatten(params)
     rows, length = batch["inputs"].shape
-    kernels = {path: math.prod(leaf.shape) for path, leaf in leaves.items()}
     layers = sum(
-        size
-        for path, size in kernels.items()
+        math.prod(leaf.shape)
+        for path, leaf in trees.flatten(params).items()
         if path.startswith("layers/") and path.endswith("/kernel")
     )
     heads = (model.head_dim or model.d_model // model.num_heads) * model.num_heads
-    attention = 2 * model.num_layers * length * heads
-    products = rows * length * (layers + attention)
+    products = rows * length * (layers + 2 * model.num_layers * length * heads)
     if "target_positions" in batch:
         places = math.prod(batch["target_positions"].shape)
         products += places * model.d_model * (model.d_model + model.vocab_size)

@@ -23,26 +23,29 @@ class State(NamedTuple):
 
 
 class Functions(NamedTuple):
-    """The pure functions of a run; nothing in them is compiled yet.
+    """What a model and an objective can do without an optimiser.
 
     Attributes:
       init: key -> parameters.
-      start: parameters -> State, before the first update.
-      update: (State, batch) -> (State, measurements).
       metrics: (params, batch) -> {metric: (sum, count)}.
       predict: (params, batch) -> the objective's predictions.
     """
 
     init: Callable[[Array], PyTree]
-    start: Callable[[PyTree], State]
-    update: Callable[[State, Batch], tuple[State, dict[str, Float[Array, ""]]]]
     metrics: Callable[[PyTree, Batch], dict[str, tuple[Array, Array]]]
     predict: Callable[[PyTree, Batch], dict[str, Array]]
 
 
-def initial_params(model: Any, key: Array) -> PyTree:
-    """Every parameter of a model, float32; `touch` goes through all its modules."""
-    return nn.meta.unbox(model.init({"params": key}, method="touch")["params"])
+class TrainingFunctions(NamedTuple):
+    """What an optimiser adds.
+
+    Attributes:
+      start: parameters -> State, before the first update.
+      update: (State, batch) -> (State, measurements).
+    """
+
+    start: Callable[[PyTree], State]
+    update: Callable[[State, Batch], tuple[State, dict[str, Float[Array, ""]]]]
 
 
 def logical_axes(model: Any) -> PyTree:
@@ -56,7 +59,26 @@ def logical_axes(model: Any) -> PyTree:
     )
 
 
-def make(
+def make(model: Any, objective: Any) -> Functions:
+    """Binds a model and an objective into pure functions; nothing is compiled yet."""
+
+    def init(key: Array) -> PyTree:
+        return nn.meta.unbox(model.init({"params": key}, method="touch")["params"])
+
+    def metrics(params: PyTree, batch: Batch) -> dict:
+        return model.apply(
+            {"params": params}, batch, method=lambda m, b: objective.metrics(m, b)
+        )
+
+    def predict(params: PyTree, batch: Batch) -> dict:
+        return model.apply(
+            {"params": params}, batch, method=lambda m, b: objective.predict(m, b)
+        )
+
+    return Functions(init, metrics, predict)
+
+
+def make_training(
     model: Any,
     objective: Any,
     optimizer: optax.GradientTransformation,
@@ -64,8 +86,8 @@ def make(
     *,
     seed: int,
     grad_accum: int,
-) -> Functions:
-    """Binds a model, an objective and an optimiser into pure functions of a state.
+) -> TrainingFunctions:
+    """Binds a model, an objective and an optimiser into the update of a state.
 
     An update first totals each term's count over the whole batch, then adds up over
     micro-batches the gradient of the sum over terms of sum / total; so micro-batches
@@ -122,20 +144,7 @@ def make(
         }
         return State(state.step + 1, params, opt_state), measurements
 
-    def metrics(params: PyTree, batch: Batch) -> dict:
-        return model.apply(
-            {"params": params}, batch, method=lambda m, b: objective.metrics(m, b)
-        )
-
-    def predict(params: PyTree, batch: Batch) -> dict:
-        return model.apply(
-            {"params": params}, batch, method=lambda m, b: objective.predict(m, b)
-        )
-
-    def init(key: Array) -> PyTree:
-        return initial_params(model, key)
-
-    return Functions(init, start, update, metrics, predict)
+    return TrainingFunctions(start, update)
 
 
 def _split(x: Array, parts: int) -> Array:

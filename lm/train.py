@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lm import checkpoint, guard, parts, runtime, storage, timing, transfer, trees
+from lm import checkpoint, guard, parts, runtime, sharding, storage, timing, transfer
 from lm import config as configs
 from lm.checkpoint import Checkpointer
 from lm.config import Config
@@ -25,7 +25,6 @@ class Pending(NamedTuple):
 
     step: int
     measurements: dict[str, jax.Array]
-    evaluations: dict[str, float]
     tokens: int
 
 
@@ -50,7 +49,8 @@ def train(
       The exit code: 0, or that of a run that was told to stop and has saved.
     """
     primary = jax.process_index() == 0
-    writer = Writer(workdir, configs.build(Log, config.log), primary=primary, every=1, total_steps=1)
+    config = parts.with_tokenizer(config, workdir)
+    writer = Writer(workdir, configs.build(Log, config.log), primary=primary)
     with writer:
         # ── The workdir: a new run, or one to go on with ────────────────────────────
         for note in (*notes, *adopt(config, workdir, allow_change, primary)):
@@ -77,24 +77,22 @@ def train(
         stop = configs.build(guard.Stop, config.stop)
         following = guard.follow(stop)
         best = guard.Best(config.checkpoint.best, config.checkpoint.best_mode)
-        host = newest_host(checkpointer)
-        following = following.resume(host.get("stop"))
+        following = following.resume(newest_host(checkpointer).get("stop"))
         if checkpointer.latest() == total or guard.enough(stop, following):
             writer.note(summary(workdir, checkpointer.latest()))
             return 0
 
         # ── Model, optimiser and mesh; nothing is computed yet ──────────────────────
-        program = parts.open_program(config, corpus, steps_of)
-        evaluators = parts.open_evaluators(
-            config, workdir, corpus, program, writer.note
-        )
-        needs = describe_memory(program)
+        program = parts.open_program(config, corpus)
+        training = parts.open_training(config, corpus, program, steps_of)
+        evals = parts.open_evaluators(config, workdir, corpus, program)
+        needs = describe_memory(training.state)
         writer.note(needs)
 
         with jax.set_mesh(program.mesh):
             # ── Start: the own workdir, else init.source, else scratch ──────────────
             if checkpointer.latest() is not None:
-                state, host = checkpointer.restore(program.abstract)
+                state, host = checkpointer.restore(training.state)
                 check_data(host["data"], identity)
                 following = guard.follow(stop).resume(host["stop"])
                 best = best.resume(host["best"])
@@ -105,27 +103,28 @@ def train(
                     init = configs.build(checkpoint.Init, config.init)
                     params, report = transfer.load_params(init, params)
                     writer.note(str(report))
-                state = program.start(params)
+                state = training.start(params)
             start = int(state.step)
 
             # ── Batches of this process, on their way to the devices ────────────────
             batches = feed(config, corpus, program, start, total)
             batch, tokens = next(batches)
             began = time.perf_counter()
-            update = program.update.lower(state, batch).compile()
+            update = training.update.lower(state, batch).compile()
             writer.note(f"compiled in {time.perf_counter() - began:.1f} s")
             timer = timing.StepTimer(
                 flops_per_step=parts.model_flops(program.model, state.params, batch),
                 peak=timing.device_peak(config.compute.dtype),
-                devices=jax.device_count(),
+                devices=program.mesh.size,
             )
-            writer._total=total; writer._every=steps_of(config.log.every); writer.start(start)
+            writer.start(
+                start, every=steps_of(config.log.every), total_steps=total
+            )
 
-            def write(done: Pending) -> None:
+            def read(done: Pending) -> tuple[dict[str, Any], dict[str, float]]:
                 values = jax.device_get(done.measurements)
                 guard.check_finite(done.step, values)
-                lap = timer.lap(done.tokens)
-                writer.row(done.step, {**values, **done.evaluations}, lap)
+                return values, timer.lap(done.tokens)
 
             # ── The loop ────────────────────────────────────────────────────────────
             pending: Pending | None = None
@@ -134,27 +133,29 @@ def train(
                 for step in range(start + 1, total + 1):
                     state, measurements = update(state, batch)
                     if pending is not None:  # read while the devices work
-                        write(pending)
-                    pending = Pending(step, measurements, {}, tokens)
+                        writer.row(pending.step, *read(pending))
+                    pending = Pending(step, measurements, tokens)
                     if step < total:
                         with timer.waiting():
                             batch, tokens = next(batches)
 
-                    for name, evaluate in evaluators.items():
-                        if is_time(step, eval_every[name]):
-                            with timer.aside():
-                                found = evaluate(state.params, step)
-                            pending.evaluations.update(found)
-                    improved = best
-                    best = best.observe(step, pending.evaluations)
-                    improved = best.step == step and best is not improved
-                    following = following.observe(step, pending.evaluations)
-
+                    due = [name for name in evals if is_time(step, eval_every[name])]
                     asked = preemption.requested(step)
-                    over = step == total or guard.enough(stop, following) or asked
-                    if over or improved or is_time(step, save_every):
-                        write(pending)
-                        pending = None
+                    over = asked or step == total
+                    if not (due or over or is_time(step, save_every)):
+                        continue
+
+                    # Evaluations and saves wait until the step is known to be sound.
+                    values, lap = read(pending)
+                    pending = None
+                    with timer.aside():
+                        for name in due:
+                            values |= evals[name](state.params, step)
+                    best = best.observe(step, values)
+                    following = following.observe(step, values)
+                    writer.row(step, values, lap)
+                    over = over or guard.enough(stop, following)
+                    if over or best.step == step or is_time(step, save_every):
                         with timer.aside():
                             writer.sync()
                             checkpointer.save(
@@ -166,7 +167,7 @@ def train(
                                     "stop": following.asdict(),
                                     "best": best.asdict(),
                                 },
-                                value=best.value if improved else None,
+                                value=best.value if best.step == step else None,
                             )
                     if over:
                         exit_code = preemption.exit_code if asked else 0
@@ -195,7 +196,7 @@ def adopt(
         that may not change.
     """
     file = workdir / "config.json"
-    begun = any((workdir / "checkpoints").glob("[0-9]*"))
+    begun = parts.begun(workdir)
     changes = []
     if file.exists():
         changes = configs.changes(configs.from_json(file.read_text()), config)
@@ -270,27 +271,23 @@ def describe_data(corpus: parts.Corpus, config: Config, total: int) -> str:
     tokens = sum(index.facts["tokens"] for index in corpus.stream.indices)
     epochs = total * config.batch_size / rows
     return (
-        f"data: {rows:,} rows, {tokens:,} tokens, vocabulary {corpus.codec.vocab_size:,}; "
-        f"{total:,} steps of {config.batch_size} rows are {epochs:.1f} epochs"
+        f"data: {rows:,} rows, {tokens:,} tokens, vocabulary "
+        f"{corpus.codec.vocab_size:,}; {total:,} steps of {config.batch_size} rows "
+        f"are {epochs:.1f} epochs"
     )
 
 
-def describe_memory(program: parts.Program) -> str:
+def describe_memory(state: Any) -> str:
     """Bytes per device that the parameters and the optimiser need."""
 
     def size(tree: Any) -> str:
-        leaves = jax.tree.leaves(tree)
-        return megabytes(
-            sum(
-                math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-                for leaf in leaves
-            )
-        )
+        places = jax.tree.map(lambda leaf: leaf.sharding, tree)
+        return megabytes(sharding.bytes_per_device(tree, places))
 
-    count = sum(math.prod(p.shape) for p in jax.tree.leaves(program.abstract.params))
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
     return (
-        f"{count:,} parameters; per device: parameters "
-        f"{size(program.abstract.params)}, optimiser {size(program.abstract.opt_state)}"
+        f"{count:,} parameters; per device: parameters {size(state.params)}, "
+        f"optimiser {size(state.opt_state)}"
     )
 
 

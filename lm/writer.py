@@ -64,7 +64,7 @@ class Writer:
     ):
         self._workdir, self._primary = Path(workdir), primary
         self._tensorboard = log.tensorboard
-        self._stream: TextIO | None = stream or sys.stdout
+        self._stream = stream or sys.stdout
         self._metrics: storage.Appender | None = None
         self._timing: storage.Appender | None = None
         self._board: _TensorBoard | None = None
@@ -102,7 +102,7 @@ class Writer:
         self._every, self._total = every, total_steps
         self._anchor = None
         self._recent.clear()
-        if self._stream and self._stream.isatty() and os.environ.get("TERM") != "dumb":
+        if self._stream.isatty() and os.environ.get("TERM") != "dumb":
             self._bar = self._bar or _Bar(self._stream, self._total)
             self._bar.show(step, "starting")
 
@@ -219,15 +219,14 @@ class Writer:
     def _print(self, message: str) -> None:
         if self._bar:
             self._bar.print(message)
-        elif self._stream:
+        else:
             encoding = getattr(self._stream, "encoding", None) or "utf-8"
             text = message.encode(encoding, "backslashreplace").decode(encoding)
             try:
                 print(text, file=self._stream, flush=True)
             except OSError:  # The reader has gone (`| head`): the files remain.
-                with suppress(OSError):  # Else the flush at exit fails once more.
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-                self._stream = None
+                # Later lines go nowhere, so that the flush at exit does not fail.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 def cut(path: Path, step: int) -> str | None:

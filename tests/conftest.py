@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Eight devices; and programs that run for milliseconds are not worth long compilation.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_llvm_disable_expensive_passes=true",
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,3 +29,14 @@ def test_data():
         return place / name
 
     return find
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_cache(tmp_path_factory):
+    """Programs compiled once for all tests of a session."""
+    import jax
+
+    place = os.environ.get("LM_TEST_CACHE") or tmp_path_factory.mktemp("compiled")
+    jax.config.update("jax_compilation_cache_dir", str(place))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

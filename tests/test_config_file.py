@@ -52,6 +52,10 @@ def test_missing_file_names_those_near(config_file, tmp_path):
             "import json\n\ndef get_config(arg):\n    return json.loads(arg)",
             r"run.py:4: found JSONDecodeError: .* in `return json.loads\(arg\)`",
         ),
+        (
+            "def get_config(arg):\n    return lr(0)\n\ndef lr(n):\n    return 1 / n",
+            r"run.py:5: found ZeroDivisionError: .* in `return 1 / n`",
+        ),
         ("import sys\nsys.exit(3)", "run.py:2: found SystemExit"),
         ("x = 1", "found no get_config"),
         ("def get_config(arg): return 3", "found 3, expected a ConfigDict"),

@@ -34,6 +34,7 @@ def run(stop: Stop, values: list[float]) -> tuple[Best, int | None]:
         ([NAN, 5, NAN, INF], {}, 5, 2, 4),
         ([NAN, NAN], {}, None, None, 2),
         ([INF, 5], {"mode": "max"}, 5, 2, None),
+        ([5, INF, 4], {"mode": "max"}, 5, 1, 3),
         ([1, 2, 3, 4], {"metric": None}, None, None, None),
     ],
 )

@@ -129,7 +129,10 @@ def test_factored_moments_keep_the_dimensions_that_survive():
     assert square == {P(None, None)}
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "adafactor", "muon"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("adamw", "muon")]
+
+
+@pytest.mark.parametrize("name", ["adafactor", "lamb", *SLOW])
 def test_an_update_on_eight_devices_equals_one(name):
     options = {"min_dim_size_to_factor": 2} if name == "adafactor" else {}
     tx = optimizer(name, **options)

@@ -31,7 +31,8 @@ def find_files(pattern: str) -> list[Path]:
         raise DataError(
             pattern, "a folder", "a file or a glob", f"write {path / '*.txt'}"
         )
-    matches = sorted(map(Path, glob.glob(str(path), recursive=True)))
+    names = [] if "\0" in pattern else glob.glob(str(path), recursive=True)
+    matches = sorted(map(Path, names))
     matches = [m for m in matches if os.path.isfile(m) and not m.name.startswith("._")]
     if matches:
         return matches

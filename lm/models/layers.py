@@ -25,7 +25,7 @@ from lm.ops.norms import layer_norm
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 BOUNDS = {"unroll": "[0, inf)"}
-CHANGEABLE = ("dtype", "unroll", "remat", "attention", "precision", "dropout_bits")
+CHANGEABLE = ("dtype", "unroll", "remat", "attention", "precision")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,6 @@ class Compute:
         or everything but each layer's input.
       attention: the implementation; each must honour segment masks.
       precision: of float32 matrix products on accelerators that have several.
-      dropout_bits: random bits per element; the rate is rounded to 2^-bits.
       rules: logical axis name -> mesh axes, set from config.mesh; () constrains nothing.
     """
 
@@ -48,7 +47,6 @@ class Compute:
     remat: Literal["none", "dots", "full"] = "none"
     attention: Literal["xla"] = "xla"
     precision: Literal["default", "high", "highest"] = "default"
-    dropout_bits: Literal[8, 16, 32] = 16
     rules: Rules = ()
 
 
@@ -164,13 +162,11 @@ class Table(nn.Module):
 
 class Dropout(nn.Module):
     rate: float
-    compute: Compute
 
     def __call__(self, x: Float[Array, "..."], *, train: bool) -> Float[Array, "..."]:
         if not train or self.rate == 0.0:
             return x
-        key = self.make_rng("dropout")
-        return dropout(x, rate=self.rate, key=key, bits=self.compute.dropout_bits)
+        return dropout(x, rate=self.rate, key=self.make_rng("dropout"))
 
 
 class Attention(nn.Module):
@@ -203,7 +199,6 @@ class Attention(nn.Module):
             mask=mask,
             dropout_rate=self.dropout,
             dropout_key=self.make_rng("dropout") if drop else None,
-            dropout_bits=self.compute.dropout_bits,
             precision=self.compute.precision,
         )
         return self.output(attended)

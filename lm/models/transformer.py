@@ -103,7 +103,7 @@ class Layer(nn.Module):
         )
         self.attention_norm = LayerNorm(self.d_model, self.norm_epsilon)
         self.mlp_norm = LayerNorm(self.d_model, self.norm_epsilon)
-        self.drop = Dropout(self.dropout, self.compute)
+        self.drop = Dropout(self.dropout)
 
     def __call__(
         self, x: Float[Array, "B T D"], mask: Bool[Array, "B 1 T T"], train: bool
@@ -144,7 +144,7 @@ class Embed(nn.Module):
             self.type = Table(self.token_types, dim, None, std)
         if self.embedding_norm:
             self.norm = LayerNorm(dim, self.norm_epsilon)
-        self.drop = Dropout(self.dropout, self.compute)
+        self.drop = Dropout(self.dropout)
 
     def table(self) -> Float[Array, "V D"]:
         # Were it sharded over embed as well, a gather would make the compiler copy it.
@@ -324,7 +324,7 @@ class Model(nn.Module):
         if any(head.kind == "pooled" for head in self.heads):
             dim = (self.d_model,)
             self.pooler = Dense(dim, dim, ("embed", None), std, compute)
-            self.drop = Dropout(self.dropout, compute)
+            self.drop = Dropout(self.dropout)
         if self.heads:
             self.all_heads = Heads(
                 self.heads,

@@ -26,7 +26,6 @@ def attend(
     mask: Bool[Array, "B 1 T S"],
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
-    dropout_bits: int = 16,
     precision: jax.lax.Precision | None = None,
 ) -> Float[Array, "B T N H"]:
     """softmax(Q K^T / sqrt(H)) V, with dropout on the probabilities.
@@ -44,7 +43,5 @@ def attend(
     )
     scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    probabilities = dropout(
-        probabilities, rate=dropout_rate, key=dropout_key, bits=dropout_bits
-    )
+    probabilities = dropout(probabilities, rate=dropout_rate, key=dropout_key)
     return jnp.einsum("bnts,bsnh->btnh", probabilities, value, precision=precision)

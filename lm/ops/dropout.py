@@ -1,43 +1,55 @@
-"""Dropout (Srivastava et al. 2014) from few random bits."""
+"""Dropout (Srivastava et al. 2014) that costs few random numbers and no memory."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 
-def keep_probability(rate: float, *, bits: int) -> float:
-    """The probability that dropout really keeps an element: 1 - rate, in 2^-bits."""
-    return 1.0 - round(rate * 2**bits) / 2**bits
-
-
 def keep_mask(
-    key: jax.Array, shape: tuple[int, ...], *, rate: float, bits: int
+    key: jax.Array, shape: tuple[int, ...], *, rate: float
 ) -> Bool[Array, "..."]:
-    """True with probability `keep_probability(rate, bits=bits)`, independently."""
-    numbers = jax.random.bits(key, shape, jnp.dtype(f"uint{bits}"))
-    return numbers >= round(rate * 2**bits)
+    """True with probability 1 - rate (to 2^-32), independently for each element.
+
+    Two random words for each row (the last axis) come from `key`; the elements of a row
+    are those words and the column, mixed by two multiplications and three shifted xors
+    (the scheme of MurmurHash3's finaliser). Drawing every element from jax.random took
+    a tenth of a training step on CPU.
+    """
+    words = jax.random.bits(key, (2, *shape[:-1], 1), jnp.uint32)
+    column = jax.lax.broadcasted_iota(jnp.uint32, shape, len(shape) - 1)
+    h = column * jnp.uint32(0x9E3779B9) + words[0]
+    h = (h ^ (h >> 16)) * jnp.uint32(0x7FEB352D) + words[1]
+    h = (h ^ (h >> 15)) * jnp.uint32(0x846CA68B)
+    return (h ^ (h >> 16)) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
 def dropout(
-    x: Float[Array, "..."],
-    *,
-    rate: float,
-    key: jax.Array | None,
-    bits: int = 16,
+    x: Float[Array, "..."], *, rate: float, key: jax.Array | None
 ) -> Float[Array, "..."]:
-    """Zeroes elements with probability `rate` and scales the others; unbiased.
+    """Zeroes elements with probability `rate`, scales the others by 1 / (1 - rate).
 
-    Without a key (not training) or at rate 0, x is returned as it is.
-
-    Args:
-      x: any array of floats.
-      rate: probability of a zero, rounded to a multiple of 2^-bits; the scale is one
-        over the rounded `keep_probability`, so the expectation is exactly x.
-      key: random key; an `rbg` key is several times cheaper than a threefry key.
-      bits: random bits per element: 8, 16 or 32.
+    Without a key (not training) or at rate 0, x is returned as it is. The backward pass
+    draws the mask again from the key instead of keeping it.
     """
     if key is None or rate == 0.0:
         return x
-    keep = keep_mask(key, x.shape, rate=rate, bits=bits)
-    scale = 1.0 / keep_probability(rate, bits=bits)
-    return jnp.where(keep, x * jnp.asarray(scale, x.dtype), jnp.zeros((), x.dtype))
+    return _dropout(x, key, rate)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dropout(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
+    kept = x * jnp.asarray(1.0 / (1.0 - rate), x.dtype)
+    return jnp.where(keep_mask(key, x.shape, rate=rate), kept, jnp.zeros((), x.dtype))
+
+
+def _forward(x, key, rate):
+    return _dropout(x, key, rate), key
+
+
+def _backward(rate, key, gradient):
+    return _dropout(gradient, key, rate), None
+
+
+_dropout.defvjp(_forward, _backward)

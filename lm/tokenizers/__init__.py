@@ -160,14 +160,20 @@ def index_tokens(tokens: Sequence[str], path: object) -> dict[str, int]:
     return ids
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 file, its line ends as they are; DataError otherwise."""
+def read_bytes(path: Path) -> bytes:
+    """A file of a tokenizer's directory; DataError where it is absent."""
     try:
-        return path.read_bytes().decode()
+        return path.read_bytes()
     except FileNotFoundError:
         raise DataError(
             str(path), "no such file", "a file of the tokenizer", "make it again"
         ) from None
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file, its line ends as they are; DataError otherwise."""
+    try:
+        return read_bytes(path).decode()
     except UnicodeDecodeError as error:
         raise DataError(
             str(path),
@@ -246,7 +252,7 @@ def fingerprint(
             )
         digest.update(f"\0{name}={json.dumps(value, sort_keys=True)}".encode())
     for name in files:
-        content = (directory / name).read_bytes()
+        content = read_bytes(directory / name)
         digest.update(f"\0{name}:{len(content)}\0".encode() + content)
     return digest.hexdigest()
 

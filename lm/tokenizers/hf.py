@@ -102,40 +102,39 @@ class Tokenizer:
 
     def load(self, directory: Path) -> Codec:
         """Reads what `make` wrote; DataError where it is damaged or does not fit."""
-        files = next(
-            (
-                tuple(f)
-                for f in LAYOUTS[self.kind]
-                if (directory / next(iter(f))).exists()
-            ),
-            tuple(LAYOUTS[self.kind][-1]),
-        )
+        layouts = LAYOUTS[self.kind]
+        made = [f for f in layouts if all((directory / name).exists() for name in f)]
+        files = tuple((made or layouts[1:])[0])
+        stamp = fingerprint(self, ENCODING, directory, files)
         if files == ("tokenizer.json",):
-            build = read_tokenizer_json
+            tokenizer = read_tokenizer_json(directory, self)
+        elif self.kind == "wordpiece":
+            tokenizer = read_wordpiece(directory, self)
         else:
-            build = read_wordpiece if self.kind == "wordpiece" else read_bpe
-        tokenizer = build(directory, self)
+            tokenizer = read_bpe(directory, self)
+        path = directory / files[0]
         ids = tokenizer.get_vocab(with_added_tokens=True)
         tokens = sorted(ids, key=ids.__getitem__)
         if [ids[token] for token in tokens] != list(range(len(tokens))):
             raise DataError(
-                str(directory / files[0]),
+                str(path),
                 f"{len(tokens)} tokens with ids up to {ids[tokens[-1]]}",
                 "each id from 0 once",
                 "fetch the file again",
             )
+        special = self.special
+        if self.kind == "wordpiece":
+            special = special | {"unk": tokenizer.model.unk_token}
         added = tokenizer.get_added_tokens_decoder()
-        return refuse_reachable(
-            HFCodec(
-                tokens,
-                find_roles(ids, self.special, directory / files[0]),
-                starts_word=(starts_word(token, self.kind) for token in tokens),
-                fingerprint=fingerprint(self, ENCODING, directory, files),
-                more_special=[id for id, token in added.items() if token.special],
-                tokenizer=tokenizer,
-            ),
-            directory / files[0],
+        codec = HFCodec(
+            tokens,
+            find_roles(ids, special, path),
+            starts_word=(starts_word(token, self.kind) for token in tokens),
+            fingerprint=stamp,
+            more_special=[id for id, token in added.items() if token.special],
+            tokenizer=tokenizer,
         )
+        return refuse_reachable(codec, path)
 
 
 class HFCodec(Codec):

@@ -82,11 +82,11 @@ class Tokenizer:
         import sentencepiece
 
         path = directory / FILE
+        stamp = fingerprint(self, ENCODING, directory, [FILE])
         try:
-            processor = sentencepiece.SentencePieceProcessor(
-                model_proto=path.read_bytes()
-            )
-        except (OSError, RuntimeError) as error:
+            model = path.read_bytes()
+            processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
             raise DataError(
                 str(path),
                 f"no readable model ({error})",
@@ -111,18 +111,16 @@ class Tokenizer:
                 f"{self.extra_ids} with a model that holds {sentinels[-1]!r} already",
                 "0, or a model without sentinels",
             )
-        return refuse_reachable(
-            SentencePieceCodec(
-                pieces + sentinels,
-                roles,
-                starts_word=(piece.startswith("▁") for piece in pieces + sentinels),
-                fingerprint=fingerprint(self, ENCODING, directory, [FILE]),
-                sentinels=self.extra_ids,
-                more_special=[*control, unknown],
-                processor=processor,
-            ),
-            path,
+        codec = SentencePieceCodec(
+            pieces + sentinels,
+            roles,
+            starts_word=(piece.startswith("▁") for piece in pieces + sentinels),
+            fingerprint=stamp,
+            sentinels=self.extra_ids,
+            more_special=[*control, unknown],
+            processor=processor,
         )
+        return refuse_reachable(codec, path)
 
 
 class SentencePieceCodec(Codec):

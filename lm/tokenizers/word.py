@@ -78,6 +78,7 @@ class Tokenizer:
     def load(self, directory: Path) -> Codec:
         """Reads what `make` wrote; DataError where it is damaged or does not fit."""
         path = directory / FILE
+        stamp = fingerprint(self, ENCODING, directory, [FILE])
         tokens = [unescape(line) for line in read_lines(path)]
         ids = index_tokens(tokens, path)
         roles = find_roles(ids, self.special, path)
@@ -120,7 +121,7 @@ class Tokenizer:
             tokens,
             roles,
             starts_word=starts,
-            fingerprint=fingerprint(self, ENCODING, directory, [FILE]),
+            fingerprint=stamp,
             plain=plain,
             options=self,
         )

@@ -228,7 +228,7 @@ def tokenizer_json(tmp_path: Path, model, splitter) -> Path:
     """A file as the library saves it, with truncation and padding left on."""
     tokenizer = library.Tokenizer(model)
     tokenizer.pre_tokenizer = splitter
-    tokenizer.add_special_tokens(["[PAD]", "[MASK]"])
+    tokenizer.add_special_tokens(["[PAD]", "[MASK]", "<turn>"])
     tokenizer.enable_truncation(2)
     tokenizer.enable_padding(length=9)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
@@ -245,7 +245,8 @@ def test_tokenizer_json_neither_cuts_nor_pads_nor_sees_special_tokens(tmp_path):
         codec = make(tmp_path, path=str(place))
         pieces = [codec.token(id) for id in codec.encode("dogs [mask] dog dog dog")]
         assert pieces == ["dog", "##s", "[", "mask", "]", "dog", "dog", "dog"]
-        assert not codec.special_ids & {*codec.encode("[PAD]dog")} - {codec.unk_id}
+        assert codec.token(10) == "<turn>" and 10 in codec.special_ids
+        assert not codec.special_ids & {*codec.encode("[PAD]<turn>")} - {codec.unk_id}
     with pytest.raises(DataError) as error:
         make(tmp_path, path=str(path), lowercase=False)
     refused(error, "tokenizer.json", "lowercase")
@@ -257,6 +258,10 @@ def test_tokenizer_json_that_cannot_be_trusted_is_refused(tmp_path):
     with pytest.raises(DataError) as error:
         make(tmp_path, path=str(path))
     refused(error, "[PAD]", "ordinary text")
+    model = library.models.WordPiece(VOCABULARY, unk_token="[OOV]")
+    path = tokenizer_json(tmp_path, model, library.pre_tokenizers.BertPreTokenizer())
+    with pytest.raises(DataError, match=r"no token '\[OOV\]'"):
+        make(tmp_path, path=str(path))
     model = library.models.Unigram([("a", 0.0)])
     path = tokenizer_json(tmp_path, model, library.pre_tokenizers.Whitespace())
     with pytest.raises(DataError) as error:
@@ -353,6 +358,11 @@ def test_load_refuses_a_directory_made_with_other_options(tmp_path):
     with pytest.raises(DataError) as error:
         Tokenizer(lowercase=False).load(tmp_path)
     refused(error, "tokenizer.lowercase", "False", "None")
+    with pytest.raises(DataError, match=r"tokenizer\.kind: found 'bpe'"):
+        Tokenizer(kind="bpe").load(tmp_path)
     (tmp_path / "vocab.txt").unlink()
     with pytest.raises(DataError, match=r"vocab\.txt"):
+        Tokenizer().load(tmp_path)
+    (tmp_path / "options.json").unlink()
+    with pytest.raises(DataError, match=r"options\.json"):
         Tokenizer().load(tmp_path)

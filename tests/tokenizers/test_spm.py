@@ -156,8 +156,16 @@ def test_an_error_in_the_texts_comes_through_as_it_is(tmp_path):
         yield "some words"
         raise DataError("train.txt:2", "broken UTF-8", "UTF-8")
 
-    with pytest.raises(DataError, match=r"train\.txt:2"):
+    with pytest.raises(DataError) as error:
         Tokenizer(vocab_size=60).make(texts, tmp_path)
+    assert error.value.where == "train.txt:2"
+
+
+def test_a_directory_without_its_model_is_refused(tmp_path):
+    Tokenizer(vocab_size=60).make(lambda: iter(TEXTS), tmp_path)
+    (tmp_path / "spm.model").unlink()
+    with pytest.raises(DataError, match=r"spm\.model: found no such file"):
+        Tokenizer(vocab_size=60).load(tmp_path)
 
 
 def test_sentinels_that_the_model_holds_already_are_refused(tmp_path):
@@ -168,11 +176,14 @@ def test_sentinels_that_the_model_holds_already_are_refused(tmp_path):
         model_prefix=str(tmp_path / "own"),
         vocab_size=60,
         user_defined_symbols=["<extra_id_0>"],
+        pad_id=3,
+        pad_piece="<blank>",
         hard_vocab_limit=False,
         minloglevel=2,
     )
     path = str(tmp_path / "own.model")
-    assert make(tmp_path, path=path).sentinel_ids == ()
+    codec = make(tmp_path, path=path)
+    assert (codec.sentinel_ids, codec.pad_id) == ((), 3)
     with pytest.raises(DataError, match="<extra_id_0>"):
         make(tmp_path, path=path, extra_ids=2)
     with pytest.raises(DataError, match=r"tokenizer\.extra_ids: found 1"):

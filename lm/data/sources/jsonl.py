@@ -70,11 +70,11 @@ def objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
             yield where, text
             continue
         try:
-            row = parser.decode(text)
+            row = parser.decode(text.rstrip())
         except json.JSONDecodeError as error:
             row = f"broken JSON ({error.msg} at column {error.colno})"
         except (ValueError, RecursionError) as error:
-            row = f"JSON that cannot be kept ({error})"
+            row = f"JSON that cannot be taken ({error})"
         else:
             if isinstance(row, dict):
                 yield where, row

@@ -114,9 +114,9 @@ class Source(base.Source):
         except NotImplementedError as error:
             raise DataError(
                 f"dataset {self.dataset}",
-                f"files of format {builder.info.file_format}",
+                f"files of format {builder.info.file_format.value}",
                 "array_record",
-                f"in another data_dir, {self.how_to_prepare()}",
+                dataclasses.replace(self, data_dir="ANOTHER").how_to_prepare(),
             ) from error
 
     def damaged(self, where: str, found: str) -> DataError:
@@ -125,13 +125,13 @@ class Source(base.Source):
 
     def how_to_prepare(self) -> str:
         place = "" if self.data_dir is None else f", data_dir={self.data_dir!r}"
-        # Without these imports tfds knows only some of its data sets by name.
+        # Without TensorFlow tfds knows the text data sets once their module is loaded.
         return (
-            'run python -c "import tensorflow_datasets as tfds; '
-            "from tensorflow_datasets import question_answering, summarization, text, "
-            f"translate; tfds.builder({self.dataset!r}, file_format='array_record'"
-            f'{place}).download_and_prepare()" (data sets made with Beam, as wikipedia '
-            "is, need apache-beam for it, in an environment of its own)"
+            'run python -c "import tensorflow_datasets as tfds, '
+            f"tensorflow_datasets.text; tfds.builder({self.dataset!r}, "
+            f"file_format='array_record'{place}).download_and_prepare()\" (data sets "
+            "made with Beam, as wikipedia is, need apache-beam, in an environment "
+            "of its own)"
         )
 
 

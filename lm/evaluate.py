@@ -1,0 +1,71 @@
+"""Command: runs a config's evaluations on a checkpoint of a run.
+
+python -m lm.evaluate --workdir=DIR [--checkpoint=latest|best|STEP] [--config...]
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import lm.config as configs
+from lm import runtime
+from lm.errors import ConfigError
+from lm.flags import Parser
+
+USAGE = """python -m lm.evaluate --workdir=DIR [--checkpoint=latest|best|STEP]
+    [--config=FILE[:ARG]] [--config.a.b=value ...]
+
+Prints one JSON object: the step and every metric. The config is the run's own, or that
+of --config, whose evaluations are then run on the run's weights."""
+
+
+def run(argv: list[str]) -> int:
+    parser = Parser("lm.evaluate", USAGE)
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--checkpoint", default="latest")
+    parser.add_argument("--config", metavar="FILE[:ARG]")
+    flags, overrides = parser.parse_known_args(argv)
+    workdir = Path(flags.workdir)
+    which = flags.checkpoint
+    if which not in ("latest", "best") and not which.isdecimal():
+        raise ConfigError("--checkpoint", repr(which), "latest, best or a step")
+    if flags.config:
+        config = configs.load(flags.config, overrides)
+    else:
+        config = configs.of_run(workdir, overrides)
+    runtime.platform_setup()
+
+    import jax
+
+    from lm import checkpoint, parts, transfer
+
+    def note(line: str) -> None:
+        if jax.process_index() == 0:
+            print(line, file=sys.stderr, flush=True)
+
+    config = parts.with_tokenizer(config, workdir)
+    step = checkpoint.find(workdir, int(which) if which.isdecimal() else which)
+    corpus = parts.open_corpus(config, workdir, note)
+    program = parts.open_program(config, corpus)
+    evaluators = parts.open_evaluators(config, workdir, corpus, program)
+    if not evaluators:
+        raise ConfigError("evals", "no evaluation", "at least one")
+    init = checkpoint.Init(source=str(workdir), checkpoint=int(step.name))
+    with jax.set_mesh(program.mesh):
+        params, _ = transfer.load_params(init, program.params)
+        found = {"step": int(step.name)}
+        for evaluate in evaluators.values():
+            found |= evaluate(params, int(step.name))
+    if jax.process_index() == 0:
+        print(json.dumps(found, indent=1))
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code (see lm.runtime.run_main)."""
+    argv = sys.argv[1:] if argv is None else argv
+    return runtime.run_main(lambda: run(argv), debug="--debug" in argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

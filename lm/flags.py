@@ -1,0 +1,19 @@
+"""Part: the flags of the commands."""
+
+import argparse
+from typing import NoReturn
+
+from lm.errors import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a wrong flag with one line and exit code 2, and abbreviates none."""
+
+    def __init__(self, prog: str, usage: str):
+        super().__init__(prog, usage=usage, allow_abbrev=False)
+        self.add_argument(
+            "--debug", action="store_true", help="show the traceback of a refusal"
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError("flags", message, f"{self.usage.splitlines()[0]}")

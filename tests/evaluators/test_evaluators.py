@@ -1,0 +1,89 @@
+"""Evaluators against numbers worked out by hand, padding rows included."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+from lm.evaluators import base, mean, predictions
+from lm.metrics import classification
+
+
+@dataclasses.dataclass
+class Codec:
+    special_ids: frozenset = frozenset({0})
+
+
+class Stream:
+    """Two rows with targets 1 1 2 and 2, the rest padding."""
+
+    def example(self, n):
+        targets = np.array([[1, 1, 2], [2, 0, 0]])[n]
+        return {"targets": targets, "weights": (targets > 0).astype(np.float32)}
+
+
+def tools(**given):
+    wanted = {field.name: None for field in dataclasses.fields(base.Tools)}
+    return base.Tools(**wanted | {"samples": Path("unused"), "rows": 2} | given)
+
+
+def test_means_are_sums_by_counts_not_means_of_batches():
+    batches = [
+        {"mlm_loss": (6.0, 3.0), "nsp_loss": (2.0, 2.0), "mlm_accuracy": (3.0, 3.0)},
+        {"mlm_loss": (4.0, 1.0), "nsp_loss": (0.0, 2.0), "mlm_accuracy": (0.0, 1.0)},
+    ]
+    found = dict(
+        mean.Evaluator().run(
+            tools(batches=lambda: iter(batches), metrics=lambda params, batch: batch),
+            None,
+        )
+    )
+    assert found["mlm_loss"] == 10 / 4
+    assert found["nsp_loss"] == 2 / 4
+    assert found["loss"] == 3.0
+    assert found["mlm_accuracy"] == 3 / 4
+    assert found["perplexity"] == pytest.approx(math.exp(2.5))
+
+
+def test_the_unigram_baseline_by_hand():
+    counts = np.array([50.0, 5.0, 2.0, 0.0])  # special tokens do not count
+    known = tools(stream=Stream(), codec=Codec(), train_counts=lambda: counts.copy())
+    p = np.array([6.0, 3.0, 1.0]) / 10
+    expected = -(2 * math.log(p[0]) + 2 * math.log(p[1])) / 4
+    assert mean.unigram_loss(known) == pytest.approx(expected)
+
+
+def test_predictions_leave_padding_out():
+    labels = np.array([1, 0, 1, 0, 0, 1])
+    scores = np.array([0.9, 0.2, 0.4, 0.6, 0.1, 0.8])
+    weights = np.array([1, 1, 1, 1, 1, 0], np.float32)  # the last row is padding
+    probabilities = np.stack([1 - scores, scores], 1).astype(np.float32)
+    batch = {"labels": labels, "label_weights": weights}
+    known = tools(
+        batches=lambda: iter([batch]),
+        predict=lambda params, batch: (batch, {"probabilities": probabilities}),
+    )
+    found = dict(predictions.Evaluator().run(known, None))
+    real, guess = labels[:5], scores[:5] > 0.5
+    assert found["accuracy"] == pytest.approx(3 / 5)
+    assert found["precision"] == pytest.approx(1 / 2)
+    assert found["recall"] == pytest.approx(1 / 2)
+    assert found["f1"] == pytest.approx(sklearn_metrics.f1_score(real, guess))
+    assert found["auc"] == pytest.approx(5 / 6)
+
+
+def test_metrics_of_several_classes_are_macro_averages():
+    labels = np.array([0, 1, 2, 2])
+    probabilities = np.array(
+        [[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.6, 0.3], [0.2, 0.1, 0.7]]
+    )
+    assert classification.accuracy(labels, probabilities) == 3 / 4
+    assert classification.precision(labels, probabilities) == pytest.approx(2.5 / 3)
+    assert classification.recall(labels, probabilities) == pytest.approx(2.5 / 3)
+    probabilities[3] = [0.2, 0.75, 0.05]
+    by_class = [1, 2 / 3, 1 / 2]
+    assert classification.auc(labels, probabilities) == pytest.approx(np.mean(by_class))
+    assert math.isnan(classification.auc(np.array([0, 0, 1, 1]), probabilities))

@@ -1,0 +1,54 @@
+"""Every config loads in all its forms, and trains a little when asked for `:quick`."""
+
+from pathlib import Path
+
+import pytest
+
+import lm.config as configs
+from lm.main import main
+from lm.writer import read_rows
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *FILES,
+        *(f"{name}:quick" for name in FILES),
+        "bert_base:paper",
+        "bert_tiny:preset=bert_mini",
+        "bert_tiny:text=notes.txt",
+        "sst2:dir=elsewhere,scratch",
+    ],
+)
+def test_loads(config, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    name, _, arg = config.partition(":")
+    overrides = []
+    if name == "sst2" and "quick" not in arg and "scratch" not in arg:
+        overrides = ["--config.init.source=runs/bert_tiny"]
+    config = configs.load(f"configs/{name}.py:{arg}".rstrip(":"), overrides)
+    assert config.steps
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_trains_two_quick_steps(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    size = ["--config.model.num_layers=2", "--config.model.d_model=64"]
+    size += ["--config.model.num_heads=2", "--config.model.d_ff=128"]
+    code = main(
+        [
+            f"--config=configs/{name}.py:quick",
+            f"--workdir={tmp_path}",
+            "--config.steps=2",
+            "--config.mesh.data=8",
+            "--config.batch_size=8",
+            *size,
+        ]
+    )
+    assert code == 0, capsys.readouterr()
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2]
+    assert f"finished at step 2: {tmp_path}" in capsys.readouterr().out
