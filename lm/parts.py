@@ -131,7 +131,7 @@ def this_process() -> Shares:
 
 def begun(workdir: Path) -> bool:
     """Whether the run has saved: from then on it depends on no other run."""
-    return any((workdir / "checkpoints").glob("[0-9]*"))
+    return any(step.name.isdecimal() for step in (workdir / "checkpoints").glob("*"))
 
 
 def with_tokenizer(config: Config, workdir: Path) -> Config:
@@ -257,6 +257,12 @@ def open_training(
             functions.update, out_shardings=(shardings, whole), donate_argnums=0
         ),
     )
+
+
+def left_whole(config: Config, program: Program) -> list[str]:
+    """Lines on the dimensions that the mesh should shard and does not divide."""
+    axes = step.logical_axes(program.model)
+    return sharding.left_whole(axes, program.params, program.mesh, config.mesh.rules)
 
 
 def placed(shapes: Any, shardings: Any) -> Any:

@@ -1,7 +1,12 @@
 """Part: the rules between the fields of a config."""
 
+import ast
+import difflib
+import functools
+import importlib.util
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from lm import durations
@@ -26,6 +31,7 @@ def check_rules(config: Mapping, examples_per_epoch: int | None = None) -> None:
         _pair_rules(config),
         _metric_rules(config),
         _holdout_rules(config),
+        _optimiser_rules(config),
     ):
         for holds, where, found, expected, fix in rules:
             if not holds:
@@ -142,3 +148,28 @@ def _holdout_rules(c: Mapping) -> Iterator[Rule]:
                     f"{wanted}, as evals.{name}.data.sources.{i} holds out of it",
                     None,
                 )
+
+
+def _optimiser_rules(c: Mapping) -> Iterator[Rule]:
+    """A name that optax does not even mention; the rest `lm.optim` tells."""
+    name, known = c["optim"].get("name"), _optax_names()
+    close = difflib.get_close_matches(str(name), known, n=1)
+    fix = f"did you mean {close[0]}?" if close else None
+    holds = name in known or not known
+    yield holds, "optim.name", repr(name), "an optimiser of optax, such as adamw", fix
+
+
+@functools.cache
+def _optax_names() -> frozenset[str]:
+    """All names of optax and optax.contrib, read and not imported: that loads jax."""
+    found = importlib.util.find_spec("optax")
+    names: set[str] = set()
+    for place in found.submodule_search_locations or () if found else ():
+        for file in ("__init__.py", "contrib/__init__.py"):
+            text = (Path(place) / file).read_text(encoding="utf-8")
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.ImportFrom):
+                    names |= {alias.asname or alias.name for alias in node.names}
+                elif isinstance(node, ast.Assign):
+                    names |= {t.id for t in node.targets if isinstance(t, ast.Name)}
+    return frozenset(names)

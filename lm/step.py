@@ -138,7 +138,7 @@ def make_training(
             **{f"train/{name}_loss": mean for name, mean in means.items()},
             **{f"train/{name}_count": count for name, count in totals.items()},
             "optim/lr": schedule(state.step),
-            "optim/gradient_norm": global_norm(grads),
+            "optim/gradient_norm": opt_state.gradient_norm,
             "optim/parameter_norm": global_norm(params),
             "optim/update_norm": global_norm(updates),
         }

@@ -88,6 +88,8 @@ def train(
         evals = parts.open_evaluators(config, workdir, corpus, program)
         needs = describe_memory(training.state)
         writer.note(needs)
+        for line in parts.left_whole(config, program):
+            writer.note(f"not sharded: {line}")
 
         with jax.set_mesh(program.mesh):
             # ── Start: the own workdir, else init.source, else scratch ──────────────
@@ -117,9 +119,7 @@ def train(
                 peak=timing.device_peak(config.compute.dtype),
                 devices=program.mesh.size,
             )
-            writer.start(
-                start, every=steps_of(config.log.every), total_steps=total
-            )
+            writer.start(start, every=steps_of(config.log.every), total_steps=total)
 
             def read(done: Pending) -> tuple[dict[str, Any], dict[str, float]]:
                 values = jax.device_get(done.measurements)

@@ -73,7 +73,8 @@ def test_every_console_command_names_what_exists():
 
 
 def test_every_file_named_exists():
-    for name in re.findall(r"`((?:lm|configs|tests|launch|experiments)/[^`]*)`", README):
+    folders = "lm|configs|tests|launch|experiments"
+    for name in re.findall(rf"`((?:{folders})/[^`]*)`", README):
         if "<" in name or " " in name or "mine" in name or name.startswith("tests/run"):
             continue
         assert (ROOT / name).exists(), name

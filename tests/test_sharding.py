@@ -193,3 +193,13 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_numbers():
     assert e.value.where == "batch_size"
     with pytest.raises(ConfigError, match="Fix: use 4,"):
         sharding.check_batch(1, 1, mesh)
+
+
+def test_the_longest_path_decides_whose_moment_it_is():
+    mesh = sharding.make_mesh(MeshConfig(fsdp=2, tensor=2))
+    axes = {"norm": {"scale": ("embed",)}, "embed": {"norm": {"scale": ("mlp",)}}}
+    tree = {"norm": {"scale": jnp.ones(8)}, "embed": {"norm": {"scale": jnp.ones(8)}}}
+    state = {"params": tree, "opt_state": [tree]}
+    found = specs(sharding.state_shardings(state, axes, mesh, RULES))
+    assert found["opt_state/0/norm/scale"] == P("fsdp")
+    assert found["opt_state/0/embed/norm/scale"] == P("tensor")

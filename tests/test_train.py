@@ -14,8 +14,8 @@ PAIRS = {
     "objective": {"name": "mlm", "next": "nsp"},
     "data__pack": False,
     "data__sources": [
-        {"name": "memory", "items": tiny.documents(30), "weight": 3.0},
-        {"name": "memory", "items": tiny.documents(20, seed=2), "weight": 1.0},
+        {"name": "memory", "items": tiny.documents(12), "weight": 3.0},
+        {"name": "memory", "items": tiny.documents(6, seed=2), "weight": 1.0},
     ],
 }
 
@@ -144,7 +144,7 @@ def test_other_data_are_refused(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_and_is_not_saved(tmp_path):
     huge = {"optim": {"name": "sgd", "lr": 1e38, "clip": 0.0, "schedule": "constant"}}
-    with pytest.raises(NumericalError, match="train/loss"):
+    with pytest.raises(NumericalError, match=r"step 1: .*finite numbers"):
         tiny.run(huge | {"checkpoint__every": 1}, tmp_path)
     for step in (tmp_path / "checkpoints").glob("[0-9]*"):
         assert int(step.name) < 8

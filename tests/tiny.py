@@ -55,7 +55,8 @@ def tree(**changes) -> dict:
         },
         "objective": {"name": "mlm"},
         "tokenizer": {"name": "word", "kind": "word", "special": {}},
-        "optim": {"name": "adamw", "lr": 1e-2, "warmup": 2},
+        # A constant schedule does not have the number of steps in its program.
+        "optim": {"name": "adamw", "lr": 1e-2, "warmup": 2, "schedule": "constant"},
         "data": {"sources": [source], "pack": True},
         "mesh": {"data": 1},
         "checkpoint": {"every": 4, "keep_last": 3},

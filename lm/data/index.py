@@ -5,6 +5,7 @@ memory-mapped, and never changes; where a row stands in training is arithmetic.
 """
 
 import array
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -78,8 +79,11 @@ class Writer:
         for name, value in fields.items():
             self._fields.setdefault(name, []).append(value)
 
-    def close(self, facts: dict[str, Any]) -> None:
+    def close(self) -> None:
         self._tokens.close()
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Writes what is not tokens; after `close`."""
         facts |= {
             "rows": len(self._rows) - 1,
             "tokens": self._spans[-1],
@@ -362,7 +366,8 @@ def build(
             for record, texts in chunk:
                 yield record, [next(ids) for _ in texts]
 
-    layout.write(encoded(), out)
+    with contextlib.closing(out):
+        layout.write(encoded(), out)
     if bad and len(bad) > max_bad * read:
         raise DataError(
             bad[0]["where"],
@@ -370,7 +375,7 @@ def build(
             f"at most a share of {max_bad} (data.max_bad)",
             "repair the source, or raise data.max_bad",
         )
-    out.close({"records": read, "skipped": len(bad)})
+    out.finish({"records": read, "skipped": len(bad)})
     if bad:
         lines = "".join(json.dumps(entry) + "\n" for entry in bad)
         (partial / "bad_records.jsonl").write_text(lines)

@@ -129,7 +129,7 @@ def test_a_missing_column_names_the_record_and_the_columns(tmp_path):
 def test_bad_records_stop_or_are_counted(tmp_path):
     layout = indices.Documents(8, 2, False)
     bad = DataError("x.txt:7", "byte 0x80", "UTF-8")
-    with pytest.raises(DataError, match="x.txt:7"):
+    with pytest.raises(DataError, match=r"x\.txt:7"):
         build(tmp_path, layout, "abc", bad)
     index = build(tmp_path, layout, "abc", bad, "de", skip_bad=True)
     assert rows(index) == [["abc"], ["de"]]

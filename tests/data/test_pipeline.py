@@ -24,6 +24,10 @@ def corpus(tmp_path, **changes):
     return config, parts.open_corpus(config, tmp_path, lambda line: None)
 
 
+def stream(tmp_path, **changes):
+    return corpus(tmp_path, **changes)[1].stream
+
+
 def batches(config, corpus, first, last, shares=None, **more):
     return list(
         pipeline.batches(
@@ -125,7 +129,7 @@ def test_rows_are_indexed_once(tmp_path):
     notes = []
     config = tiny.config()
     for _ in range(2):
-        parts.open_corpus(config, tmp_path, notes.append).stream  # noqa: B018
+        assert len(parts.open_corpus(config, tmp_path, notes.append).stream) > 0
     assert sum("indexing" in note for note in notes) == 1
     assert sum("tokenizer" in note for note in notes) == 1
 
@@ -147,19 +151,19 @@ def test_packed_rows_keep_documents_apart(tmp_path):
 
 def test_one_document_is_too_few_for_next_sentences(tmp_path):
     with pytest.raises(DataError, match="a single document"):
-        corpus(
+        stream(
             tmp_path,
             objective__next="nsp",
             data__pack=False,
             data__sources=[{"name": "memory", "items": tiny.documents(1)}],
-        )[1].stream  # noqa: B018
+        )
 
 
 def test_texts_too_short_for_any_row(tmp_path):
     with pytest.raises(DataError, match="no row"):
-        corpus(
+        stream(
             tmp_path,
             objective__next="nsp",
             data__pack=False,
             data__sources=[{"name": "memory", "items": ("a", "b")}],
-        )[1].stream  # noqa: B018
+        )
