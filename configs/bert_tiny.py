@@ -7,7 +7,8 @@ Data:     the built-in English reference text, or your own:
           --config=configs/bert_tiny.py:text=my.txt
 Command:  python -m lm.main --config=configs/bert_tiny.py
 Arguments, joined by commas: quick (a few steps), preset=bert_mini (and the other
-          shapes), text=FILE (your own text; a share of it is held out).
+          shapes), text=FILE (your own text; a share of it is held out),
+          wikitext2=FOLDER (train.txt.gz and valid.txt of WikiText-2, a longer run).
 Results:  configs/README.md
 """
 
@@ -17,11 +18,11 @@ from lm.config import parse_arg
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    arg = parse_arg(arg, quick=False, preset="bert_tiny", text="")
+    arg = parse_arg(arg, quick=False, preset="bert_tiny", text="", wikitext2="")
     c = ml_collections.ConfigDict()
     c.job = "train"
     c.seed = 0
-    c.steps = 1000
+    c.steps = 600
     c.batch_size = 32
     c.seq_len = 128
 
@@ -40,8 +41,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     source = dict(name="builtin")
     if arg.text:
         source = dict(name="text", files=arg.text)
-    c.data = dict(sources=[dict(source, part="train")], pack=True)
-    heldout = dict(sources=[dict(source, part="heldout")])
+    train, heldout = dict(source, part="train"), dict(source, part="heldout")
+    if arg.wikitext2:
+        source = dict(name="text", split="heading")
+        train = dict(source, files=f"{arg.wikitext2}/train.txt.gz")
+        heldout = dict(source, files=f"{arg.wikitext2}/valid.txt")
+        c.steps = 5000
+        c.tokenizer.vocab_size = 8192
+    c.data = dict(sources=[train], pack=True)
+    heldout = dict(sources=[heldout])
     c.evals = dict(
         heldout=dict(evaluator="mean", data=heldout, every="20%", baseline="unigram"),
         filled=dict(evaluator="samples", data=heldout, every="100%", rows=3),

@@ -4,12 +4,20 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Eight devices; and programs that run for milliseconds are not worth long compilation.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=8 --xla_llvm_disable_expensive_passes=true",
+    "--xla_force_host_platform_device_count=8 "
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
+
+# The shapes and types written in signatures are checked here, and only here.
+install_import_hook(
+    ["lm.ops", "lm.models", "lm.objectives", "lm.step", "lm.metrics", "lm.tokenizers"],
+    "beartype.beartype",
 )
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -60,7 +60,8 @@ def test_every_console_command_names_what_exists():
     assert commands("console")
     for line in commands("console"):
         words = shlex.split(line)
-        files = [w for w in words if w.endswith((".sh", ".txt")) and "/" in w]
+        files = [w for w in words if w.endswith(".sh")]
+        files += re.findall(r"REQUIREMENTS=(\S+)", line)
         files += re.findall(r"--config=([^:\s]+)", line)
         files += [
             f"{m.replace('.', '/')}.py"

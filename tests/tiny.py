@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import lm.config as configs
@@ -122,3 +123,10 @@ def program(settings, workdir: Path):
     corpus = parts.open_corpus(settings, workdir, lambda line: None)
     with some_devices(settings):
         return corpus, parts.open_program(settings, corpus)
+
+
+def batch(corpus, rows=4):
+    """The first examples as a batch of device arrays."""
+    examples = [corpus.stream.example(n) for n in range(rows)]
+    names = [name for name in examples[0] if name != "example_ids"]
+    return {name: jnp.stack([e[name] for e in examples]) for name in names}

@@ -11,8 +11,7 @@ each; the table shows the medians over rounds.
 """
 
 import argparse
-import importlib.metadata
-import importlib.util
+import functools
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 B, T, K, V = 8, 128, 20, 30522
 LR, DECAY, CLIP, WARMUP, STEPS = 1e-4, 0.01, 1.0, 100, 1000
 NO_DECAY = ("bias", "norm")
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # read by glibc at the start
 
 
 def make_batch() -> dict[str, np.ndarray]:
@@ -45,71 +46,47 @@ def make_batch() -> dict[str, np.ndarray]:
         "targets": np.take_along_axis(inputs, places, 1),
         "weights": np.ones((B, K), np.float32),
         "labels": draw.integers(0, 2, (B,), dtype=np.int32),
+        "label_weights": np.ones((B,), np.float32),
     }
 
 
-def ours(threads: int) -> tuple[Callable[[], float], str]:
+def ours(_: int) -> tuple[Callable[[], float], str]:
     """A function that runs one step and returns its loss, and the versions used."""
     sys.path.insert(0, str(ROOT))
-    import flax.linen as nn
     import jax
-    import jax.numpy as jnp
-    import optax
 
+    from lm import config, optim, step
     from lm.models.presets import PRESETS
-    from lm.models.transformer import Head, Model, init
-    from lm.ops.losses import cross_entropy
+    from lm.models.transformer import Model
+    from lm.objectives.mlm import Objective
 
-    heads = (Head("mlm", "mlm"), Head("nsp", "pooled", 2))
-    model = Model(**PRESETS["bert_base"], heads=heads)
-
-    def loss_fn(model: Model, batch: dict) -> jax.Array:
-        hidden = model(batch, train=True)
-        places = batch["target_positions"][..., None]
-        logits = model.logits(jnp.take_along_axis(hidden, places, axis=1))
-        mlm, count = cross_entropy(logits, batch["targets"], batch["weights"])
-        ones = jnp.ones(B)
-        outputs = model.head("nsp", hidden, train=True)
-        nsp, rows = cross_entropy(outputs, batch["labels"], ones)
-        return mlm / count + nsp / rows
-
-    def decays(path: tuple, _: jax.Array) -> bool:
-        return not any(word in jax.tree_util.keystr(path) for word in NO_DECAY)
-
-    schedule = optax.warmup_cosine_decay_schedule(0.0, LR, WARMUP, STEPS)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(CLIP),
-        optax.adamw(
-            schedule,
-            weight_decay=DECAY,
-            mask=lambda tree: jax.tree_util.tree_map_with_path(decays, tree),
-        ),
+    objective = Objective(next="nsp")
+    model = Model(**PRESETS["bert_base"], heads=objective.heads())
+    functions = step.make(model, objective)
+    settings = optim.Optim(lr=LR, warmup=WARMUP, weight_decay=DECAY, clip=CLIP)
+    sizes = {"batch_size": B, "seq_len": T, "examples_per_epoch": None}
+    steps_of = functools.partial(config.to_steps, **sizes, total_steps=STEPS)
+    schedule = optim.schedule(settings, steps_of)
+    params = jax.jit(functions.init)(jax.random.key(0))
+    training = step.make_training(
+        model,
+        objective,
+        optim.make(settings, params, schedule),
+        schedule,
+        seed=0,
+        grad_accum=1,
     )
-
-    def update(params: dict, opt_state: tuple, step: jax.Array, batch: dict) -> tuple:
-        key = jax.random.fold_in(jax.random.key(0, impl="rbg"), step)
-
-        def loss_of(params: dict) -> jax.Array:
-            run = nn.apply(loss_fn, model)
-            return run({"params": params}, batch, rngs={"dropout": key})
-
-        loss, gradients = jax.value_and_grad(loss_of)(params)
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, step + 1, loss
-
-    update = jax.jit(update, donate_argnums=(0, 1, 2))
-    params = jax.jit(lambda key: init(model, key))(jax.random.key(0))
-    state = [params, jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32)]
+    update = jax.jit(training.update, donate_argnums=0)
+    state = jax.jit(training.start, donate_argnums=0)(params)
     batch = jax.device_put(make_batch())
 
-    def step() -> float:
-        *state[:], loss = update(*state, batch)
-        return float(loss)
+    def run() -> float:
+        nonlocal state
+        state, measurements = update(state, batch)
+        return float(measurements["train/loss"])
 
-    versions = " ".join(
-        f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax")
-    )
-    return step, versions
+    names = ("jax", "flax", "optax")
+    return run, " ".join(f"{name} {version(name)}" for name in names)
 
 
 def peer(threads: int) -> tuple[Callable[[], float], str]:
@@ -149,7 +126,7 @@ def peer(threads: int) -> tuple[Callable[[], float], str]:
             torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
             optimizer.step()
             schedule.step()
-            return float(loss)
+            return loss.item()
 
         return step
 
@@ -185,6 +162,7 @@ def start(python: str, side: str, options: argparse.Namespace) -> subprocess.Pop
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        env=os.environ | (HUGE_PAGES if options.huge_pages else {}),
     )
 
 
@@ -216,6 +194,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="steps in a round")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--huge-pages", action="store_true", help="both sides: memory in huge pages"
+    )
     parser.add_argument("--serve", choices=("ours", "peer"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -100,6 +100,7 @@ class Writer:
 Encoded = Iterator[tuple[Record, list[list[int]]]]
 
 
+@runtime_checkable
 class Layout(Protocol):
     """How an objective wants its rows: a frozen dataclass, part of the fingerprint."""
 

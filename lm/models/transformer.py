@@ -378,10 +378,10 @@ def _rematerialised(layer: type[nn.Module], compute: Compute) -> type[nn.Module]
     if compute.remat == "none":
         return layer
     policies = jax.checkpoint_policies
-    dots = policies.dots_with_no_batch_dims_saveable
+    keeps = {"dots": policies.dots_saveable, "full": policies.nothing_saveable}
     return nn.remat(
         layer,
-        policy=dots if compute.remat == "dots" else policies.nothing_saveable,
+        policy=keeps[compute.remat],
         # Inside a loop nothing can be merged across iterations; unrolled it could.
         prevent_cse=compute.unroll != 1,
         static_argnums=(3,),

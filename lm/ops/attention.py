@@ -26,7 +26,7 @@ def attend(
     mask: Bool[Array, "B 1 T S"],
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
-    precision: jax.lax.Precision | None = None,
+    precision: str | None = None,
 ) -> Float[Array, "B T N H"]:
     """softmax(Q K^T / sqrt(H)) V, with dropout on the probabilities.
 

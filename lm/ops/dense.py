@@ -11,7 +11,7 @@ def dense(
     bias: Float[Array, "..."] | None = None,
     *,
     contract: int = 1,
-    precision: jax.lax.Precision | None = None,
+    precision: str | None = None,
 ) -> Float[Array, "..."]:
     """x times kernel over the last `contract` axes of x, plus bias; in x's dtype.
 

@@ -46,8 +46,7 @@ def test_examples(tmp_path, pair):
 
 def test_predictions_are_distributions_that_the_loss_uses(tmp_path):
     corpus, program = opened(tmp_path)
-    examples = [corpus.stream.example(n) for n in range(4)]
-    batch = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+    batch = tiny.batch(corpus)
     functions = step.make(program.model, corpus.objective)
     params = program.init(jax.random.key(0))
     found = jax.device_get(functions.predict(params, batch)["probabilities"])

@@ -1,6 +1,7 @@
 """The masked-language objective: its examples, its loss against numpy, its texts."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,17 +17,12 @@ def opened(tmp_path, **changes):
         return (config, *tiny.program(config, tmp_path))
 
 
-def batch_of(corpus, rows=4):
-    examples = [corpus.stream.example(n) for n in range(rows)]
-    return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
-
-
 PAIRS = {"objective": {"name": "mlm", "next": "nsp"}, "data__pack": False}
 
 
 def test_the_loss_is_the_cross_entropy_of_the_masked_places(tmp_path):
     _, corpus, program = opened(tmp_path, **PAIRS)
-    batch = batch_of(corpus)
+    batch = tiny.batch(corpus)
     params = program.init(jax.random.key(0))
     model, objective = program.model, corpus.objective
 
@@ -41,7 +37,7 @@ def test_the_loss_is_the_cross_entropy_of_the_masked_places(tmp_path):
     logits, pair, terms = jax.device_get(
         model.apply({"params": params}, batch, method=everything)
     )
-    log_p = np.asarray(jax.nn.log_softmax(logits))
+    log_p, batch = np.asarray(jax.nn.log_softmax(logits)), jax.device_get(batch)
     expected = sum(
         -log_p[row, batch["target_positions"][row, k], batch["targets"][row, k]]
         for row in range(4)
@@ -52,7 +48,7 @@ def test_the_loss_is_the_cross_entropy_of_the_masked_places(tmp_path):
     log_p = np.asarray(jax.nn.log_softmax(pair))
     expected = -log_p[np.arange(4), batch["labels"]].sum()
     assert terms["nsp"][0] == pytest.approx(expected, rel=1e-5)
-    counts = objective.counts(batch)
+    counts = objective.counts(tiny.batch(corpus))
     assert {name: float(count) for name, (_, count) in terms.items()} == {
         name: float(count) for name, count in counts.items()
     }
@@ -60,10 +56,10 @@ def test_the_loss_is_the_cross_entropy_of_the_masked_places(tmp_path):
 
 def test_what_stands_at_unmasked_places_of_targets_counts_for_nothing(tmp_path):
     _, corpus, program = opened(tmp_path)
-    batch = batch_of(corpus)
+    batch = tiny.batch(corpus)
     assert (batch["weights"] == 0).any()
     other = dict(batch)
-    other["targets"] = np.where(batch["weights"] > 0, batch["targets"], 7)
+    other["targets"] = jnp.where(batch["weights"] > 0, batch["targets"], 7)
     functions = step.make(program.model, corpus.objective)
     params = program.init(jax.random.key(0))
     a = jax.device_get(functions.metrics(params, batch))
