@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from lm.data import transforms
-from lm.data.index import Index, Labelled, Layout
+from lm.data.index import Index, Layout
+from lm.data.layouts import Labelled
 from lm.errors import DataError
 from lm.models.transformer import Head
 from lm.objectives.base import Batch, Terms

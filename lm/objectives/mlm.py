@@ -15,7 +15,8 @@ import numpy as np
 from jax import lax
 
 from lm.data import transforms
-from lm.data.index import Documents, Index, Layout, Sentences
+from lm.data.index import Index, Layout
+from lm.data.layouts import Documents, Sentences
 from lm.errors import DataError
 from lm.models.transformer import Head
 from lm.objectives.base import Batch, Terms

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lm.data import index as indices
+from lm.data import layouts
 from lm.data.sources.base import Record
 from lm.errors import DataError
 
@@ -61,7 +62,7 @@ def rows(index):
 
 
 def test_documents_are_cut_at_the_room_of_a_row(tmp_path):
-    layout = indices.Documents(length=6, overhead=2, pack=False)
+    layout = layouts.Documents(length=6, overhead=2, pack=False)
     index = build(tmp_path, layout, "abcdefghij", "", "kl")
     assert rows(index) == [["abcd"], ["efgh"], ["ij"], ["kl"]]
     assert index.facts["records"] == 3
@@ -69,7 +70,7 @@ def test_documents_are_cut_at_the_room_of_a_row(tmp_path):
 
 
 def test_packing_fills_rows_and_loses_nothing(tmp_path):
-    layout = indices.Documents(length=8, overhead=2, pack=True)
+    layout = layouts.Documents(length=8, overhead=2, pack=True)
     documents = ["abcdef", "gh", "i", "jklmnopq", "rs", "t"]
     index = build(tmp_path, layout, *documents)
     packed = [["abcdef"], ["gh", "i"], ["jklmno"], ["pq", "rs"], ["t"]]
@@ -81,7 +82,7 @@ def test_packing_fills_rows_and_loses_nothing(tmp_path):
 
 
 def test_sentences_fill_a_row(tmp_path):
-    layout = indices.Sentences(length=11, short=0.0)
+    layout = layouts.Sentences(length=11, short=0.0)
     index = build(tmp_path, layout, "abc. def. gh.", "ijklm nopqrs", "x")
     # Room for 8 tokens, so sentences are cut at 4; "x" alone makes no pair.
     assert rows(index) == [["abc.", "def."], ["g", "h."], ["ijkl", "mnop"], ["q", "rs"]]
@@ -94,7 +95,7 @@ def test_every_row_of_sentences_can_be_split(tmp_path):
         " ".join("a" * rng.integers(1, 30) + "." for _ in range(rng.integers(1, 9)))
         for _ in range(50)
     ]
-    index = build(tmp_path, indices.Sentences(length=20, short=0.3), *documents)
+    index = build(tmp_path, layouts.Sentences(length=20, short=0.3), *documents)
     kept = 0
     for row in rows(index):
         assert len(row) >= 2
@@ -104,7 +105,7 @@ def test_every_row_of_sentences_can_be_split(tmp_path):
 
 
 def test_labelled_rows_keep_empty_texts(tmp_path):
-    layout = indices.Labelled(("text",), "label", ("bad", "good"), 2)
+    layout = layouts.Labelled(("text",), "label", ("bad", "good"), 2)
     records = [{"text": "ab", "label": "good"}, {"text": "", "label": "bad"}]
     index = build(tmp_path, layout, *records)
     assert rows(index) == [["ab"], [""]]
@@ -113,7 +114,7 @@ def test_labelled_rows_keep_empty_texts(tmp_path):
 
 @pytest.mark.parametrize("label", ["2", "-1", "yes", 1.5, ""])
 def test_a_label_out_of_range_names_the_record(tmp_path, label):
-    layout = indices.Labelled(("text",), "label", (), 2)
+    layout = layouts.Labelled(("text",), "label", (), 2)
     with pytest.raises(DataError, match=r"fixed:2: .*label.* 0 to 1"):
         build(
             tmp_path, layout, {"text": "a", "label": 0}, {"text": "b", "label": label}
@@ -121,13 +122,13 @@ def test_a_label_out_of_range_names_the_record(tmp_path, label):
 
 
 def test_a_missing_column_names_the_record_and_the_columns(tmp_path):
-    layout = indices.Documents(8, 2, False, column="body")
+    layout = layouts.Documents(8, 2, False, column="body")
     with pytest.raises(DataError, match=r"fixed:1: found columns text, .*'body'"):
         build(tmp_path, layout, "a")
 
 
 def test_bad_records_stop_or_are_counted(tmp_path):
-    layout = indices.Documents(8, 2, False)
+    layout = layouts.Documents(8, 2, False)
     bad = DataError("x.txt:7", "byte 0x80", "UTF-8")
     with pytest.raises(DataError, match=r"x\.txt:7"):
         build(tmp_path, layout, "abc", bad)
@@ -138,7 +139,7 @@ def test_bad_records_stop_or_are_counted(tmp_path):
 
 
 def test_too_many_bad_records_stop(tmp_path):
-    layout = indices.Documents(8, 2, False)
+    layout = layouts.Documents(8, 2, False)
     bad = DataError("x.txt:7", "byte 0x80", "UTF-8")
     with pytest.raises(DataError, match="2 bad records of 3"):
         build(tmp_path, layout, "abc", bad, bad, skip_bad=True)
@@ -146,7 +147,7 @@ def test_too_many_bad_records_stop(tmp_path):
 
 
 def test_a_changed_index_is_noticed(tmp_path):
-    build(tmp_path, indices.Documents(8, 2, False), "abc")
+    build(tmp_path, layouts.Documents(8, 2, False), "abc")
     tokens = tmp_path / "index" / "tokens.bin"
     content = bytearray(tokens.read_bytes())
     content[0] ^= 1
@@ -157,9 +158,9 @@ def test_a_changed_index_is_noticed(tmp_path):
 
 def test_the_fingerprint_follows_what_the_rows_depend_on():
     source, codec = Fixed("a"), Letters()
-    layout = indices.Documents(8, 2, False)
+    layout = layouts.Documents(8, 2, False)
     base = indices.fingerprint(source, layout, codec, {"on_bad": "error"})
-    other_layout = indices.Documents(8, 2, True)
+    other_layout = layouts.Documents(8, 2, True)
     assert base == indices.fingerprint(Fixed("a"), layout, codec, {"on_bad": "error"})
     assert base != indices.fingerprint(Fixed("b"), layout, codec, {"on_bad": "error"})
     assert base != indices.fingerprint(source, other_layout, codec, {"on_bad": "error"})
