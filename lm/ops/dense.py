@@ -1,6 +1,5 @@
 """Matrix products of activations with parameters."""
 
-import jax
 from jax import lax
 from jaxtyping import Array, Float
 
