@@ -50,7 +50,7 @@ def make_batch() -> dict[str, np.ndarray]:
     }
 
 
-def ours(_: int) -> tuple[Callable[[], float], str]:
+def ours() -> tuple[Callable[[], float], str]:
     """A function that runs one step and returns its loss, and the versions used."""
     sys.path.insert(0, str(ROOT))
     import jax
@@ -89,12 +89,12 @@ def ours(_: int) -> tuple[Callable[[], float], str]:
     return run, " ".join(f"{name} {version(name)}" for name in names)
 
 
-def peer(threads: int) -> tuple[Callable[[], float], str]:
+def peer() -> tuple[Callable[[], float], str]:
     """The same for PyTorch, with the faster of its two AdamW implementations."""
     import torch
     import transformers
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(os.cpu_count())
     torch.manual_seed(0)
     batch = {name: torch.tensor(a).long() for name, a in make_batch().items()}
     labels = torch.full((B, T), -100)
@@ -110,7 +110,7 @@ def peer(threads: int) -> tuple[Callable[[], float], str]:
     model = transformers.BertForPreTraining(config).train()
 
     def make_step(kind: str) -> Callable[[], float]:
-        groups = [{"params": [], "weight_decay": DECAY}, {"params": [], "weight_decay": 0}]
+        groups = [{"params": [], "weight_decay": decay} for decay in (DECAY, 0.0)]
         for name, parameter in model.named_parameters():
             plain = any(word in name.lower() for word in NO_DECAY)
             groups[plain]["params"].append(parameter)
@@ -146,9 +146,9 @@ def seconds(step: Callable[[], float]) -> float:
     return time.perf_counter() - start
 
 
-def serve(make: Callable, threads: int, steps: int) -> None:
+def serve(make: Callable, steps: int) -> None:
     """One side in its own process: a line of JSON for every line that it is sent."""
-    step, versions = make(threads)
+    step, versions = make()
     first = step()
     print(json.dumps({"versions": versions, "loss": first}), flush=True)
     for _ in sys.stdin:
@@ -156,9 +156,8 @@ def serve(make: Callable, threads: int, steps: int) -> None:
 
 
 def start(python: str, side: str, options: argparse.Namespace) -> subprocess.Popen:
-    command = [python, __file__, f"--serve={side}", f"--steps={options.steps}"]
     return subprocess.Popen(
-        [*command, f"--threads={options.threads}"],
+        [python, __file__, f"--serve={side}", f"--steps={options.steps}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -193,7 +192,6 @@ def main() -> None:
     parser.add_argument("--peer", default=sys.executable, help="Python with torch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="steps in a round")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument(
         "--huge-pages", action="store_true", help="both sides: memory in huge pages"
     )
@@ -201,7 +199,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         sides = {"ours": ours, "peer": peer}
-        return serve(sides[options.serve], options.threads, options.steps)
+        return serve(sides[options.serve], options.steps)
 
     sides = {"ours": start(sys.executable, "ours", options)}
     if has_torch(options.peer):
@@ -222,9 +220,12 @@ def main() -> None:
 def report(facts: dict, times: dict, options: argparse.Namespace) -> None:
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    print(f"command: python experiments/benchmarks/bert_step.py {' '.join(sys.argv[1:])}")
-    print(f"commit: {commit}   hardware: {processor()}, {os.cpu_count()} cores")
-    print(f"rounds: {options.rounds} of {options.steps} steps; seed 0; batch {B} x {T}\n")
+    command = " ".join(["python experiments/benchmarks/bert_step.py", *sys.argv[1:]])
+    print(f"command: {command}\ncommit: {commit}")
+    print(f"hardware: {processor()}, {os.cpu_count()} cores")
+    print(
+        f"batch {B} x {T}, {options.rounds} rounds of {options.steps} steps, seed 0\n"
+    )
     print("| side | versions | first loss | step, s (median) | tokens/s | range |")
     print("|---|---|---|---|---|---|")
     for name, rounds in times.items():

@@ -32,7 +32,7 @@ CHANGEABLE = ("dtype", "unroll", "remat", "attention", "precision")
 class Compute:
     """How a model is computed; nothing here changes a parameter's name or shape.
 
-    Fields:
+    Attributes:
       dtype: of activations and matrix products; norms, softmax and logits are float32.
       unroll: layers per iteration of the scan over layers; 0 unrolls all of them.
       remat: what the backward pass recomputes: nothing; all but the matrix products,
@@ -40,7 +40,7 @@ class Compute:
         a layer but its input.
       attention: the implementation; each must honour segment masks.
       precision: of float32 matrix products on accelerators that have several.
-      rules: logical axis name -> mesh axes, set from config.mesh; () constrains nothing.
+      rules: logical axis name -> mesh axes, from config.mesh; () constrains nothing.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"

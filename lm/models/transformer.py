@@ -1,7 +1,7 @@
 """The Transformer: an encoder now (BERT, Devlin et al. 2019; RoBERTa, Liu et al. 2019).
 
     model = Model(**PRESETS["bert_tiny"], heads=(Head("mlm", "mlm"),))
-    params = init(model, jax.random.key(0))
+    params = lm.step.make(model, objective).init(jax.random.key(0))
     hidden = model.apply({"params": params}, batch, train=False)
 
 Parameters, where the fields ask for them:
@@ -13,7 +13,7 @@ Parameters, where the fields ask for them:
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -28,7 +28,6 @@ from lm.models.layers import (
     Dropout,
     FeedForward,
     LayerNorm,
-    Named,
     Table,
     constrain,
     named,
@@ -62,7 +61,7 @@ Batch = dict[str, jax.Array]
 class Head:
     """What an objective asks of the model beside hidden states.
 
-    Fields:
+    Attributes:
       name: its parameters are heads/<name>.
       kind: "mlm" (dense, activation, norm, then the token embedding as decoder, and a
         bias) or "pooled" (the first token's state through the shared pooler, dense).
@@ -247,7 +246,7 @@ class Heads(nn.Module):
 class Model(nn.Module):
     """A Transformer encoder; its fields are the options of config.model.
 
-    Fields:
+    Attributes:
       vocab_size: None only until the tokenizer is known.
       vocab_multiple: a vocab_size of None is the tokenizer's, up to a multiple of this.
       head_dim: None means d_model / num_heads.
@@ -386,20 +385,3 @@ def _rematerialised(layer: type[nn.Module], compute: Compute) -> type[nn.Module]
         prevent_cse=compute.unroll != 1,
         static_argnums=(3,),
     )
-
-
-def init(model: Model, key: jax.Array) -> dict[str, Any]:
-    """Every parameter of the model, float32, as nested dicts of arrays."""
-    return nn.meta.unbox(_named(model, key))
-
-
-def logical_axes(model: Model) -> dict[str, Any]:
-    """The tree of `init`, with a tuple of logical axis names for each array."""
-    boxed = jax.eval_shape(lambda: _named(model, jax.random.key(0)))
-    return jax.tree.map(
-        lambda box: box.axes, boxed, is_leaf=lambda node: isinstance(node, Named)
-    )
-
-
-def _named(model: Model, key: jax.Array) -> dict[str, Any]:
-    return model.init({"params": key}, method=Model.touch)["params"]
