@@ -41,10 +41,10 @@ def test_data():
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_cache(tmp_path_factory):
-    """Programs compiled once for all tests of a session."""
+    """Programs compiled once for all tests of a session, in each of its processes."""
     import jax
 
-    place = os.environ.get("LM_TEST_CACHE") or tmp_path_factory.mktemp("compiled")
+    place = tmp_path_factory.getbasetemp() / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(place))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -83,6 +83,7 @@ def test_eight_devices_are_one(tmp_path, mesh):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "compute",
     [{"unroll": 0}, {"unroll": 2}, {"remat": "full"}, {"remat": "dots"}],
@@ -127,6 +128,7 @@ def test_a_term_without_places_contributes_nothing(tmp_path):
     assert largest_difference(before, after_it) == 0
 
 
+@pytest.mark.slow
 def test_adamw_on_eight_devices_stays_close(tmp_path, reference):
     params, _ = reference
     other, _ = after(tmp_path, **PAIRS, **STILL, mesh={"data": 4, "fsdp": 2})
