@@ -98,7 +98,9 @@ def test_the_handler_is_given_back():
 
 
 IDLE = """
-    import sys, time
+    import signal, sys, time
+    # A shell that runs the tests in the background has had Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from lm.runtime import run_main
     def run():
         print("ready")
