@@ -64,6 +64,7 @@ class Program:
       model: the module.
       mesh: the devices.
       params: the parameters' shapes, types and shardings.
+      axes: the logical names of each parameter's axes.
       init: key -> parameters.
       metrics, predict: of (params, batch); the latter also gives the batch, and both
         give whole arrays on every process.
@@ -72,6 +73,7 @@ class Program:
     model: Any
     mesh: Any
     params: Any
+    axes: Any
     init: Callable
     metrics: Callable
     predict: Callable
@@ -217,6 +219,7 @@ def open_program(config: Config, corpus: Corpus) -> Program:
         model=model,
         mesh=mesh,
         params=placed(shapes, shardings),
+        axes=axes,
         init=jax.jit(functions.init, out_shardings=shardings),
         metrics=jax.jit(functions.metrics, out_shardings=whole),
         predict=jax.jit(
@@ -247,8 +250,8 @@ def open_training(
         grad_accum=config.grad_accum,
     )
     shapes = jax.eval_shape(functions.start, program.params)
-    axes = step.logical_axes(program.model)
-    shardings = sharding.state_shardings(shapes, axes, mesh, config.mesh.rules)
+    rules = config.mesh.rules
+    shardings = sharding.state_shardings(shapes, program.axes, mesh, rules)
     whole = NamedSharding(mesh, PartitionSpec())
     return Training(
         state=placed(shapes, shardings),
@@ -261,8 +264,8 @@ def open_training(
 
 def left_whole(config: Config, program: Program) -> list[str]:
     """Lines on the dimensions that the mesh should shard and does not divide."""
-    axes = step.logical_axes(program.model)
-    return sharding.left_whole(axes, program.params, program.mesh, config.mesh.rules)
+    rules = config.mesh.rules
+    return sharding.left_whole(program.axes, program.params, program.mesh, rules)
 
 
 def placed(shapes: Any, shardings: Any) -> Any:
