@@ -7,11 +7,12 @@ MANIFEST.json. It is written as `<step>.partial` and renamed when all of it is d
 the functions only read and may be used on any workdir, that of a live run too.
 """
 
-import itertools
+import errno
 import json
 import logging
 import math
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -22,9 +23,9 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from lm import storage
+from lm import storage, watch
 from lm.config import Duration
-from lm.errors import CheckpointError, PeerError, Refusal
+from lm.errors import CheckpointError, Refusal
 from lm.trees import flatten
 
 BOUNDS = {"keep_last": "[1, inf)", "keep_every": "[1, inf)"}
@@ -32,7 +33,6 @@ CHANGEABLE = ("every", "keep_last", "keep_every", "best", "best_mode")
 
 Leaves = dict[str, list]  # path -> [dtype, shape]
 Which = int | Literal["latest", "best"]
-_barriers = itertools.count()  # The name of a barrier is used once.
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,9 @@ class Checkpointer:
                 self.directory.mkdir(parents=True, exist_ok=True)
             self._sweep()
             self._point_to_best()
-        _barrier("start", limit)  # Before that, no process looks into the directory.
+        watch.barrier(
+            "start", limit
+        )  # Before that, no process looks into the directory.
 
     def steps(self) -> list[int]:
         """The committed steps, in ascending order."""
@@ -110,6 +112,18 @@ class Checkpointer:
     def latest(self) -> int | None:
         """The newest committed step, not yet verified; None where there is none."""
         return max(self.steps(), default=None)
+
+    def check_room(self, abstract: Any) -> None:
+        """Refuses to start where not even one checkpoint has room.
+
+        Raises:
+          StorageError: names what is needed and what is free.
+        """
+        need = _bytes(leaves_of(abstract))
+        free = shutil.disk_usage(self.directory).free
+        if free < need and not self._spare():
+            error = OSError(errno.ENOSPC, "no room for a checkpoint")
+            raise storage.refusal(error, self.directory, need)
 
     def save(
         self,
@@ -147,7 +161,8 @@ class Checkpointer:
             "metric": self.policy.best if finite else None,
             "value": float(value) if finite else None,
         }
-        need = sum(np.dtype(d).itemsize * math.prod(s) for d, s in leaves.values())
+        need = _bytes(leaves)
+        self._make_room(need)
         partial = self.directory / f"{step}.partial"
         with self._cleaning(), storage.refusing(partial, need), _orbax() as ocp:
             response = ocp.save_checkpointables_async(partial, {"state": state})
@@ -166,7 +181,7 @@ class Checkpointer:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
-            _barrier("commit", self.limit)
+            watch.barrier("commit", self.limit)
 
     def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict]:
         """Reads the newest intact step, or `step`, into the shardings of `abstract`.
@@ -201,6 +216,15 @@ class Checkpointer:
                 str(self.directory), "no intact step", "one", "see process 0"
             )
         return read(self.directory / str(chosen), abstract)
+
+    def drop_after(self, step: int) -> None:
+        """Removes the steps after `step`, since the run goes back behind them."""
+        self.wait()
+        if jax.process_index() == 0:
+            for later in [s for s in self.steps() if s > step]:
+                storage.remove_tree(self.directory / str(later))
+            self._point_to_best()
+        watch.barrier("dropped steps", self.limit)
 
     def close(self) -> None:
         """Waits for the last save and ends the background thread."""
@@ -258,11 +282,33 @@ class Checkpointer:
             self._retain()
 
     def _retain(self) -> None:
+        for step in self._spare(self.policy.keep_last):
+            self._remove(step)
+
+    def _spare(self, keep_last: int = 1) -> list[int]:
+        """The steps that may go, the oldest first, if `keep_last` of the last stay."""
         steps, every = self.steps(), self.policy.keep_every
-        kept = {*steps[-self.policy.keep_last :], _best(self.directory).get("step")}
-        for step in steps:
-            if step not in kept and not (every and step % every == 0):
-                storage.remove_tree(self.directory / str(step))
+        kept = {*steps[-keep_last:], _best(self.directory).get("step")}
+        return [s for s in steps if s not in kept and not (every and s % every == 0)]
+
+    def _remove(self, step: int) -> None:
+        """Removes a step, unless somebody is reading it: then the next save does."""
+        directory = self.directory / str(step)
+        with storage.holding(directory, alone=True) as held:
+            if held:
+                storage.remove_tree(directory)
+
+    def _make_room(self, need: int) -> None:
+        """Removes the oldest steps early, if the disk has no room for another."""
+        if jax.process_index() != 0:
+            return
+        for step in self._spare():
+            if shutil.disk_usage(self.directory).free >= 1.1 * need:
+                return
+            self.note(
+                f"warning: no room for {need:,} bytes; removing checkpoint {step}"
+            )
+            self._remove(step)
 
     def _point_to_best(self) -> None:
         """Writes `best` anew from the values in the manifests of the steps on disk.
@@ -313,6 +359,13 @@ def find(workdir: Path, which: Which = "latest") -> Path:
     Raises:
       CheckpointError: there is none, or a file of it is damaged.
     """
+    directory, facts = _choose(workdir, which)
+    storage.verify(directory, **facts)
+    return directory
+
+
+def _choose(workdir: Path, which: Which) -> tuple[Path, dict[str, Any]]:
+    """The directory of a step, and what its manifest must say."""
     directory = Path(workdir).absolute() / "checkpoints"
     steps = _steps(directory) if directory.is_dir() else []
     best = _best(directory) if which == "best" else {}
@@ -326,8 +379,19 @@ def find(workdir: Path, which: Which = "latest") -> Path:
             "give the workdir of a run, and a step that it has kept",
         )
     # The pointer's own facts must be those of the step: it has no checksum.
-    storage.verify(directory / str(step), **{**best, "step": step})
-    return directory / str(step)
+    return directory / str(step), {**best, "step": step}
+
+
+@contextmanager
+def reading(workdir: Path, which: Which = "latest") -> Iterator[Path]:
+    """`find`, and while the block lasts the live run does not remove the step."""
+    held = False
+    while not held:  # The run may remove it just before it is held.
+        directory, facts = _choose(workdir, which)
+        with storage.holding(directory) as held:
+            if held:
+                storage.verify(directory, **facts)
+                yield directory
 
 
 def read(directory: Path, abstract: Any) -> tuple[Any, dict]:
@@ -385,6 +449,10 @@ def _steps(directory: Path) -> list[int]:
     return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
 
 
+def _bytes(leaves: Leaves) -> int:
+    return sum(np.dtype(d).itemsize * math.prod(s) for d, s in leaves.values())
+
+
 def leaves_of(tree: Any) -> Leaves:
     """The path, dtype and shape of each leaf, arrays or abstract."""
     return {
@@ -419,21 +487,3 @@ def _orbax(partial_load: bool = False) -> Iterator[Any]:
 
 def _not_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname
-
-
-def _barrier(name: str, limit: float) -> None:
-    """Waits for all processes, each of which comes here the same number of times."""
-    if jax.process_count() == 1:
-        return
-    from jax._src import distributed  # jax has no public barrier with a time limit.
-
-    key = f"checkpoint {name} {next(_barriers)}"
-    try:
-        distributed.global_state.client.wait_at_barrier(key, int(limit * 1000))
-    except jax.errors.JaxRuntimeError as error:
-        raise PeerError(
-            f"process {jax.process_index()}",
-            str(error).splitlines()[0],
-            f"every process at the {name} of a checkpoint within {limit:.0f} s",
-            "run the same command again",
-        ) from error

@@ -10,7 +10,7 @@ import json
 import re
 import runpy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -156,7 +156,7 @@ def _shape(tree: dict[str, Any], root: Path) -> dict[str, Any]:
         presets = runpy.run_path(str(root / "models" / "presets.py"))["PRESETS"]
         if not isinstance(preset, str) or preset not in presets:
             raise no_such("model.preset", preset, presets)
-        tree["model"] = presets[str(preset)] | tree["model"]
+        tree["model"] = _merged(presets[str(preset)], tree["model"])
     if not tree["tokenizer"]:
         if tree["init"].get("source") is None:
             fix = "set tokenizer.name=hf, or init.source=<workdir of another run>."
@@ -172,6 +172,15 @@ def _shape(tree: dict[str, Any], root: Path) -> dict[str, Any]:
         data = _as_dict(given.get("data"), f"{where}.data")
         tree["evals"][name] = given | {"data": _shape_data(data, f"{where}.data")}
     return tree
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """What `above` says, and below it, in groups of options too, what `below` says."""
+    out = dict(below) | dict(above)
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
+            out[key] = _merged(below[key], above[key])
+    return out
 
 
 def _shape_data(data: dict[str, Any], where: str) -> dict[str, Any]:
@@ -306,12 +315,16 @@ def load_class(kind: str, name: str | None = None, root: Path = ROOT) -> type:
 def build(cls: type[T], section: Mapping[str, Any], **wiring: Any) -> T:
     """An object of a section's class: its fields, and what other parts give it.
 
-    The key that chose the class (`name`, of an evaluation `evaluator`) is left out.
+    The key that chose the class (`name`, of an evaluation `evaluator`) is left out; a
+    group of options becomes an object of its own class.
     """
     choices = {
         CHOICE[kind] for kind, (_, name) in NAMED.items() if name == cls.__name__
     }
     kept = {key: value for key, value in section.items() if key not in choices}
+    for field in fields(cls):
+        if field.name in kept and is_dataclass(field.type):
+            kept[field.name] = build(field.type, kept[field.name])
     return cls(**kept | wiring)
 
 

@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 from lm import config as configs
-from lm import runtime, storage
+from lm import lock, runtime, storage
 from lm.flags import Parser
+from lm.hf import source
 
 USAGE = """python -m lm.main --config=FILE[:ARG] [--config.a.b=VALUE] [--workdir=DIR]
 
@@ -29,18 +30,20 @@ def run(argv: list[str]) -> int:
     config = configs.load(flags.config, overrides)
     workdir = Path(flags.workdir or configs.default_workdir(flags.config))
     storage.check_directory(workdir)
+    source.check(config, workdir)
     notes = [] if flags.workdir else [f"workdir: {workdir} (--workdir chooses another)"]
 
     notes += runtime.platform_setup()
-    from lm import train  # after the checks above: it imports jax and what stands on it
+    with lock.of_workdir(workdir, notes.append, primary=runtime.is_primary()):
+        from lm import train  # after the checks above: it imports much
 
-    return train.train(
-        config,
-        workdir,
-        strict=flags.strict,
-        allow_change=tuple(filter(None, flags.allow_change.split(","))),
-        notes=notes,
-    )
+        return train.train(
+            config,
+            workdir,
+            strict=flags.strict,
+            allow_change=tuple(filter(None, flags.allow_change.split(","))),
+            notes=notes,
+        )
 
 
 def main(argv: list[str] | None = None) -> int:

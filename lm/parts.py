@@ -7,7 +7,7 @@ checkpoint means the same to each of them.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from lm.data import pipeline
 from lm.data.pipeline import Data, Shares, Stream
 from lm.errors import ConfigError, DataError
 from lm.evaluators.base import Tools
+from lm.hf import source
+from lm.hf.checkpoint import directory_of
 from lm.models.layers import Compute
 
 Note = Callable[[str], None]
@@ -36,7 +38,8 @@ class Corpus:
       objective: the task, which says how rows become examples.
       codec: the tokenizer.
       shares: which process this is.
-      open: (section, seed, train) -> the stream of a `data` section.
+      open: (section, seed, train, changes) -> the stream of a `data` section, with the
+        fields of the objective that differ in it.
     """
 
     config: Config
@@ -87,11 +90,14 @@ class Training:
       state: the state's shapes, types and shardings.
       start: parameters -> State, before the first update.
       update: (State, batch) -> (State, measurements); the state is donated.
+      loss, gradients: of (State, batch), to look into an update; loss is not compiled.
     """
 
     state: step.State
     start: Callable
     update: Any
+    loss: Callable
+    gradients: Callable
 
 
 def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
@@ -105,10 +111,12 @@ def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
     objective = configs.build(cls, config.objective)
     codec = open_codec(config, workdir, objective, shares, note)
 
-    def open_stream(section: Config, *, seed: int, train: bool) -> Stream:
+    def open_stream(
+        section: Config, *, seed: int, train: bool, changes: Config | None = None
+    ) -> Stream:
         return pipeline.open_stream(
             configs.build(Data, section),
-            objective,
+            changed(objective, changes or {}),
             codec,
             seq_len=config.seq_len,
             seed=seed,
@@ -119,6 +127,23 @@ def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
         )
 
     return Corpus(config, objective, codec, shares, open_stream)
+
+
+def changed(objective: Any, changes: Mapping[str, Any]) -> Any:
+    """The objective with some fields otherwise, as an evaluation wants them.
+
+    Raises:
+      ConfigError: it has no such field.
+    """
+    known = [field.name for field in dataclasses.fields(objective)]
+    for name in changes:
+        if name not in known:
+            raise ConfigError(
+                f"evals.<name>.objective.{name}",
+                "an unknown field",
+                f"one of {', '.join(known)}",
+            )
+    return dataclasses.replace(objective, **changes)
 
 
 def this_process() -> Shares:
@@ -137,7 +162,12 @@ def begun(workdir: Path) -> bool:
 
 
 def with_tokenizer(config: Config, workdir: Path) -> Config:
-    """The config with a tokenizer: where it has none, the run's or init.source's."""
+    """The config with a tokenizer: where it has none, the run's or init.source's.
+
+    Of a directory of Hugging Face it takes the size of the vocabulary too.
+    """
+    if source.is_hf(config.init.source):
+        return source.complete(config, workdir)
     if config.tokenizer is not None:
         return config
     begun_here = (workdir / "config.json").exists()
@@ -154,7 +184,9 @@ def open_codec(
       DataError: it cannot be made, or is another than that of the weights.
     """
     own, section, inherited = workdir / "tokenizer", config.tokenizer, None
-    if config.init.source is not None and not begun(workdir):
+    if source.is_hf(config.init.source) and not begun(workdir):
+        inherited = source.open_tokenizer(directory_of(config.init.source))
+    elif config.init.source is not None and not begun(workdir):
         giver = Path(config.init.source)
         theirs = configs.of_run(giver).tokenizer
         inherited = pipeline.open_tokenizer(
@@ -241,14 +273,19 @@ def open_training(
     sharding.check_batch(config.batch_size, config.grad_accum, mesh)
     settings = configs.build(optim.Optim, config.optim)
     schedule = optim.schedule(settings, steps_of)
-    functions = step.make_training(
-        program.model,
-        corpus.objective,
-        optim.make(settings, program.params, schedule),
-        schedule,
+    make = functools.partial(
+        step.make_training,
+        objective=corpus.objective,
+        optimizer=optim.make(settings, program.params, schedule),
+        schedule=schedule,
         seed=config.seed,
         grad_accum=config.grad_accum,
+        halt=config.stop.on_nonfinite != "skip",
     )
+    functions = make(program.model)
+    # What is rematerialised is traced as one piece; to look into it, it may not be.
+    compute = dataclasses.replace(program.model.compute, remat="none")
+    visible = make(program.model.clone(compute=compute))
     shapes = jax.eval_shape(functions.start, program.params)
     rules = config.mesh.rules
     shardings = sharding.state_shardings(shapes, program.axes, mesh, rules)
@@ -259,6 +296,8 @@ def open_training(
         update=jax.jit(
             functions.update, out_shardings=(shardings, whole), donate_argnums=0
         ),
+        loss=visible.loss,
+        gradients=jax.jit(functions.gradients, out_shardings=shardings.params),
     )
 
 
@@ -322,7 +361,9 @@ def open_evaluator(
     """One evaluation; its metrics are named `<name>/<metric>`."""
     cls = configs.load_class("evaluator", section.evaluator)
     evaluator = configs.build(cls, section)
-    stream = corpus.open(section.data, seed=section.seed, train=False)
+    stream = corpus.open(
+        section.data, seed=section.seed, train=False, changes=section.objective
+    )
     rows = min(len(stream), section.limit or len(stream))
     batch_size = section.batch_size or config.batch_size
     sharding.check_batch(batch_size, 1, program.mesh)
@@ -362,18 +403,32 @@ def model_flops(model: Any, params: Any, batch: dict[str, Any]) -> float:
     """FLOPs of one update that the model needs, recomputation aside.
 
     3 (forward, and twice that backward) x 2 x [multiplications of each token with the
-    kernels of the layers, of scores and sums of attention (2 x T x N x H a layer), and
-    of each target place with the vocabulary head].
+    kernels of its layers, of scores and sums of attention (2 x T x S x N x H a layer),
+    and of each target place with the vocabulary head]. A mask saves nothing here.
     """
-    rows, length = batch["inputs"].shape
-    layers = sum(
-        math.prod(leaf.shape)
-        for path, leaf in trees.flatten(params).items()
-        if path.startswith("layers/") and path.endswith("/kernel")
-    )
-    heads = (model.head_dim or model.d_model // model.num_heads) * model.num_heads
-    products = rows * length * (layers + 2 * model.num_layers * length * heads)
+    sides = {"": batch["inputs"].shape, "source_": ()}
+    if "source_inputs" in batch:
+        sides["source_"] = batch["source_inputs"].shape
+    rows, length = sides[""]
+    heads = model.shape.head_dim * model.num_heads
+    products = 0
+    for path, leaf in trees.flatten(params).items():
+        stack, layers, part = path.rpartition("layers/")
+        if not layers or not path.endswith("/kernel"):
+            continue
+        own = sides["source_"] if stack == "encoder/" else sides[""]
+        # Keys and values of cross-attention are of the encoder's tokens.
+        of_source = part.startswith(("cross_attention/key", "cross_attention/value"))
+        products += math.prod(leaf.shape) * math.prod(
+            sides["source_"] if of_source else own
+        )
+        if part.endswith("attention/query/kernel"):
+            seen = sides["source_"] if part.startswith("cross") else own
+            products += leaf.shape[0] * 2 * math.prod(own) * seen[1] * heads
+    table = model.d_model * model.vocab_size
     if "target_positions" in batch:
         places = math.prod(batch["target_positions"].shape)
-        products += places * model.d_model * (model.d_model + model.vocab_size)
+        products += places * (table + model.d_model**2)
+    elif "targets" in batch:
+        products += rows * length * table
     return 6.0 * products

@@ -11,6 +11,7 @@ from typing import Any
 
 from lm import durations
 from lm.errors import ConfigError
+from lm.ops.attention_limits import Wanted, check_implementation
 
 # (holds, field, found, expected, fix)
 Rule = tuple[bool, str, Any, str, str | None]
@@ -29,6 +30,7 @@ def check_rules(config: Mapping, examples_per_epoch: int | None = None) -> None:
         _time_rules(config, examples_per_epoch),
         _shape_rules(config),
         _pair_rules(config),
+        _objective_rules(config),
         _metric_rules(config),
         _holdout_rules(config),
         _optimiser_rules(config),
@@ -36,6 +38,7 @@ def check_rules(config: Mapping, examples_per_epoch: int | None = None) -> None:
         for holds, where, found, expected, fix in rules:
             if not holds:
                 raise ConfigError(where, str(found), expected, fix)
+    _check_attention(config)
 
 
 def _time_rules(c: Mapping, examples_per_epoch: int | None) -> Iterator[Rule]:
@@ -96,10 +99,29 @@ def _shape_rules(c: Mapping) -> Iterator[Rule]:
         "lower seq_len, or raise model.max_len.",
     )
     width, heads = model.get("d_model"), model.get("num_heads")
-    if width and heads and not model.get("head_dim"):
+    if width and heads and not model.get("attention", {}).get("head_dim"):
         expected = f"a multiple of model.num_heads={heads}"
-        fix = "change one of them, or set model.head_dim."
+        fix = "change one of them, or set model.attention.head_dim."
         yield width % heads == 0, "model.d_model", width, expected, fix
+
+
+def _check_attention(c: Mapping) -> None:
+    """What the implementation cannot do, as far as the config shows it."""
+    compute, model = c.get("compute", {}), c["model"]
+    options = model.get("attention", {})
+    prefix = c["objective"]["name"] == "prefix_lm" and model.get("kind") == "decoder"
+    width, heads = model.get("d_model"), model.get("num_heads")
+    shared = width // heads if width and heads else None
+    wanted = Wanted(
+        dtype=compute.get("dtype", "float32"),
+        head_dim=options.get("head_dim") or shared,
+        position=model.get("position", "none"),
+        softcap=options.get("softcap"),
+        dropout=options.get("dropout", 0.0),
+        prefix=prefix,
+        precision=compute.get("precision"),
+    )
+    check_implementation(compute.get("attention", "xla"), wanted)
 
 
 def _pair_rules(c: Mapping) -> Iterator[Rule]:
@@ -115,6 +137,39 @@ def _pair_rules(c: Mapping) -> Iterator[Rule]:
     types = c["model"].get("token_types")
     expected = f"2, for the two sentences of objective.next={pair}, or 0"
     yield pair == "none" or types != 1, "model.token_types", types, expected, None
+
+
+# The kinds of model that an objective can train.
+_KINDS = {
+    "mlm": ("encoder",),
+    "classification": ("encoder",),
+    "causal_lm": ("decoder",),
+    "prefix_lm": ("decoder", "encoder_decoder"),
+    "seq2seq": ("encoder_decoder",),
+    "span_corruption": ("encoder_decoder",),
+    "denoising": ("encoder_decoder",),
+}
+
+
+def _objective_rules(c: Mapping) -> Iterator[Rule]:
+    objective, model = c["objective"], c["model"]
+    name, kind = objective["name"], model.get("kind")
+    kinds = _KINDS.get(name, (kind,))
+    expected = f"{' or '.join(map(str, kinds))}, for objective {name}"
+    fix = "choose a model of that kind, or another objective."
+    yield kind in (None, *kinds), "model.kind", repr(kind), expected, fix
+    if name == "prefix_lm" and kind is not None:
+        fix = "set objective.kind to the model's."
+        expected = f"model.kind={kind!r}"
+        found = objective["kind"]
+        yield found == kind, "objective.kind", repr(found), expected, fix
+    learned = model.get("position") == "learned"
+    places = model.get("max_len", math.inf) if learned else math.inf
+    for field in ("source_len", "target_len"):
+        length = objective.get(field)
+        expected = f"at most model.max_len={places}, the positions that are learned"
+        fix = f"lower objective.{field}, or raise model.max_len."
+        yield (length or 0) <= places, f"objective.{field}", length, expected, fix
 
 
 def _metric_rules(c: Mapping) -> Iterator[Rule]:

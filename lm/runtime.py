@@ -21,11 +21,12 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from lm.errors import ConfigError, PeerError, Refusal, StorageError
 
 PREEMPTED, INTERRUPTED = 75, 130
+T = TypeVar("T")
 
 
 class Terminated(BaseException):
@@ -41,6 +42,9 @@ def run_main(run: Callable[[], int | None], *, debug: bool = False) -> int:
     Args:
       run: the command; returns its exit code, None for 0.
       debug: shows the traceback of a refusal too.
+
+    A process that fails alone among several ends here and at once: the end of a normal
+    one waits for the others.
     """
 
     def terminate(*_: Any) -> None:
@@ -53,22 +57,30 @@ def run_main(run: Callable[[], int | None], *, debug: bool = False) -> int:
         return run() or 0
     except KeyboardInterrupt:
         _say("stopped by Ctrl-C; the same command again continues")
-        return INTERRUPTED
+        return _end(INTERRUPTED)
     except Terminated:
         _say("stopped by SIGTERM; the same command again continues")
-        return PREEMPTED
+        return _end(PREEMPTED)
     except Exception as error:
         refusal = error if isinstance(error, Refusal) else _out_of_memory(error)
         if refusal is None or debug:
             traceback.print_exc()
         if refusal is None:
             _say(f"error[bug] {type(error).__name__}: an error that was not foreseen")
-            return 1
+            return _end(1)
         _say(refusal.line())
-        return refusal.exit_code
+        return _end(refusal.exit_code)
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
+
+
+def _end(code: int) -> int:
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def _say(line: str) -> None:
@@ -109,6 +121,7 @@ class Preemption:
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
+        self._waiting = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Preemption":
@@ -132,6 +145,19 @@ class Preemption:
 
         return multihost_utils.reached_preemption_sync_point(step)
 
+    def wait(self, act: Callable[[], T]) -> T | None:
+        """`act()`, a wait that a signal breaks off: then None, and the loop is to end.
+
+        Not with several processes, which go on until all of them know of the signal.
+        """
+        self._waiting = not self._shared
+        try:
+            return None if self._seen and self._waiting else act()
+        except Terminated:
+            return None
+        finally:
+            self._waiting = False
+
     @property
     def exit_code(self) -> int:
         return INTERRUPTED if signal.SIGINT in self._seen else PREEMPTED
@@ -143,6 +169,9 @@ class Preemption:
         self._seen.add(number)
         if self._shared:  # Tell the service, which tells the other processes.
             os.kill(os.getpid(), signal.SIGTERM)
+        if self._waiting:
+            self._waiting = False
+            raise Terminated
 
 
 def platform_setup(environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -170,6 +199,13 @@ def platform_setup(environ: Mapping[str, str] = os.environ) -> list[str]:
         raise ConfigError("JAX_PLATFORMS", found, "a platform that starts") from error
     kind, processes = devices[0].device_kind, jax.process_count()
     return [*notes, f"devices: {len(devices)} x {kind}, processes: {processes}"]
+
+
+def is_primary() -> bool:
+    """Whether this is the process that writes what all of them share."""
+    import jax
+
+    return jax.process_index() == 0
 
 
 def _compile_cache(environ: Mapping[str, str]) -> list[str]:
@@ -258,7 +294,9 @@ def _join(cluster: dict[str, Any], seconds: int) -> None:
         try:
             # jax would abort the process at its own limit: ours comes first.
             limit = seconds + 60
-            jax.distributed.initialize(**cluster, initialization_timeout=limit)
+            jax.distributed.initialize(
+                **cluster, initialization_timeout=limit, shutdown_timeout_seconds=60
+            )
         except Exception as error:
             failure.append(error)
 

@@ -37,6 +37,7 @@ class Field:
       default: the value, or REQUIRED.
       bounds: an interval such as "(0, inf)" for each number in the value, or None.
       changeable: whether a run may be continued with another value.
+      group: the options of which the field is a dict, where its type is a dataclass.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Field:
     default: Any
     bounds: str | None = None
     changeable: bool = False
+    group: "dict[str, Field] | None" = None
 
 
 @cache
@@ -51,8 +53,9 @@ def read_class(path: Path, class_name: str, root: Path) -> dict[str, Field]:
     """The options of a dataclass, those of its bases first.
 
     An option is annotated with int, float, str, bool, None, Duration, Literal and
-    tuple, list or dict of these, written out. Fields of any other type, names for a
-    type among them, are wiring between parts and left out.
+    tuple, list or dict of these, written out; or with a dataclass whose name ends in
+    "Options", a group of options. Fields of any other type, names for a type among
+    them, are wiring between parts and left out.
 
     Args:
       path: the file that defines the class.
@@ -84,6 +87,9 @@ def read_class(path: Path, class_name: str, root: Path) -> dict[str, Field]:
             if _is_option(kind):
                 place = f"{path}:{node.lineno}"
                 fields[name] = Field(name, kind, _default(node.value, names, place))
+            elif ast.unparse(kind).endswith("Options"):
+                place = _find_base(kind, body, classes, path, root)
+                fields[name] = Field(name, kind, {}, group=read_class(*place, root))
     bounds = ast.literal_eval(names["BOUNDS"]) if "BOUNDS" in names else {}
     changeable = ast.literal_eval(names["CHANGEABLE"]) if "CHANGEABLE" in names else ()
     for name, field in fields.items():
@@ -326,6 +332,8 @@ def check(field: Field, value: Any, where: str) -> Any:
     Raises:
       ConfigError: naming the field, what was found and what is allowed.
     """
+    if field.group is not None:
+        return _check_group(field.group, value, where)
     fitted = fit(value, field.type, field.bounds)
     if fitted is not MISFIT:
         return fitted
@@ -338,6 +346,24 @@ def check(field: Field, value: Any, where: str) -> Any:
     if fix is None and field.default is not REQUIRED:
         fix = f"leave it out for the default, {shown(field.default)}."
     raise ConfigError(where, shown(value), expected, fix)
+
+
+def _check_group(group: Mapping[str, Field], value: Any, where: str) -> dict[str, Any]:
+    value = literal(value) if isinstance(value, Text) else value
+    if not isinstance(value, dict):
+        raise ConfigError(where, shown(value), "a section: a dict of fields")
+    for key in value.keys() - group.keys():
+        guess = near(str(key), group)
+        raise ConfigError(
+            f"{where}.{key}",
+            "an unknown field",
+            f"one of {', '.join(group)}",
+            f"did you mean {where}.{guess}?" if guess else None,
+        )
+    return {
+        name: check(field, value.get(name, field.default), f"{where}.{name}")
+        for name, field in group.items()
+    }
 
 
 def near(word: str, words: Iterable[str]) -> str | None:

@@ -42,10 +42,14 @@ class TrainingFunctions(NamedTuple):
     Attributes:
       start: parameters -> State, before the first update.
       update: (State, batch) -> (State, measurements).
+      loss: (State, batch) -> the loss that the next update differentiates.
+      gradients: (State, batch) -> its gradients.
     """
 
     start: Callable[[PyTree], State]
     update: Callable[[State, Batch], tuple[State, dict[str, Float[Array, ""]]]]
+    loss: Callable[[State, Batch], Float[Array, ""]]
+    gradients: Callable[[State, Batch], PyTree]
 
 
 def logical_axes(model: Any) -> PyTree:
@@ -86,12 +90,16 @@ def make_training(
     *,
     seed: int,
     grad_accum: int,
+    halt: bool = True,
 ) -> TrainingFunctions:
     """Binds a model, an objective and an optimiser into the update of a state.
 
     An update first totals each term's count over the whole batch, then adds up over
     micro-batches the gradient of the sum over terms of sum / total; so micro-batches
     of uneven counts, and any split over devices, average as the full batch does.
+
+    An update whose loss or gradient is not finite changes nothing but `step`; with
+    `halt`, nor does any after it, until the host has seen it.
     """
 
     def start(params: PyTree) -> State:
@@ -110,10 +118,14 @@ def make_training(
         }
         return sum(means.values()), means
 
-    def update(state: State, batch: Batch) -> tuple[State, dict]:
-        totals = objective.counts(batch)
+    def shared(state: State, batch: Batch) -> tuple[dict, Array]:
+        """What all micro-batches have in common: the counts, and a key."""
         # rbg bits cost a fraction of threefry's; the step alone makes them its own.
         key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), state.step)
+        return objective.counts(batch), key
+
+    def differentiate(state: State, batch: Batch) -> tuple:
+        totals, key = shared(state, batch)
         gradient = jax.value_and_grad(loss, has_aux=True)
         if grad_accum == 1:
             (value, means), grads = gradient(state.params, batch, totals, key)
@@ -130,21 +142,41 @@ def make_training(
             zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
             numbered = jnp.arange(grad_accum), parts
             ((value, means), grads), _ = jax.lax.scan(accumulate, zeros, numbered)
+        return value, means, totals, grads
 
+    def update(state: State, batch: Batch) -> tuple[State, dict]:
+        value, means, totals, grads = differentiate(state, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        norm = opt_state.gradient_norm
+        sound = jnp.isfinite(value) & jnp.isfinite(norm)
+        if halt:
+            sound &= jnp.isfinite(state.opt_state.gradient_norm)
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(sound, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
+        if halt:
+            opt_state = opt_state._replace(gradient_norm=norm)
         measurements = {
             "train/loss": value,
             **{f"train/{name}_loss": mean for name, mean in means.items()},
             **{f"train/{name}_count": count for name, count in totals.items()},
-            "optim/lr": schedule(state.step),
-            "optim/gradient_norm": opt_state.gradient_norm,
+            "optim/applied": sound.astype(jnp.float32),
+            "optim/lr": schedule(state.opt_state.count),
+            "optim/gradient_norm": norm,
             "optim/parameter_norm": global_norm(params),
             "optim/update_norm": global_norm(updates),
         }
         return State(state.step + 1, params, opt_state), measurements
 
-    return TrainingFunctions(start, update)
+    return TrainingFunctions(
+        start,
+        update,
+        lambda state, batch: loss(state.params, batch, *shared(state, batch))[0],
+        lambda state, batch: differentiate(state, batch)[-1],
+    )
 
 
 def _split(x: Array, parts: int) -> Array:

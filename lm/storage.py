@@ -3,38 +3,48 @@
 A file is written beside its place, synced and renamed, so that a reader sees the old
 bytes or the new ones. A directory is committed in the same way, with a MANIFEST.json
 that holds the size and the SHA-256 of each of its files. Each path has one writer.
+What a network file system fails at for a moment is tried again, a few times. A failed
+fsync is not: the system may have dropped the bytes, and they are written anew.
 
 `LM_CRASHPOINT=name:k` kills the process at the k-th passage of a named crash point;
-the crash tests use it.
+`name:k:SIGTERM` sends it another signal, and `name:k:stall` lets it stand still there.
+The tests of faults use it.
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import signal
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lm.errors import CheckpointError, StorageError
 
 MANIFEST = "MANIFEST.json"
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+STUMBLES = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT}
+PAUSES = (0.05, 0.2, 0.8, 2.0)  # seconds before each further attempt
+T = TypeVar("T")
 _passages: Counter[str] = Counter()
 
 
 def crash_point(name: str) -> None:
     """Kills the process where LM_CRASHPOINT asks for this passage of `name`."""
-    wanted, _, k = os.environ.get("LM_CRASHPOINT", "").partition(":")
+    wanted, k, how, *_ = [*os.environ.get("LM_CRASHPOINT", "").split(":"), "", ""]
     if wanted == name:
         _passages[name] += 1
-        if _passages[name] == int(k or 1):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if _passages[name] == int(k or 1) and how == "stall":
+            time.sleep(3600)
+        elif _passages[name] == int(k or 1):
+            os.kill(os.getpid(), signal.Signals[how or "SIGKILL"])
 
 
 def refusal(error: OSError, path: Path, need: int | None = None) -> StorageError:
@@ -75,6 +85,27 @@ def refusing(path: Path, need: int | None = None) -> Iterator[None]:
         raise refusal(cause, path, need) from error
 
 
+def steady(act: Callable[..., T], *arguments: Any) -> T:
+    """`act(*arguments)`, repeated where a network file system stumbles over it."""
+    for pause in PAUSES:
+        try:
+            return act(*arguments)
+        except OSError as error:
+            if error.errno not in STUMBLES:
+                raise
+            time.sleep(pause)
+    return act(*arguments)
+
+
+def rename(old: Path, new: Path) -> None:
+    """os.rename, which a network file system may report as failed when it is done."""
+    try:
+        steady(os.rename, old, new)
+    except FileNotFoundError:
+        if os.path.lexists(old) or not os.path.lexists(new):
+            raise
+
+
 def check_directory(path: Path) -> None:
     """Checks, changing nothing, that a directory can be written, or be made.
 
@@ -92,11 +123,21 @@ def check_directory(path: Path) -> None:
 
 def sync_path(path: Path) -> None:
     """Waits until a file's bytes, or a directory's entries, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = steady(os.open, path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def settle(path: Path) -> None:
+    """`sync_path` of a file; if that fails for a moment, writes its bytes anew."""
+    try:
+        sync_path(path)
+    except OSError as error:
+        if error.errno not in STUMBLES:
+            raise
+        write_bytes(path, steady(Path(path).read_bytes))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -107,17 +148,21 @@ def write_bytes(path: Path, data: bytes) -> None:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
-    with refusing(path, len(data)):
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def fill() -> None:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             crash_point("write-unsynced")
             os.fsync(file.fileno())
+
+    with refusing(path, len(data)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        steady(fill)
         crash_point("write-unnamed")
-        os.rename(temporary, path)
+        rename(temporary, path)
         crash_point("write-renamed")
-        sync_path(path.parent)
+        steady(sync_path, path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -145,20 +190,38 @@ class Appender:
         self.path = Path(path)
         with refusing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
-            sync_path(self.path.parent)
+            self._open()
+            steady(sync_path, self.path.parent)
+
+    def _open(self) -> None:
+        self._file = steady(open, self.path, "ab", 0)
+        self._size = self._file.tell()
 
     def write(self, text: str) -> None:
-        rest = memoryview(text.encode())
-        crash_point("append-start")
-        with refusing(self.path, len(rest)):
+        data = text.encode()
+
+        def append() -> None:
+            os.ftruncate(self._file.fileno(), self._size)  # what an attempt has left
+            rest = memoryview(data)
             while rest:
                 rest = rest[self._file.write(rest) :]
+
+        crash_point("append-start")
+        with refusing(self.path, len(data)):
+            steady(append)
+        self._size += len(data)
         crash_point("append-done")
 
     def sync(self) -> None:
         with refusing(self.path):
-            os.fsync(self._file.fileno())
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                if error.errno not in STUMBLES:
+                    raise
+                self._file.close()
+                write_bytes(self.path, steady(self.path.read_bytes))
+                self._open()
         crash_point("append-synced")
 
     def close(self) -> None:
@@ -179,7 +242,7 @@ def commit(partial: Path, final: Path, **facts: Any) -> None:
     with refusing(partial):
         files = {}
         for path in sorted(p for p in partial.rglob("*") if p.is_file()):
-            sync_path(path)
+            settle(path)
             name = path.relative_to(partial).as_posix()
             files[name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
     crash_point("commit-hashed")
@@ -187,12 +250,12 @@ def commit(partial: Path, final: Path, **facts: Any) -> None:
     crash_point("commit-manifest")
     with refusing(final):
         for path in [p for p in partial.rglob("*") if p.is_dir()]:
-            sync_path(path)
-        sync_path(partial)
+            steady(sync_path, path)
+        steady(sync_path, partial)
         crash_point("commit-synced")
-        os.rename(partial, final)
+        rename(partial, final)
         crash_point("commit-renamed")
-        sync_path(final.parent)
+        steady(sync_path, final.parent)
     crash_point("commit-done")
 
 
@@ -217,7 +280,7 @@ def verify(directory: Path, **facts: Any) -> dict[str, Any]:
         if not path.is_file():
             raise _damage(path, "no file", "the file that was committed")
         with refusing(path):
-            size, digest = path.stat().st_size, _sha256(path)
+            size, digest = steady(os.stat, path).st_size, _sha256(path)
         if size != entry["bytes"]:
             raise _damage(path, f"{size:,} bytes", f"{entry['bytes']:,} bytes")
         if digest != entry["sha256"]:
@@ -236,7 +299,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise _damage(path, "no file", "the manifest of a committed directory")
     with refusing(path):
-        data = path.read_bytes()
+        data = steady(path.read_bytes)
     try:
         content = json.loads(data)
         del content["sha256"]
@@ -254,12 +317,38 @@ def remove_tree(path: Path) -> None:
     doomed = path.with_name(f"{path.name.removesuffix('.removed')}.removed")
     with refusing(path):
         if doomed.exists():
-            shutil.rmtree(doomed)
+            steady(shutil.rmtree, doomed)
         if path.exists():
-            os.rename(path, doomed)
+            rename(path, doomed)
             crash_point("remove-renamed")
-            shutil.rmtree(doomed)
+            steady(shutil.rmtree, doomed)
     crash_point("remove-done")
+
+
+@contextmanager
+def holding(path: Path, *, alone: bool = False) -> Iterator[bool]:
+    """Holds a directory: for reading beside other readers, or `alone` to remove it.
+
+    Yields:
+      Whether it is held. Not, if it is no more there, or with `alone` if another
+      process reads it. Where the file system has no such locks it is.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
+    held = True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+    except BlockingIOError:
+        held = False
+    except OSError:
+        pass  # There are no such locks here.
+    try:
+        yield held and os.path.exists(path)
+    finally:
+        os.close(handle)
 
 
 def _manifest_text(content: dict[str, Any]) -> str:
@@ -269,8 +358,11 @@ def _manifest_text(content: dict[str, Any]) -> str:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def digest() -> str:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return steady(digest)
 
 
 def _damage(path: Path, found: str, expected: str) -> CheckpointError:

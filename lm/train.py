@@ -9,14 +9,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from lm import checkpoint, guard, parts, runtime, sharding, storage, timing, transfer
+from lm import (
+    checkpoint,
+    diagnose,
+    guard,
+    parts,
+    runtime,
+    sharding,
+    storage,
+    timing,
+    transfer,
+    watch,
+)
 from lm import config as configs
 from lm.checkpoint import Checkpointer
 from lm.config import Config
 from lm.data import pipeline
-from lm.errors import CheckpointError
+from lm.errors import CheckpointError, NumericalError
 from lm.writer import Log, Writer, read_rows
 
 
@@ -51,7 +63,7 @@ def train(
     primary = jax.process_index() == 0
     config = parts.with_tokenizer(config, workdir)
     writer = Writer(workdir, configs.build(Log, config.log), primary=primary)
-    with writer:
+    with writer, watch.of_run(workdir) as watching:
         # ── The workdir: a new run, or one to go on with ────────────────────────────
         for note in (*notes, *adopt(config, workdir, allow_change, primary)):
             writer.note(note)
@@ -64,6 +76,7 @@ def train(
         )
 
         # ── Data: tokenizer, rows, and from here on durations are steps ─────────────
+        watching.at("data", times=math.inf)  # Nobody knows how long they are.
         corpus = parts.open_corpus(config, workdir, writer.note)
         steps_of = parts.durations(config, corpus)
         total = steps_of(config.steps)
@@ -85,6 +98,7 @@ def train(
         # ── Model, optimiser and mesh; nothing is computed yet ──────────────────────
         program = parts.open_program(config, corpus)
         training = parts.open_training(config, corpus, program, steps_of)
+        checkpointer.check_room(training.state)
         evals = parts.open_evaluators(config, workdir, corpus, program)
         needs = describe_memory(training.state)
         writer.note(needs)
@@ -93,11 +107,14 @@ def train(
 
         with jax.set_mesh(program.mesh):
             # ── Start: the own workdir, else init.source, else scratch ──────────────
+            watching.at("restore", times=10)
+            faults = guard.Faults()
             if checkpointer.latest() is not None:
                 state, host = checkpointer.restore(training.state)
                 check_data(host["data"], identity)
                 following = guard.follow(stop).resume(host["stop"])
                 best = best.resume(host["best"])
+                faults = guard.Faults.resume(host)
                 writer.note(f"continuing from step {int(state.step)}")
             else:
                 params = program.init(jax.random.key(config.seed))
@@ -106,10 +123,12 @@ def train(
                     params, report = transfer.load_params(init, params)
                     writer.note(str(report))
                 state = training.start(params)
-            start = int(state.step)
+            step = int(state.step)
 
             # ── Batches of this process, on their way to the devices ────────────────
-            batches = feed(config, corpus, program, start, total)
+            watching.at("compilation", times=10)
+            first, last = faults.batch(step + 1), faults.batch(total) + 1
+            batches = feed(config, corpus, program, first, last)
             batch, tokens = next(batches)
             began = time.perf_counter()
             update = training.update.lower(state, batch).compile()
@@ -119,25 +138,73 @@ def train(
                 peak=timing.device_peak(config.compute.dtype),
                 devices=program.mesh.size,
             )
-            writer.start(start, every=steps_of(config.log.every), total_steps=total)
+            log_every = steps_of(config.log.every)
+            writer.start(step, every=log_every, total_steps=total)
 
-            def read(done: Pending) -> tuple[dict[str, Any], dict[str, float]]:
-                values = jax.device_get(done.measurements)
-                guard.check_finite(done.step, values)
-                return values, timer.lap(done.tokens)
+            def read(done: Pending) -> tuple[dict[str, Any], dict[str, float]] | None:
+                """The row of a step, or None where the run has gone back behind it."""
+                nonlocal faults
+                values, lap = jax.device_get(done.measurements), timer.lap(done.tokens)
+                faults, fault, action = guard.judge(stop, faults, done.step, values)
+                if fault is not None:
+                    number = faults.batch(done.step)
+                    before = state._replace(step=jnp.int32(done.step - 1))
+                    fault = look_into(fault, corpus, program, training, before, number)
+                    if action == "stop":
+                        raise fault
+                    writer.note(f"warning: {fault}")
+                    if action == "rollback":
+                        return go_back(done.step, fault)
+                return values | {"train/batch": faults.batch(done.step)}, lap
+
+            def go_back(at: int, fault: NumericalError) -> None:
+                """Returns to the last regular checkpoint, leaving out the batches."""
+                nonlocal state, step, pending, following, best, faults
+                nonlocal batches, batch, tokens
+                steps = [s for s in checkpointer.steps() if s < at]
+                regular = [s for s in steps if is_time(s, save_every)]
+                if not steps:
+                    raise fault
+                state, host = checkpointer.restore(
+                    training.state, max(regular or steps)
+                )
+                step, pending = int(state.step), None
+                checkpointer.drop_after(step)
+                following = guard.follow(stop).resume(host["stop"])
+                best = best.resume(host["best"])
+                faults = faults.back_to(guard.Faults.resume(host), step, at)
+                first, last = faults.batch(step + 1), faults.batch(total) + 1
+                batches = feed(config, corpus, program, first, last)
+                batch, tokens = next(batches)
+                writer.start(step, every=log_every, total_steps=total)
+                writer.note(f"back to step {step}, without the batches up to step {at}")
 
             # ── The loop ────────────────────────────────────────────────────────────
             pending: Pending | None = None
             exit_code = 0
             with runtime.Preemption() as preemption:
-                for step in range(start + 1, total + 1):
+                while step < total:
+                    step += 1
+                    watching.at(f"step {step}")
+                    recheck = stop.recheck and step % stop.recheck == 0
+                    twin = copy(state) if recheck else None
                     state, measurements = update(state, batch)
-                    if pending is not None:  # read while the devices work
-                        writer.row(pending.step, *read(pending))
-                    pending = Pending(step, measurements, tokens)
+                    if twin is not None:
+                        again, _ = update(twin, batch)
+                        guard.check_same(
+                            step, diagnose.bits(state), diagnose.bits(again)
+                        )
+                    last, pending = pending, Pending(step, measurements, tokens)
+                    if last is not None:  # read while the devices work
+                        row = read(last)
+                        if row is None:
+                            continue
+                        writer.row(last.step, *row)
                     if step < total:
+                        watching.at(f"batch {step + 1}")
                         with timer.waiting():
-                            batch, tokens = next(batches)
+                            ready = preemption.wait(lambda: next(batches))
+                        batch, tokens = ready or (batch, tokens)
 
                     due = [name for name in evals if is_time(step, eval_every[name])]
                     asked = preemption.requested(step)
@@ -146,16 +213,20 @@ def train(
                         continue
 
                     # Evaluations and saves wait until the step is known to be sound.
-                    values, lap = read(pending)
-                    pending = None
+                    row, pending = read(pending), None
+                    if row is None:
+                        continue
+                    values, lap = row
                     with timer.aside():
                         for name in due:
+                            watching.at(f"evaluation {name}", times=10)
                             values |= evals[name](state.params, step)
                     best = best.observe(step, values)
                     following = following.observe(step, values)
                     writer.row(step, values, lap)
                     over = over or guard.enough(stop, following)
                     if over or best.step == step or is_time(step, save_every):
+                        watching.at(f"save {step}")
                         with timer.aside():
                             writer.sync()
                             checkpointer.save(
@@ -163,9 +234,9 @@ def train(
                                 state,
                                 {
                                     "data": identity,
-                                    "skipped": [],
                                     "stop": following.asdict(),
                                     "best": best.asdict(),
+                                    **faults.asdict(),
                                 },
                                 value=best.value if best.step == step else None,
                             )
@@ -242,19 +313,50 @@ def check_data(saved: dict[str, Any], now: dict[str, Any]) -> None:
             )
 
 
+copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+
+
+def look_into(
+    fault: NumericalError,
+    corpus: parts.Corpus,
+    program: parts.Program,
+    training: parts.Training,
+    before: Any,
+    number: int,
+) -> NumericalError:
+    """The fault of an update, with its batch, its examples and where it began.
+
+    Args:
+      before: the state that the update was to change.
+      number: of the batch.
+    """
+    size = corpus.config.batch_size
+    places = (corpus.stream.locate(number * size + row) for row in range(size))
+    examples = " ".join(":".join(map(str, place)) for place in places)
+    batch, _ = next(feed(corpus.config, corpus, program, number, number + 1))
+    where = diagnose.first_bad(training.loss, training.gradients, before, batch)
+    return NumericalError(
+        fault.where,
+        f"{fault.found}; first bad: {where}; batch {number} of the examples "
+        f"(source:epoch:row) {examples}",
+        fault.expected,
+        fault.fix,
+    )
+
+
 def feed(
     config: Config,
     corpus: parts.Corpus,
     program: parts.Program,
-    start: int,
-    total: int,
+    first: int,
+    last: int,
 ) -> Iterator[tuple[dict[str, jax.Array], int]]:
-    """Batches of the steps after `start` on the devices, and their tokens."""
+    """The batches `first` to `last` - 1 on the devices, and their tokens."""
     host = pipeline.batches(
         corpus.stream,
         batch_size=config.batch_size,
-        first_step=start,
-        last_step=total,
+        first_step=first,
+        last_step=last,
         data=configs.build(pipeline.Data, config.data),
         shares=corpus.shares,
     )

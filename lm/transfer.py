@@ -1,6 +1,9 @@
 """Part: weights of another run, to start from or to evaluate: a clear list of each."""
 
+import functools
 import re
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,13 +14,14 @@ import jax
 from lm.checkpoint import (
     Init,
     Leaves,
-    find,
     leaves_of,
     read_leaves,
     read_state,
+    reading,
     show_leaf,
 )
 from lm.errors import CheckpointError, ConfigError
+from lm.hf import checkpoint, importing
 from lm.trees import flatten, nest, unflatten
 
 
@@ -44,7 +48,7 @@ def load_params(init: Init, params: Any) -> tuple[Any, Report]:
     """Reads parameters from the run `init.source`, and nothing else of its state.
 
     Args:
-      init: whence, and what may differ.
+      init: whence, and what may differ; "hf:DIR" is a directory of Hugging Face.
       params: the model's parameters, arrays or jax.ShapeDtypeStruct; they give the
         shapes, dtypes and shardings.
 
@@ -57,13 +61,7 @@ def load_params(init: Init, params: Any) -> tuple[Any, Report]:
         no regex of `init.missing` allows that, or a shape or dtype differs.
       ConfigError: a regex of `init.map` matches nothing, or is none.
     """
-    directory = find(Path(init.source), init.checkpoint)
-    head = "params/"
-    saved = {
-        path.removeprefix(head): leaf
-        for path, leaf in read_leaves(directory).items()
-        if path.startswith(head)
-    }
+    place, saved, read = _open(init)
     target = flatten(params)
     source_of = _renamed(init, saved)
     unused = sorted(set(source_of) - set(target))
@@ -81,23 +79,48 @@ def load_params(init: Init, params: Any) -> tuple[Any, Report]:
             problems.append(f"{path}: there {there}, here {show_leaf(leaf)}")
     if problems:
         raise CheckpointError(
-            f"init.source {directory}",
+            f"init.source {place}",
             "; ".join(problems),
             "each parameter of the model, of its shape and dtype",
             "name what may start fresh in init.missing; rename with init.map, "
             "also what must not be loaded",
         )
     wanted = {source_of[p]: target[p] for p in target if p in source_of}
-    abstract = {"params": nest(jax.tree.map(_abstract, wanted))}
-    loaded = flatten(read_state(directory, abstract, partial=True)["params"])
+    loaded = read(jax.tree.map(_abstract, wanted))
     values = {p: loaded[source_of[p]] if p in source_of else target[p] for p in target}
     report = Report(
-        str(directory),
+        place,
         tuple(sorted(set(target) - set(fresh))),
         tuple(fresh),
         tuple(source_of[path] for path in unused),
     )
     return unflatten(params, values), report
+
+
+def _open(init: Init) -> tuple[str, Leaves, Callable[[dict], dict]]:
+    """The source's name, its parameters, and what reads them: abstract -> arrays."""
+    hugging = checkpoint.directory_of(init.source)
+    if hugging is not None:
+        opened = checkpoint.open_checkpoint(hugging, init.missing)
+        shapes = importing.shapes(opened)
+        leaves = {path: ["float32", [*shape]] for path, shape in shapes.items()}
+        name = f"{opened.file} ({opened.dtypes})"
+        return name, leaves, functools.partial(importing.load, opened)
+    pin = ExitStack()  # A live run does not remove the step before it is read.
+    directory = pin.enter_context(reading(Path(init.source), init.checkpoint))
+    head = "params/"
+    saved = {
+        path.removeprefix(head): leaf
+        for path, leaf in read_leaves(directory).items()
+        if path.startswith(head)
+    }
+
+    def read(wanted: dict) -> dict:
+        with pin:
+            state = read_state(directory, {"params": nest(wanted)}, partial=True)
+        return flatten(state["params"])
+
+    return str(directory), saved, read
 
 
 def _renamed(init: Init, saved: Leaves) -> dict[str, str]:

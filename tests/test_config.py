@@ -202,7 +202,7 @@ def test_rules_between_fields(file, overrides, line):
         ["optim.warmup=60%", "optim.decay=401"],  # the schedule has no such part
         ["steps=3 epochs", "optim.warmup=5000"],  # not known before the data are
         ["seq_len=513", "model.position=sinusoidal"],
-        ["model.num_heads=3", "model.head_dim=50"],
+        ["model.num_heads=3", "model.attention.head_dim=50"],
         ["objective.next=sop"],
         ["data.sources.0.files=c.txt", "data.sources.0.part=all"],
         ["evals={}", "checkpoint.best=none", "data.sources.0.part=all"],

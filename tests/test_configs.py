@@ -21,6 +21,11 @@ FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
         "bert_tiny:preset=bert_mini",
         "bert_tiny:text=notes.txt",
         "sst2:dir=elsewhere,scratch",
+        "multi30k:dir=elsewhere",
+        "scitldr:dir=elsewhere,run=runs/t5",
+        "t5_small:text=notes.txt",
+        "t5_small:paper,vocab=spiece.model",
+        "transformer_base:big,source=a.en,target=a.de",
     ],
 )
 def test_loads(config, monkeypatch):

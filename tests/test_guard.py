@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from lm.errors import ConfigError, NumericalError
-from lm.guard import Best, Stop, check_finite, enough, follow
+from lm.guard import (
+    Best,
+    Faults,
+    Stop,
+    check_same,
+    enough,
+    follow,
+    judge,
+    nonfinite,
+)
 
 NAN, INF = float("nan"), float("inf")
 
@@ -83,12 +92,80 @@ def test_another_metric_starts_afresh_and_another_delta_keeps_the_best():
 @pytest.mark.parametrize("bad", [NAN, INF, -INF, np.float32("nan"), jnp.inf])
 def test_a_training_number_that_is_not_finite_is_refused_by_name(bad):
     row = {"train/loss": 1.0, "optim/gradient_norm": bad, "heldout/perplexity": INF}
-    with pytest.raises(NumericalError) as caught:
-        check_finite(7, row)
-    assert caught.value.exit_code == 6
-    assert "step 7" in str(caught.value) and "optim/gradient_norm" in str(caught.value)
-    assert "train/loss" not in str(caught.value)
+    fault = nonfinite(7, row)
+    assert fault.exit_code == 6
+    assert "step 7" in str(fault) and "optim/gradient_norm" in str(fault)
+    assert "train/loss" not in str(fault)
 
 
 def test_an_evaluation_may_be_infinite():
-    check_finite(7, {"train/loss": 1.0, "heldout/perplexity": INF, "heldout/auc": NAN})
+    row = {"train/loss": 1.0, "heldout/perplexity": INF, "heldout/auc": NAN}
+    assert nonfinite(7, row) is None
+
+
+def row(loss, applied=1.0):
+    return {"train/loss": loss, "optim/applied": applied, "optim/gradient_norm": loss}
+
+
+@pytest.mark.parametrize("kind", ["stop", "skip", "rollback"])
+def test_what_follows_a_loss_that_is_not_finite(kind):
+    stop = Stop(on_nonfinite=kind)
+    assert judge(stop, Faults(), 3, row(1.0))[1:] == (None, "go on")
+    faults, fault, action = judge(stop, Faults(), 3, row(NAN, applied=0.0))
+    assert action == kind and "step 3" in str(fault)
+    assert faults.refused == ((3,) if kind == "skip" else ())
+
+
+def test_an_update_that_was_applied_cannot_be_skipped():
+    stop, wide = Stop(on_nonfinite="skip"), {"optim/parameter_norm": INF}
+    assert judge(stop, Faults(), 3, row(1.0) | wide)[2] == "stop"
+
+
+@pytest.mark.parametrize("kind", ["skip", "rollback"])
+def test_after_max_skips_the_run_ends(kind):
+    stop, faults, actions = Stop(on_nonfinite=kind, max_skips=2), Faults(), []
+    for step in (5, 10, 15):
+        faults, _, action = judge(stop, faults, step, row(INF, applied=0.0))
+        actions.append(action)
+        if action == "rollback":
+            faults = faults.back_to(faults, step - 2, step)
+    assert actions == [kind, kind, "stop"]
+
+
+def test_a_spike_is_seen_against_the_last_losses_only():
+    stop, faults = Stop(on_spike="rollback", window=5, spike=4.0), Faults()
+    for step, loss in enumerate([9.0, 2.0, 2.1, 1.9, 2.0, 2.1, 2.0], start=1):
+        faults, _, action = judge(stop, faults, step, row(loss))
+        assert action == "go on"
+    assert faults.recent == (2.1, 1.9, 2.0, 2.1, 2.0)
+    after, fault, action = judge(stop, faults, 8, row(2.9))
+    assert action == "rollback" and "deviations above 2.02" in str(fault)
+    assert after == faults  # it is no measure for the next
+    assert judge(stop, faults, 8, row(2.2))[2] == "go on"
+    assert judge(stop, faults, 8, row(0.1))[2] == "go on"  # lower is no spike
+    assert judge(Stop(), faults, 8, row(99.0))[2] == "go on"
+
+
+def test_the_batches_of_a_window_are_left_out_and_no_other():
+    """Steps 1.. read batches 0..; the windows before two faults are skipped."""
+    faults = Faults()
+    assert [faults.batch(step) for step in (1, 2, 3)] == [0, 1, 2]
+    saved = faults
+    faults = faults.back_to(saved, 4, 7)  # a fault at step 7, the checkpoint of step 4
+    assert [faults.batch(step) for step in (4, 5, 6)] == [3, 7, 8]
+    again = faults.back_to(saved, 4, 5)  # another at once, before a new checkpoint
+    assert [again.batch(step) for step in (4, 5, 6)] == [3, 8, 9]
+    later = faults.back_to(faults, 6, 8)  # or one later, from a new checkpoint
+    assert [later.batch(step) for step in (4, 6, 7, 8)] == [3, 8, 11, 12]
+
+
+def test_faults_survive_json_and_old_checkpoints_have_none():
+    faults = Faults(skipped=((4, 3),), refused=(2,), recent=(0.1, 2.0))
+    assert Faults.resume(json.loads(json.dumps(faults.asdict()))) == faults
+    assert Faults.resume({"skipped": [], "data": {}}) == Faults()
+
+
+def test_two_results_of_one_update_are_told_by_leaf():
+    check_same(3, {"a": 1, "b": 2}, {"a": 1, "b": 2})
+    with pytest.raises(NumericalError, match=r"b with bits 00000002.*00000003"):
+        check_same(3, {"a": 1, "b": 2}, {"a": 1, "b": 3})

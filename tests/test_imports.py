@@ -20,7 +20,7 @@ ALLOWED = {
     "trees": "",
     "durations": "",
     "schema": "durations",
-    "rules": "durations",
+    "rules": "durations ops",
     "config_file": "schema",
     "config": "schema rules durations config_file",
     "storage": "",
@@ -28,7 +28,7 @@ ALLOWED = {
     "timing": "",
     # parts
     "models": "ops",
-    "data": "config storage tokenizers",
+    "data": "config lock storage tokenizers",
     "objectives": "ops data models",
     "evaluators": "config data metrics storage",
     "optim": "config trees",
@@ -36,15 +36,20 @@ ALLOWED = {
     "step": "optim",
     "guard": "",
     "writer": "config storage",
-    "checkpoint": "config storage trees",
-    "transfer": "checkpoint trees",
+    "checkpoint": "config storage trees watch",
+    "hf": "config storage",
+    "transfer": "checkpoint hf trees",
     "runtime": "",
-    "parts": "config data evaluators models optim sharding step trees",
+    "lock": "storage",
+    "watch": "storage",
+    "diagnose": "trees",
+    "parts": "config data evaluators hf models optim sharding step trees",
     # the loop and the commands
-    "train": "checkpoint config data guard parts runtime sharding storage timing "
-    "transfer writer",
+    "train": "checkpoint config data diagnose guard parts runtime sharding storage "
+    "timing transfer watch writer",
+    "convert": "checkpoint config data flags hf runtime storage trees writer",
     "evaluate": "checkpoint config flags parts runtime transfer",
-    "main": "config flags runtime storage train",
+    "main": "config flags hf lock runtime storage train",
 }
 NEVER = {"torch", "transformers", "tensorflow", "configs", "experiments", "tests"}
 LAZY = {"grain", "tensorflow_datasets", "orbax", "tensorboardX", "tokenizers"}

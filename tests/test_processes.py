@@ -20,7 +20,7 @@ FLAGS = [
     "--config.model.num_heads=2",
     "--config.model.d_ff=64",
     "--config.model.dropout=0.0",
-    "--config.model.attention_dropout=0.0",
+    "--config.model.attention.dropout=0.0",
 ]
 
 

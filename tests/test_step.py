@@ -9,7 +9,7 @@ from lm.data import pipeline
 from tests import tiny
 
 PAIRS = {"objective": {"name": "mlm", "next": "nsp"}, "data__pack": False}
-STILL = {"model__dropout": 0.0, "model__attention_dropout": 0.0}
+STILL = {"model__dropout": 0.0, "model__attention__dropout": 0.0}
 
 
 def after(tmp_path, steps=2, **changes):

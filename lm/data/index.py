@@ -5,6 +5,7 @@ memory-mapped, and never changes; where a row stands in training is arithmetic.
 """
 
 import array
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -35,7 +36,7 @@ class Index:
       rows: (rows + 1,) where each row starts among the pieces.
       fields: per row: labels, document numbers, as the layout gives them.
       facts: its name (the fingerprint), and records, skipped records, rows and tokens
-        as counted in the building.
+        as counted in the building, and what the layout counted.
     """
 
     tokens: np.ndarray = dataclasses.field(repr=False)
@@ -60,7 +61,12 @@ class Index:
 
 
 class Writer:
-    """Collects pieces and rows of an index that is being built."""
+    """Collects pieces and rows of an index that is being built.
+
+    Attributes:
+      record: the number, among all of the source, of the record last handed out.
+      counts: what a layout wants told of the building; it goes into the facts.
+    """
 
     def __init__(self, folder: Path, vocab_size: int):
         self.dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
@@ -68,6 +74,8 @@ class Writer:
         self._folder = folder
         self._spans, self._rows = array.array("q", [0]), array.array("q", [0])
         self._fields: dict[str, list] = {}
+        self.record = -1
+        self.counts: collections.Counter[str] = collections.Counter()
 
     def row(self, pieces: Iterable[list[int]], **fields: float) -> None:
         """One more row: its pieces of token ids, and its fields."""
@@ -83,7 +91,7 @@ class Writer:
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Writes what is not tokens; after `close`."""
-        facts |= {
+        facts |= self.counts | {
             "rows": len(self._rows) - 1,
             "tokens": self._spans[-1],
             "dtype": np.dtype(self.dtype).name,
@@ -173,14 +181,14 @@ def build(
     read = 0
     last_note = time.monotonic()
 
-    def good_records() -> Iterator[tuple[Record, list[str]]]:
+    def good_records() -> Iterator[tuple[int, Record, list[str]]]:
         nonlocal read, last_note
         for record in source.records():
             read += 1
             try:
                 if isinstance(record, DataError):
                     raise record
-                yield record, layout.texts(record)
+                yield read - 1, record, layout.texts(record)
             except DataError as error:
                 if not skip_bad:
                     raise
@@ -192,10 +200,12 @@ def build(
     def encoded() -> Encoded:
         records = good_records()
         while chunk := list(itertools.islice(records, BATCH)):
-            texts = [text for _, texts in chunk for text in texts]
+            texts = [text for _, _, texts in chunk for text in texts]
             ids = iter(codec.encode_batch(texts))
-            for record, texts in chunk:
-                yield record, [next(ids) for _ in texts]
+            for out.record, record, texts in chunk:
+                pieces = [next(ids) for _ in texts]
+                check_ids(pieces, record, codec.vocab_size)
+                yield record, pieces
 
     with contextlib.closing(out):
         layout.write(encoded(), out)
@@ -211,4 +221,19 @@ def build(
         lines = "".join(json.dumps(entry) + "\n" for entry in bad)
         (partial / "bad_records.jsonl").write_text(lines)
         note(f"skipped {len(bad)} bad records: {folder / 'bad_records.jsonl'}")
+    for what, count in out.counts.items():
+        note(f"{what}: {count:,} of {read:,} records")
     storage.commit(partial, folder)
+
+
+def check_ids(pieces: list[list[int]], record: Record, vocab_size: int) -> None:
+    """Raises a DataError for a token id that the vocabulary does not have."""
+    for piece in pieces:
+        if piece and (min(piece) < 0 or max(piece) >= vocab_size):
+            wrong = next(id for id in piece if not 0 <= id < vocab_size)
+            raise DataError(
+                record.where,
+                f"a text with token id {wrong}",
+                f"ids from 0 to {vocab_size - 1}, the tokenizer's vocabulary",
+                "the tokenizer gives ids that it does not have: make it again",
+            )

@@ -4,13 +4,15 @@ A layout is a frozen dataclass; its fields are part of the index's fingerprint.
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from lm.data.index import Encoded, Writer
+from lm.data.packing import FirstFit
 from lm.data.sources.base import Record
 from lm.errors import DataError
 
@@ -29,15 +31,19 @@ def column_of(record: Record, column: str) -> Any:
 def text_of(record: Record, column: str) -> str:
     text = column_of(record, column)
     if not isinstance(text, str):
-        raise DataError(record.where, f"{column} {text!r}", "a text")
+        raise DataError(record.where, f"{column} {text!r:.80}", "a text")
     return text
+
+
+def texts_of(record: Record, column: str) -> tuple[str, ...]:
+    """The texts of a column that may hold one or a list of them."""
+    found = column_of(record, column)
+    return found if isinstance(found, tuple) else (text_of(record, column),)
 
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
     """Whole texts, cut into pieces that fit a row, packed several to a row or not.
-
-    Packing is first-fit over the last `OPEN` rows that still have room.
 
     Args:
       length: tokens that a row holds, special tokens included.
@@ -51,30 +57,19 @@ class Documents:
     pack: bool
     column: str = "text"
 
-    OPEN = 64
-
     def texts(self, record: Record) -> list[str]:
         return [text_of(record, self.column)]
 
     def write(self, records: Encoded, out: Writer) -> None:
         room = self.length - self.overhead
-        open_rows: list[tuple[int, list[list[int]]]] = []  # (room left, pieces)
+        rows = FirstFit((self.length,), self.overhead if self.pack else self.length)
         for _, (tokens,) in records:
             for start in range(0, len(tokens), room):
                 piece = tokens[start : start + room]
-                size = len(piece) + self.overhead
-                at = next((i for i, (r, _) in enumerate(open_rows) if r >= size), None)
-                if at is None:
-                    open_rows.append((self.length - size, [piece]))
-                    at = len(open_rows) - 1
-                else:
-                    left, pieces = open_rows[at]
-                    open_rows[at] = (left - size, [*pieces, piece])
-                full = open_rows[at][0] <= self.overhead or not self.pack
-                if full or len(open_rows) > self.OPEN:
-                    out.row(open_rows.pop(at if full else 0)[1])
-        for _, pieces in open_rows:
-            out.row(pieces)
+                for row in rows.add((len(piece) + self.overhead,), piece):
+                    out.row(row)
+        for row in rows.rest():
+            out.row(row)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,3 +177,130 @@ class Labelled:
                 "set objective.classes, or name the labels in objective.labels",
             )
         return label
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Source and target of one record, or of several to a row, for encoder-decoders.
+
+    A row's pieces are source, target, source, target, ... Without packing it has the
+    field `record`, the number of its record among those of the source.
+
+    Args:
+      source_length, target_length: tokens that a row holds on each side, special
+        tokens included.
+      overhead: special tokens that each piece gets later.
+      pack: whether a row may hold several pairs.
+      source, target: the fields of the record that hold the texts.
+      prefix: what is put before each source.
+      join: what is put between the texts of a source that is a list.
+      targets: of a target that is a list, the first text, or each as a pair of its own.
+      too_long: what becomes of a pair that does not fit a row of its own.
+    """
+
+    source_length: int
+    target_length: int
+    overhead: int
+    pack: bool
+    source: str = "source"
+    target: str = "target"
+    prefix: str = ""
+    join: str = " "
+    targets: Literal["first", "each"] = "first"
+    too_long: Literal["error", "cut", "skip"] = "error"
+
+    def texts(self, record: Record) -> list[str]:
+        source = self.join.join(texts_of(record, self.source))
+        targets = texts_of(record, self.target)
+        if self.targets == "first":
+            targets = targets[:1]
+        for column, text in [
+            (self.source, source),
+            *((self.target, t) for t in targets),
+        ]:
+            if not text.strip():
+                raise DataError(
+                    record.where,
+                    f"an empty {column}",
+                    "a text in both columns",
+                    "complete or remove it, or set data.on_bad=skip",
+                )
+        return [self.prefix + source, *targets]
+
+    def write(self, records: Encoded, out: Writer) -> None:
+        room = (self.source_length - self.overhead, self.target_length - self.overhead)
+        rows = FirstFit((self.source_length, self.target_length), self.overhead)
+        pairs = ((r, [s, t]) for r, (s, *targets) in records for t in targets)
+        for record, pair in pairs:
+            if any(len(piece) > most for piece, most in zip(pair, room)):
+                if self.too_long == "error":
+                    raise self._too_long(record, pair, room)
+                out.counts[f"too_long_{self.too_long}"] += 1
+                if self.too_long == "skip":
+                    continue
+                pair = [piece[:most] for piece, most in zip(pair, room)]
+            if not self.pack:
+                out.row(pair, record=out.record)
+                continue
+            sizes = tuple(len(piece) + self.overhead for piece in pair)
+            for row in rows.add(sizes, pair):
+                out.row(itertools.chain(*row))
+        for row in rows.rest():
+            out.row(itertools.chain(*row))
+
+    def _too_long(
+        self, record: Record, pair: list[list[int]], room: tuple[int, int]
+    ) -> DataError:
+        return DataError(
+            record.where,
+            f"{len(pair[0])} tokens of {self.source} and {len(pair[1])} of "
+            f"{self.target}",
+            f"at most {room[0]} and {room[1]}",
+            "raise objective.source_len or seq_len, or set objective.too_long=cut or "
+            "skip",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunks:
+    """Texts cut into pieces of `length`, which are corrupted or split when drawn.
+
+    The last piece of a text is shorter; pieces of a single token, of which nothing can
+    be left out, are passed over and counted. With packing a row holds pieces of several
+    texts, as many as fit however they are drawn; each stays a segment of its own.
+
+    Args:
+      length: tokens of a piece.
+      capacity: places of a row on each of its sides.
+      forms: what may be made of a piece; `form.lengths(n)` is the places that a piece
+        of n tokens needs at most on each side.
+      pack: whether a row may hold several pieces.
+      end: a token put after each text, or None.
+      column: the field of the record that holds the text.
+    """
+
+    length: int
+    capacity: tuple[int, ...]
+    forms: tuple[Any, ...]
+    pack: bool
+    end: int | None = None
+    column: str = "text"
+
+    def texts(self, record: Record) -> list[str]:
+        return [text_of(record, self.column)]
+
+    def write(self, records: Encoded, out: Writer) -> None:
+        rows = FirstFit(self.capacity, 1 if self.pack else max(self.capacity))
+        for _, (tokens,) in records:
+            if tokens and self.end is not None:
+                tokens = [*tokens, self.end]
+            for start in range(0, len(tokens), self.length):
+                piece = tokens[start : start + self.length]
+                if len(piece) == 1:
+                    out.counts["single_token_skip"] += 1
+                    continue
+                needs = zip(*(form.lengths(len(piece)) for form in self.forms))
+                for row in rows.add(tuple(map(max, needs)), piece):
+                    out.row(row)
+        for row in rows.rest():
+            out.row(row)

@@ -22,9 +22,12 @@ from lm import config as configs
 from lm import storage
 from lm.data import index as indices
 from lm.data.mixture import Mixture
+from lm.data.sources.base import Record
 from lm.data.transforms import Example
 from lm.errors import DataError
+from lm.lock import Lock
 
+WAIT = 6 * 3600  # seconds for another run that builds the same index
 BOUNDS = {"max_bad": "[0, 1]", "threads": "[1, 256]", "prefetch": "[1, 1024]"}
 CHANGEABLE = ("cache", "threads", "prefetch")
 
@@ -185,9 +188,36 @@ def texts_of(sources: list[Any], columns: tuple[str, ...]) -> Iterator[str]:
     for source in sources:
         for record in source.records():
             if not isinstance(record, DataError):
-                yield from (
-                    str(record.fields[c]) for c in columns if c in record.fields
-                )
+                for value in (record.fields[c] for c in columns if c in record.fields):
+                    yield from value if isinstance(value, tuple) else (str(value),)
+
+
+def records_of(stream: Stream, data: Data, rows: int) -> Iterator[Record]:
+    """The records that the first `rows` examples of an evaluation set were made of.
+
+    For evaluators that need the texts as they were given, such as references; several
+    examples may be of one record. The sources are read once more.
+
+    Raises:
+      DataError: rows of several records, or of none.
+    """
+    taken = 0
+    for source, index in zip(open_sources(data), stream.indices):
+        if "record" not in index.fields:
+            raise DataError(
+                "data.pack",
+                "rows of several records",
+                "one record in a row, so that its references can be found",
+                "set pack=false in the data of this evaluation",
+            )
+        numbers = index.fields["record"][: rows - taken].tolist()
+        taken += len(numbers)
+        records = enumerate(source.records())
+        at, record = -1, None
+        for number in numbers:
+            while at < number:
+                at, record = next(records)
+            yield record
 
 
 def open_tokenizer(
@@ -244,16 +274,19 @@ def open_stream(
         folder = cache / indices.fingerprint(source, layout, codec, rules)
         if shares.process == 0 and not folder.exists():
             name = type(source).__module__.rpartition(".")[2]
-            note(f"indexing {name} once, into {folder}")
-            indices.build(
-                folder,
-                source,
-                layout,
-                codec,
-                skip_bad=data.on_bad == "skip",
-                max_bad=data.max_bad,
-                note=note,
-            )
+            # Another run may share the cache: one builds, the others wait for it.
+            with Lock(folder.with_name(f"{folder.name}.lock"), wait=WAIT):
+                if not folder.exists():
+                    note(f"indexing {name} once, into {folder}")
+                    indices.build(
+                        folder,
+                        source,
+                        layout,
+                        codec,
+                        skip_bad=data.on_bad == "skip",
+                        max_bad=data.max_bad,
+                        note=note,
+                    )
         shares.wait(f"index {folder.name}")
         index = indices.load(folder)
         if not len(index):

@@ -208,6 +208,74 @@ class Pad:
 
 
 @dataclasses.dataclass(frozen=True)
+class SourceTarget:
+    """Pieces source, target, source, target, ... as the two sides of a model.
+
+    A source ends with `eos_id`; the decoder reads `start_id` and the target, and is to
+    say the target and `eos_id` (Sutskever et al. 2014). Pair k is segment k on both
+    sides.
+
+    Adds `source_inputs`, `source_positions`, `source_segment_ids`, each (length of the
+    sources,), and `inputs`, `positions`, `segment_ids`, `targets`, `weights`, each
+    (length of the targets,).
+    """
+
+    start_id: int
+    eos_id: int
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        sources, targets = example["pieces"][0::2], example["pieces"][1::2]
+        start, eos = np.asarray([[self.start_id], [self.eos_id]], np.int32)
+        source = segments([np.concatenate([piece, eos]) for piece in sources])
+        return (
+            example
+            | {f"source_{name}": array for name, array in source.items()}
+            | segments([np.concatenate([start, piece]) for piece in targets])
+            | {
+                "targets": np.concatenate([x for t in targets for x in (t, eos)]),
+                "weights": np.ones(sum(len(t) + 1 for t in targets), np.float32),
+            }
+        )
+
+
+def segments(pieces: list[np.ndarray]) -> Example:
+    """`inputs`, `positions` and `segment_ids` of pieces, each a segment of its own."""
+    lengths = [len(piece) for piece in pieces]
+    places = [np.arange(length, dtype=np.int32) for length in lengths]
+    numbers = np.arange(1, len(pieces) + 1, dtype=np.int32)
+    return {
+        "inputs": np.concatenate(pieces).astype(np.int32),
+        "positions": np.concatenate(places),
+        "segment_ids": np.repeat(numbers, lengths),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class PadSides:
+    """The arrays of encoder and decoder, filled up to the length of each.
+
+    Padding has segment 0 and weight 0; it stands as `pad_id` in inputs and targets.
+    """
+
+    source_length: int
+    length: int
+    pad_id: int
+
+    SOURCE = ("source_inputs", "source_positions", "source_segment_ids")
+    OWN = ("inputs", "positions", "segment_ids", "targets", "weights", "prefix")
+    TOKENS = ("source_inputs", "inputs", "targets")
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        sides = ((self.SOURCE, self.source_length), (self.OWN, self.length))
+        return example | {
+            name: filled(example[name], length, self.pad_id * (name in self.TOKENS))
+            for names, length in sides
+            for name in names
+            if name in example
+        }
+
+
+@dataclasses.dataclass(frozen=True)
 class Keep:
     """Only the named arrays go on to the batch."""
 

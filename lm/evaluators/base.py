@@ -21,6 +21,7 @@ class Evaluator:
 
     Attributes:
       data: the sources, like config.data.
+      objective: fields of the run's objective that differ here.
       every: how often it runs; it runs once more at the end.
       batch_size: None is the training's.
       limit: at most so many examples, from the beginning; None is all.
@@ -28,6 +29,7 @@ class Evaluator:
     """
 
     data: dict = dataclasses.field(default_factory=dict)
+    objective: dict = dataclasses.field(default_factory=dict)
     every: Duration = "10%"
     batch_size: int | None = None
     limit: int | None = None

@@ -17,9 +17,12 @@ class Evaluator(base.Evaluator):
     """The objective's metrics, each the sum over the set by its count.
 
     Yields `loss` (the sum of the terms' losses), `<term>_loss` in nats,
-    `<term>_accuracy`, and `perplexity` = exp(loss) where the loss is over tokens; with
+    `<term>_accuracy`, and `perplexity` = exp(loss) where the loss is over tokens. Where
+    each token of the texts is said once, also `bits_per_byte`, the loss in bits by the
+    UTF-8 bytes of what was said, which is comparable across tokenizers. With
     baseline="unigram" also `unigram_loss`: the loss on the same targets of the unigram
-    distribution of the training rows (special tokens apart, one added to each count).
+    distribution of the training rows (one added to each count; special tokens that
+    never stand in a row apart).
     """
 
     baseline: Literal["none", "unigram"] = "none"
@@ -38,14 +41,23 @@ class Evaluator(base.Evaluator):
         token_losses = [n for n in losses if n.removesuffix("_loss") in ("mlm", "lm")]
         if token_losses:
             yield "perplexity", math.exp(min(losses[token_losses[0]], 700.0))
+        if "lm_loss" in sums and (size := said_bytes(tools)):
+            yield "bits_per_byte", sums["lm_loss"] / size / math.log(2)
         if self.baseline == "unigram":
             yield "unigram_loss", unigram_loss(tools)
 
 
+def said_bytes(tools: base.Tools) -> float:
+    """UTF-8 bytes of the texts whose tokens are said; 0 where the rows do not tell."""
+    sizes = [index.fields.get("bytes", ()) for index in tools.stream.indices]
+    return float(np.concatenate(sizes)[: tools.rows].sum())
+
+
 def unigram_loss(tools: base.Tools) -> float:
     """Mean of -log p(target), p being the training rows' unigram distribution."""
-    counts = tools.train_counts() + 1.0
-    counts[list(tools.codec.special_ids)] = 0.0
+    counts = tools.train_counts()
+    special = np.isin(np.arange(len(counts)), list(tools.codec.special_ids))
+    counts = np.where(special & (counts == 0), 0.0, counts + 1.0)
     with np.errstate(divide="ignore"):
         losses = np.log(counts.sum()) - np.log(counts)
     total = weight = 0.0

@@ -28,15 +28,6 @@ class Evaluator(base.Evaluator):
     )
 
     def run(self, tools: base.Tools, params: PyTree) -> Iterator[tuple[str, float]]:
-        for name in self.metrics:
-            if name.startswith("_") or not callable(
-                getattr(classification, name, None)
-            ):
-                raise ConfigError(
-                    "evals.metrics",
-                    repr(name),
-                    "accuracy, precision, recall, f1 or auc",
-                )
         labels, probabilities = [], []
         for batch in tools.batches():
             batch, predictions = tools.predict(params, batch)

@@ -1,4 +1,8 @@
-"""The Transformer: an encoder now (BERT, Devlin et al. 2019; RoBERTa, Liu et al. 2019).
+"""The Transformer: encoder, decoder, or both (Vaswani et al. 2017).
+
+BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019), GPT-2 (Radford et al. 2019), T5
+(Raffel et al. 2020) and Llama (Touvron et al. 2023) are settings of its fields:
+`lm/models/presets.py`.
 
     model = Model(**PRESETS["bert_tiny"], heads=(Head("mlm", "mlm"),))
     params = lm.step.make(model, objective).init(jax.random.key(0))
@@ -8,151 +12,106 @@ Parameters, where the fields ask for them:
 
     embed/{token,position,type}/embedding   embed/norm/{scale,bias}
     layers/attention/{query,key,value,output}/{kernel,bias}   (leading axis: layers)
-    layers/attention_norm   layers/mlp/{up,down}   layers/mlp_norm
-    norm   pooler   heads/<name>/...
+    layers/attention_norm   layers/mlp/{up,gate,down}   layers/mlp_norm
+    norm   relative/embedding   output/embedding   pooler   heads/<name>/...
+
+With both stacks these are encoder/layers, encoder/norm and so on beside decoder/...,
+whose layers have cross_attention and cross_attention_norm too.
 """
 
-import dataclasses
-from typing import Literal
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Int
 
 from lm.errors import ConfigError
+from lm.models.heads import Head, Heads
 from lm.models.layers import (
-    Attention,
+    AttentionOptions,
     Compute,
     Dense,
     Dropout,
-    FeedForward,
-    LayerNorm,
+    RopeOptions,
+    Shape,
     Table,
     constrain,
-    named,
+    shape_norm,
 )
-from lm.ops.activations import activate
-from lm.ops.attention import segment_mask
+from lm.models.stack import Stack
+from lm.ops.attention import Places
+from lm.ops.dense import project
 from lm.ops.positions import sinusoidal
 
 BOUNDS = {
     "vocab_size": "[1, inf)",
     "vocab_multiple": "[1, inf)",
     "num_layers": "[1, inf)",
+    "encoder_layers": "[1, inf)",
     "d_model": "[1, inf)",
     "num_heads": "[1, inf)",
-    "head_dim": "[1, inf)",
     "d_ff": "[1, inf)",
     "max_len": "[1, inf)",
     "position_offset": "[0, inf)",
     "token_types": "[0, inf)",
     "norm_epsilon": "(0, inf)",
+    "softcap": "(0, inf)",
     "dropout": "[0, 1)",
-    "attention_dropout": "[0, 1)",
     "init_std": "(0, inf)",
 }
 CHANGEABLE = ()
 
 Batch = dict[str, jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Head:
-    """What an objective asks of the model beside hidden states.
-
-    Attributes:
-      name: its parameters are heads/<name>.
-      kind: "mlm" (dense, activation, norm, then the token embedding as decoder, and a
-        bias) or "pooled" (the first token's state through the shared pooler, dense).
-      outputs: of a pooled head; the mlm head has one for each word.
-    """
-
-    name: str
-    kind: Literal["mlm", "pooled"]
-    outputs: int | None = None
-
-
-class Layer(nn.Module):
-    """Self-attention and feed-forward, each with dropout, residual and norm."""
-
-    d_model: int
-    num_heads: int
-    head_dim: int
-    d_ff: int
-    norm_position: str
-    norm_epsilon: float
-    activation: str
-    dropout: float
-    attention_dropout: float
-    init_std: float
-    compute: Compute
-
-    def setup(self):
-        self.attention = Attention(
-            self.d_model,
-            self.num_heads,
-            self.head_dim,
-            self.attention_dropout,
-            self.init_std,
-            self.compute,
-        )
-        self.mlp = FeedForward(
-            self.d_model, self.d_ff, self.activation, self.init_std, self.compute
-        )
-        self.attention_norm = LayerNorm(self.d_model, self.norm_epsilon)
-        self.mlp_norm = LayerNorm(self.d_model, self.norm_epsilon)
-        self.drop = Dropout(self.dropout)
-
-    def __call__(
-        self, x: Float[Array, "B T D"], mask: Bool[Array, "B 1 T T"], train: bool
-    ) -> tuple[Float[Array, "B T D"], None]:
-        if self.norm_position == "pre":
-            y = self.attention(self.attention_norm(x), mask, train=train)
-            x = x + self.drop(y, train=train)
-            x = x + self.drop(self.mlp(self.mlp_norm(x)), train=train)
-        else:
-            y = self.attention(x, mask, train=train)
-            x = self.attention_norm(x + self.drop(y, train=train))
-            x = self.mlp_norm(x + self.drop(self.mlp(x), train=train))
-        return constrain(x, self.compute.rules, "batch", "length", None), None
+Cache = dict[str, Any]
 
 
 class Embed(nn.Module):
-    """The sum of token, position and type embeddings, normalised, with dropout."""
+    """The sum of token, position and type embeddings, with dropout."""
 
+    shape: Shape
     vocab_size: int
-    d_model: int
     max_len: int
     position: str
     position_offset: int
     token_types: int
-    embedding_norm: bool
-    norm_epsilon: float
-    dropout: float
-    init_std: float
-    compute: Compute
+    embedding: str
 
     def setup(self):
-        dim, std = self.d_model, self.init_std
+        shape, dim = self.shape, self.shape.d_model
+        # The published models that draw by fan-in have embeddings of deviation 1, also
+        # those that draw them smaller and scale them up again.
+        one = 1.0 if self.embedding == "plain" else dim**-0.5
+        std = one if shape.init_std is None else shape.init_std
         self.token = Table(self.vocab_size, dim, "vocab", std)
         if self.position == "learned":
             rows = self.max_len + self.position_offset
             self.learned = Table(rows, dim, None, std, name="position")
         if self.token_types:
             self.type = Table(self.token_types, dim, None, std)
-        if self.embedding_norm:
-            self.norm = LayerNorm(dim, self.norm_epsilon)
-        self.drop = Dropout(self.dropout)
+        if self.embedding == "norm":
+            self.norm = shape_norm(shape)
+        self.drop = Dropout(shape.dropout)
 
     def table(self) -> Float[Array, "V D"]:
         # Were it sharded over embed as well, a gather would make the compiler copy it.
-        return constrain(self.token(), self.compute.rules, "vocab", None)
+        return constrain(self.token(), self.shape.compute.rules, "vocab", None)
 
-    def __call__(self, batch: Batch, *, train: bool) -> Float[Array, "B T D"]:
-        x = self.table()[batch["inputs"]]
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        types: Int[Array, "B T"] | None,
+        *,
+        train: bool,
+    ) -> Float[Array, "B T D"]:
+        x = self.table()[tokens]
+        if self.embedding == "scaled":
+            x *= self.shape.d_model**0.5
         if self.position == "learned":
-            length = batch["inputs"].shape[1]
+            length = tokens.shape[1]
             if length > self.max_len:
                 raise ConfigError(
                     where="model.max_len",
@@ -160,212 +119,250 @@ class Embed(nn.Module):
                     expected="a table of positions as long as the rows",
                     fix=f"set model.max_len={length} or a shorter seq_len",
                 )
-            x += self.learned()[batch["positions"] + self.position_offset]
+            x += self.learned()[positions + self.position_offset]
         elif self.position == "sinusoidal":
-            x += sinusoidal(batch["positions"] + self.position_offset, self.d_model)
+            x += sinusoidal(positions + self.position_offset, self.shape.d_model)
         if self.token_types:
-            x += self.type()[batch["token_types"]]
-        if self.embedding_norm:
+            x += self.type()[types]
+        if self.embedding == "norm":
             x = self.norm(x)
-        x = self.drop(x.astype(self.compute.dtype), train=train)
-        return constrain(x, self.compute.rules, "batch", "length", None)
-
-
-class MlmHead(nn.Module):
-    """BERT's masked-word head; its decoder is the table of token embeddings."""
-
-    vocab_size: int
-    d_model: int
-    norm_epsilon: float
-    activation: str
-    init_std: float
-    compute: Compute
-
-    def setup(self):
-        dim = (self.d_model,)
-        self.dense = Dense(dim, dim, ("embed", None), self.init_std, self.compute)
-        self.norm = LayerNorm(self.d_model, self.norm_epsilon)
-        self.bias = self.param(
-            "bias", named(nn.initializers.zeros, "vocab"), (self.vocab_size,)
-        )
-
-    def __call__(
-        self, hidden: Float[Array, "*any D"], table: Float[Array, "V D"]
-    ) -> Float[Array, "*any V"]:
-        hidden = self.norm(activate(self.dense(hidden), self.activation))
-        logits = jnp.einsum(
-            "...d,vd->...v",
-            hidden,
-            table.astype(hidden.dtype),
-            precision=self.compute.precision,
-            preferred_element_type=jnp.float32,
-        )
-        return logits + self.bias
-
-
-class Heads(nn.Module):
-    """The container that puts heads under heads/<name>."""
-
-    heads: tuple[Head, ...]
-    vocab_size: int
-    d_model: int
-    norm_epsilon: float
-    activation: str
-    init_std: float
-    compute: Compute
-
-    def setup(self):
-        self.modules = {
-            head.name: self._make(head, name=head.name) for head in self.heads
-        }
-
-    def _make(self, head: Head, name: str) -> nn.Module:
-        if head.kind == "mlm":
-            return MlmHead(
-                self.vocab_size,
-                self.d_model,
-                self.norm_epsilon,
-                self.activation,
-                self.init_std,
-                self.compute,
-                name=name,
-            )
-        return Dense(
-            (self.d_model,),
-            (head.outputs,),
-            ("embed", None),
-            self.init_std,
-            self.compute,
-            name=name,
-        )
-
-    def __call__(self, name: str, *inputs: jax.Array) -> jax.Array:
-        return self.modules[name](*inputs)
+        x = self.drop(x.astype(self.shape.compute.dtype), train=train)
+        return constrain(x, self.shape.compute.rules, "batch", "length", None)
 
 
 class Model(nn.Module):
-    """A Transformer encoder; its fields are the options of config.model.
+    """A Transformer; its fields are the options of config.model.
 
     Attributes:
       vocab_size: None only until the tokenizer is known.
       vocab_multiple: a vocab_size of None is the tokenizer's, up to a multiple of this.
-      head_dim: None means d_model / num_heads.
+      kind: which stacks it has; a decoder's tokens see those before them.
+      num_layers: of each stack, but for the encoder where encoder_layers says otherwise.
       max_len: the longest row; a learned table has max_len + position_offset rows.
+      position: "relative" is a learned bias by distance (Raffel et al. 2020), "alibi" a
+        fixed one (Press et al. 2022), "rope" a rotation (Su et al. 2021).
       position_offset: the row of a document's first token (2 in RoBERTa).
       token_types: kinds of segment (sentence A, sentence B); 0: no such embedding.
       norm_position: "post" as BERT, or "pre" with one more norm after the last layer.
-      embedding_norm: a norm on the sum of the embeddings, as BERT has.
-      init_std: standard deviation, before truncation at two of them, of each matrix.
+      activation: of the feed-forward layers; the names in -glu are gated units.
+      bias: which dense layers and norms have one; "qkv": query, key and value alone.
+      embedding: "norm" as BERT, or "scaled" by sqrt(d_model) (Vaswani et al. 2017, 3.4).
+      output: of decoders; "tied" is the token embedding, "scaled" the same with states
+        times d_model ** -0.5 (Raffel et al. 2020), "untied" a table of its own.
+      softcap: bounds the logits by tanh.
+      init_std: standard deviation, before truncation at two of them, of each matrix; in
+        a pre-norm decoder the ones that end a residual branch are divided by
+        sqrt(2 num_layers) (Radford et al. 2019, section 2.3). None: by fan-in.
       heads: what the objective needs.
     """
 
     vocab_size: int | None = None
     vocab_multiple: int = 8
+    kind: Literal["encoder", "decoder", "encoder_decoder"] = "encoder"
     num_layers: int = 12
+    encoder_layers: int | None = None
     d_model: int = 768
     num_heads: int = 12
-    head_dim: int | None = None
     d_ff: int = 3072
     max_len: int = 512
-    position: Literal["learned", "sinusoidal", "none"] = "learned"
+    position: Literal["learned", "sinusoidal", "rope", "relative", "alibi", "none"] = (
+        "learned"
+    )
     position_offset: int = 0
     token_types: int = 2
-    norm: Literal["layer"] = "layer"
+    norm: Literal["layer", "rms"] = "layer"
     norm_position: Literal["post", "pre"] = "post"
     norm_epsilon: float = 1e-12
-    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
-    embedding_norm: bool = True
+    activation: Literal[
+        "gelu", "gelu_tanh", "relu", "silu", "geglu", "geglu_tanh", "reglu", "swiglu"
+    ] = "gelu"
+    bias: Literal["all", "none", "qkv"] = "all"
+    embedding: Literal["plain", "norm", "scaled"] = "norm"
+    output: Literal["tied", "scaled", "untied"] = "tied"
+    softcap: float | None = None
     dropout: float = 0.1
-    attention_dropout: float = 0.1
-    init_std: float = 0.02
+    init_std: float | None = 0.02
+    attention: AttentionOptions = AttentionOptions()
+    rope: RopeOptions = RopeOptions()
     compute: Compute = Compute()
     heads: tuple[Head, ...] = ()
 
+    @property
+    def shape(self) -> Shape:
+        deep = self.kind == "decoder" and self.norm_position == "pre"
+        residual = (2 * self.num_layers) ** -0.5 if deep and self.init_std else 1.0
+        return Shape(
+            d_model=self.d_model,
+            num_heads=self.num_heads,
+            d_ff=self.d_ff,
+            position=self.position,
+            norm=self.norm,
+            norm_position=self.norm_position,
+            norm_epsilon=self.norm_epsilon,
+            activation=self.activation,
+            bias=self.bias,
+            dropout=self.dropout,
+            init_std=self.init_std,
+            residual_scale=residual,
+            attention=self.attention,
+            rope=self.rope,
+            compute=self.compute,
+        )
+
     def setup(self):
-        std, compute = self.init_std, self.compute
+        shape, compute = self.shape, self.compute
+        std = shape.std(self.d_model)
         self.embed = Embed(
+            shape,
             self.vocab_size,
-            self.d_model,
             self.max_len,
             self.position,
             self.position_offset,
             self.token_types,
-            self.embedding_norm,
-            self.norm_epsilon,
-            self.dropout,
-            std,
-            compute,
+            self.embedding,
         )
-        unroll = compute.unroll or self.num_layers
-        self.layers = nn.scan(
-            _rematerialised(Layer, compute),
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast),
-            length=self.num_layers,
-            unroll=unroll,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )(
-            self.d_model,
-            self.num_heads,
-            self.head_dim or self.d_model // self.num_heads,
-            self.d_ff,
-            self.norm_position,
-            self.norm_epsilon,
-            self.activation,
-            self.dropout,
-            self.attention_dropout,
-            std,
-            compute,
-        )
-        if self.norm_position == "pre":
-            self.last_norm = LayerNorm(self.d_model, self.norm_epsilon, name="norm")
+        if self.kind == "encoder_decoder":
+            layers = self.encoder_layers or self.num_layers
+            self.encoder = Stack(shape, layers, causal=False)
+            self.decoder = Stack(shape, self.num_layers, causal=True, cross=True)
+        else:
+            self.stack = Stack(shape, self.num_layers, causal=self.kind == "decoder")
+            nn.share_scope(self, self.stack)
+        if self.kind != "encoder" and self.output == "untied":
+            self.untied = Table(
+                self.vocab_size, self.d_model, "vocab", std, name="output"
+            )
         if any(head.kind == "pooled" for head in self.heads):
             dim = (self.d_model,)
             self.pooler = Dense(dim, dim, ("embed", None), std, compute)
-            self.drop = Dropout(self.dropout)
         if self.heads:
-            self.all_heads = Heads(
-                self.heads,
-                self.vocab_size,
-                self.d_model,
-                self.norm_epsilon,
-                self.activation,
-                std,
-                compute,
-                name="heads",
-            )
+            self.drop = Dropout(self.dropout)
+            self.all_heads = Heads(self.heads, shape, self.vocab_size, name="heads")
 
     def __call__(self, batch: Batch, *, train: bool) -> Float[Array, "B T D"]:
-        """Hidden states of the last layer.
+        """Hidden states of the last layer; with two stacks, of the decoder.
 
         Args:
           batch: `inputs`, `positions`, `segment_ids` and, where the model has such
-            embeddings, `token_types`, each (B, T). A token sees its own segment only.
+            embeddings, `token_types`, each (B, T); for the encoder of two stacks the
+            same with `source_` before the name. A token sees its own segment only, and
+            in a decoder what is not after it or stands in the `prefix`, (B, T) bool.
           train: whether dropout is on; it needs the rng stream "dropout".
         """
-        mask = segment_mask(batch["segment_ids"], batch["segment_ids"])
-        x = self.embed(batch, train=train)
-        x, _ = self.layers(x, mask, train)
-        return self.last_norm(x) if self.norm_position == "pre" else x
+        x, places = self._embed(batch, "", train)
+        if self.kind != "encoder_decoder":
+            return self.stack(x, places, train=train)[0]
+        encoded = self.encode(batch, train=train)
+        source = _places(batch, "source_")
+        return self.decoder(x, places, train=train, encoded=encoded, source=source)[0]
+
+    def encode(self, batch: Batch, *, train: bool) -> Float[Array, "B S D"]:
+        """The encoder's states, of a model with two stacks."""
+        x, places = self._embed(batch, "source_", train)
+        return self.encoder(x, places, train=train)[0]
+
+    def _embed(self, batch: Batch, side: str, train: bool) -> tuple[jax.Array, Places]:
+        places = _places(batch, side)
+        tokens, types = batch[f"{side}inputs"], batch.get(f"{side}token_types")
+        return self.embed(tokens, places.positions, types, train=train), places
+
+    def make_cache(self, rows: int, length: int, source_length: int = 0) -> Cache:
+        """An empty cache of a decoder's keys and values, for `extend`.
+
+        Args:
+          rows: texts that are continued side by side.
+          length: places of each, padding included.
+          source_length: of the encoder's side.
+        """
+        shape = self.shape
+
+        def pair(places: int) -> dict[str, jax.Array]:
+            size = (self.num_layers, rows, shape.kv_heads, places, shape.head_dim)
+            dtype = jnp.dtype(self.compute.dtype)
+            return {name: jnp.zeros(size, dtype) for name in ("key", "value")}
+
+        def places(count: int) -> Places:
+            empty = jnp.zeros((rows, count), jnp.int32)
+            return Places(empty, empty, empty.astype(bool))
+
+        cache = {
+            "used": jnp.zeros((), jnp.int32),
+            "places": places(length),
+            "layers": {"attention": pair(length)},
+        }
+        if self.kind == "encoder_decoder":
+            cache["source"] = places(source_length)
+            cache["layers"]["cross_attention"] = pair(source_length)
+        return cache
+
+    def extend(self, batch: Batch, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
+        """Hidden states of new tokens behind those in the cache, and the cache with them.
+
+        The first call of an encoder-decoder brings the encoder's side of the batch too;
+        its keys and values stay in the cache.
+
+        Args:
+          batch: as for a call; positions count within the text, of which the cache
+            holds the beginning.
+          cache: of `make_cache`, with room for the new tokens: the caller sees to it,
+            for what is beyond would overwrite the last places.
+        """
+        x, _ = self._embed(batch, "", False)
+        full, slot = _places(batch, "", prefix=True), cache["used"]
+        known = jax.tree.map(
+            lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, slot, 1),
+            cache["places"],
+            full,
+        )
+        options = {"key": known, "cache": cache["layers"], "slot": slot, "train": False}
+        cache = cache | {"used": slot + x.shape[1], "places": known}
+        if self.kind == "encoder_decoder":
+            if "source_inputs" in batch:
+                options["encoded"] = self.encode(batch, train=False)
+                cache["source"] = _places(batch, "source_", prefix=True)
+            hidden, layers = self.decoder(x, full, source=cache["source"], **options)
+        else:
+            hidden, layers = self.stack(x, full, **options)
+        return hidden, cache | {"layers": layers}
+
+    def token_head(self) -> tuple[Float[Array, "V D"], Callable]:
+        """The table of output embeddings, and (hidden, table) -> float32 logits."""
+        table = self.untied() if self.output == "untied" else self.embed.table()
+        return table, functools.partial(
+            project,
+            scale=self.d_model**-0.5 if self.output == "scaled" else 1.0,
+            softcap=self.softcap,
+            precision=self.compute.precision,
+        )
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
-        """The masked-word head, float32; give it the masked places only, (B, K, D)."""
-        name = next(head.name for head in self.heads if head.kind == "mlm")
-        return self.all_heads(name, hidden, self.embed.table())
+        """Of the next word, or of the masked one, float32.
+
+        An encoder's are those of its masked-word head: give it the masked places only,
+        (B, K, D).
+        """
+        if self.kind == "encoder":
+            name = next(head.name for head in self.heads if head.kind == "mlm")
+            return self.all_heads(name, hidden, self.embed.table())
+        table, logits = self.token_head()
+        return logits(hidden, table)
 
     def head(
         self, name: str, hidden: Float[Array, "B T D"], *, train: bool
-    ) -> Float[Array, "B C"]:
-        """A pooled head's outputs, float32, from the first token of each row."""
-        pooled = jnp.tanh(self.pooler(hidden[:, 0]))
-        return self.all_heads(name, self.drop(pooled, train=train)).astype(jnp.float32)
+    ) -> Float[Array, "B *T C"]:
+        """A head's outputs, float32: pooled, of each row; token, of each token."""
+        if next(head.kind for head in self.heads if head.name == name) == "pooled":
+            hidden = jnp.tanh(self.pooler(hidden[:, 0]))
+        return self.all_heads(name, self.drop(hidden, train=train)).astype(jnp.float32)
 
     def touch(self) -> None:
         """Goes through every module once, so that `init` makes every parameter."""
         one = jnp.zeros((1, 1), jnp.int32)
         names = ("inputs", "positions", "segment_ids", "token_types")
-        hidden = self(dict.fromkeys(names, one), train=False)
+        batch = {f"{side}{name}": one for side in ("", "source_") for name in names}
+        hidden = self(batch, train=False)
+        if self.kind != "encoder":
+            self.logits(hidden)
         for head in self.heads:
             if head.kind == "mlm":
                 self.logits(hidden)
@@ -373,15 +370,10 @@ class Model(nn.Module):
                 self.head(head.name, hidden, train=False)
 
 
-def _rematerialised(layer: type[nn.Module], compute: Compute) -> type[nn.Module]:
-    if compute.remat == "none":
-        return layer
-    policies = jax.checkpoint_policies
-    keeps = {"dots": policies.dots_saveable, "full": policies.nothing_saveable}
-    return nn.remat(
-        layer,
-        policy=keeps[compute.remat],
-        # Inside a loop nothing can be merged across iterations; unrolled it could.
-        prevent_cse=compute.unroll != 1,
-        static_argnums=(3,),
-    )
+def _places(batch: Batch, side: str, prefix: bool = False) -> Places:
+    """Of a side's tokens; with `prefix` always saying which belong to one."""
+    positions, segments = batch[f"{side}positions"], batch[f"{side}segment_ids"]
+    marked = batch.get(f"{side}prefix")
+    if marked is None and prefix:
+        marked = jnp.zeros_like(segments, bool)
+    return Places(positions, segments, marked)

@@ -5,20 +5,32 @@ import jax.numpy as jnp
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
+# The gated units (Shazeer 2020, "GLU Variants Improve Transformer"): which function is
+# applied to the gate.
+GATES = {
+    "geglu": "gelu",
+    "geglu_tanh": "gelu_tanh",
+    "reglu": "relu",
+    "swiglu": "silu",
+}
+
 
 def activate(x: Float[Array, "*any"], name: str) -> Float[Array, "*any"]:
     """The activation function called `name`, elementwise.
 
     "gelu" is exact, by erf; "gelu_tanh" is its approximation (both Hendrycks and Gimpel
-    2016); "relu".
+    2016); "relu"; "silu". The name of a gated unit stands for its gate's function.
     """
+    name = GATES.get(name, name)
     if name == "gelu":
         return gelu(x)
     if name == "gelu_tanh":
         return jax.nn.gelu(x, approximate=True)
     if name == "relu":
         return jax.nn.relu(x)
-    raise ValueError(f"unknown activation {name!r}: gelu, gelu_tanh or relu")
+    if name == "silu":
+        return jax.nn.silu(x)
+    raise ValueError(f"unknown activation {name!r}: gelu, gelu_tanh, relu or silu")
 
 
 @jax.custom_jvp

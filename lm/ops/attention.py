@@ -1,5 +1,7 @@
 """Scaled dot-product attention over documents packed into rows."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -7,41 +9,84 @@ from jaxtyping import Array, Bool, Float, Int
 from lm.ops.dropout import dropout
 
 
-def segment_mask(
-    query_segments: Int[Array, "B T"], key_segments: Int[Array, "B S"]
+class Places(NamedTuple):
+    """Where tokens stand; all that a mask depends on.
+
+    Attributes:
+      positions: (B, T) place within the document, from 0.
+      segments: (B, T) document within the row, from 1; 0 is padding.
+      prefix: (B, T) whether all tokens of the document see this one, as in a prefix
+        language model (Raffel et al. 2020, section 3.2.1); None: nowhere.
+    """
+
+    positions: Int[Array, "B T"]
+    segments: Int[Array, "B T"]
+    prefix: Bool[Array, "B T"] | None = None
+
+
+def visible(
+    query: Places, key: Places, *, causal: bool = False, window: int | None = None
 ) -> Bool[Array, "B 1 T S"]:
     """True where a query may see a key: same document, and neither is padding.
 
-    Segments count from 1 within a row; 0 is padding.
+    Args:
+      causal: keys after the query are hidden, those of the prefix apart.
+      window: so many keys are seen, the query's own place included; keys after it,
+        where not hidden, up to the same distance.
     """
-    query, key = query_segments[:, None, :, None], key_segments[:, None, None, :]
-    return (query == key) & (query != 0)
+    same = query.segments[:, :, None] == key.segments[:, None, :]
+    mask = same & (query.segments != 0)[:, :, None]
+    behind = query.positions[:, :, None] - key.positions[:, None, :]
+    if causal:
+        past = behind >= 0
+        mask &= past if key.prefix is None else past | key.prefix[:, None, :]
+    if window is not None:
+        mask &= jnp.abs(behind) < window
+    return mask[:, None]
 
 
 def attend(
     query: Float[Array, "B T N H"],
-    key: Float[Array, "B S N H"],
-    value: Float[Array, "B S N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
     *,
     mask: Bool[Array, "B 1 T S"],
+    bias: Float[Array, "#B N T S"] | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
     precision: str | None = None,
 ) -> Float[Array, "B T N H"]:
-    """softmax(Q K^T / sqrt(H)) V, with dropout on the probabilities.
+    """softmax(scale Q K^T + bias) V, with dropout on the probabilities.
 
-    Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1. The softmax is in
-    float32. A query that may see nothing (padding) gets a finite, meaningless result.
+    Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1. With fewer key
+    heads than query heads, N / K queries in turn share one (Ainslie et al. 2023). The
+    softmax is in float32. A query that may see nothing gets a finite, meaningless
+    result.
+
+    Args:
+      scale: None is 1 / sqrt(H).
+      softcap: scores become softcap tanh(scores / softcap) (Gemma 2, 2024, section 2).
     """
-    query = query * query.shape[-1] ** -0.5
+    batch, length, heads, dim = query.shape
+    kv_heads, keys = key.shape[2], key.shape[1]
+    query = query * (dim**-0.5 if scale is None else scale)
+    query = query.reshape(batch, length, kv_heads, heads // kv_heads, dim)
     scores = jnp.einsum(
-        "btnh,bsnh->bnts",
+        "btkgh,bskh->bkgts",
         query,
         key,
         precision=precision,
         preferred_element_type=jnp.float32,
-    )
+    ).reshape(batch, heads, length, keys)
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    if bias is not None:
+        scores += bias
     scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     probabilities = dropout(probabilities, rate=dropout_rate, key=dropout_key)
-    return jnp.einsum("bnts,bsnh->btnh", probabilities, value, precision=precision)
+    probabilities = probabilities.reshape(batch, kv_heads, -1, length, keys)
+    out = jnp.einsum("bkgts,bskh->btkgh", probabilities, value, precision=precision)
+    return out.reshape(batch, length, heads, dim)

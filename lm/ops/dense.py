@@ -1,5 +1,6 @@
 """Matrix products of activations with parameters."""
 
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -25,3 +26,27 @@ def dense(
         x, kernel.astype(x.dtype), (contracted, ((), ())), precision=precision
     )
     return y if bias is None else y + bias.astype(x.dtype)
+
+
+def project(
+    hidden: Float[Array, "*any D"],
+    table: Float[Array, "V D"],
+    *,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    precision: str | None = None,
+) -> Float[Array, "*any V"]:
+    """Logits of the words whose embeddings are the rows of a table, float32.
+
+    Args:
+      scale: of the hidden states beforehand.
+      softcap: logits become softcap tanh(logits / softcap) (Gemma 2, 2024, section 2).
+    """
+    logits = jnp.einsum(
+        "...d,vd->...v",
+        hidden if scale == 1.0 else hidden * scale,
+        table.astype(hidden.dtype),
+        precision=precision,
+        preferred_element_type=jnp.float32,
+    )
+    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)

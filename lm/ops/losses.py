@@ -1,26 +1,61 @@
 """Losses as sums beside their counts, so that uneven batches average correctly."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+# As many logits may exist at once (256 MiB) before a sequence is taken in chunks.
+MOST_LOGITS = 1 << 26
+
+Logits = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def token_losses(
+    logits: Float[Array, "*any V"],
+    targets: Int[Array, "*any"],
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Float[Array, "*any"]:
+    """Softmax cross-entropy of each place in nats, float32.
+
+    Args:
+      targets: in [0, V): the host checks that, for a gather clamps in silence.
+      label_smoothing: share of each target spread over all V words (Szegedy et al.
+        2016, section 7).
+      z_loss: factor of the squared logarithm of the softmax's sum, added to the loss
+        (Chowdhery et al. 2022, section 5).
+    """
+    logits = logits.astype(jnp.float32)
+    log_total = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    if label_smoothing:
+        mean = jnp.mean(logits, axis=-1)
+        chosen = (1.0 - label_smoothing) * chosen + label_smoothing * mean
+    losses = log_total - chosen
+    return losses + z_loss * jnp.square(log_total) if z_loss else losses
 
 
 def cross_entropy(
     logits: Float[Array, "*any V"],
     targets: Int[Array, "*any"],
     weights: Float[Array, "*any"],
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Softmax cross-entropy in nats, weighted: (sum of losses, sum of weights).
+    """(sum of the weighted token losses, sum of weights).
 
-    A place of weight 0 contributes 0 whatever its logits and target. Targets must lie
-    in [0, V): the host checks that, for a gather clamps in silence.
+    A place of weight 0 contributes 0 whatever its logits and target.
     """
-    logits = logits.astype(jnp.float32)
-    log_total = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    losses = token_losses(
+        logits, targets, label_smoothing=label_smoothing, z_loss=z_loss
+    )
     weights = weights.astype(jnp.float32)
-    losses = jnp.where(weights == 0, 0.0, (log_total - chosen) * weights)
-    return losses.sum(), weights.sum()
+    return jnp.where(weights == 0, 0.0, losses * weights).sum(), weights.sum()
 
 
 def correct(
@@ -32,3 +67,80 @@ def correct(
     hits = jnp.argmax(logits, axis=-1) == targets
     weights = weights.astype(jnp.float32)
     return jnp.sum(hits * weights), weights.sum()
+
+
+def chunk_of(rows: int, length: int, vocab: int) -> int:
+    """How many places of each row have their logits at once: all, or a power of two."""
+    if rows * length * vocab <= MOST_LOGITS:
+        return length
+    most = max(1, MOST_LOGITS // (rows * vocab))
+    return min(length, 1 << (most.bit_length() - 1))
+
+
+def chunked_cross_entropy(
+    logits: Logits,
+    table: Float[Array, "V D"],
+    hidden: Float[Array, "B T D"],
+    targets: Int[Array, "B T"],
+    weights: Float[Array, "B T"],
+    *,
+    chunk: int,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """`cross_entropy(logits(hidden, table), ...)`, `chunk` places of the rows at a time.
+
+    The logits of a chunk exist only while it is its turn, in the backward pass too:
+    where a gradient is wanted, it is taken in the forward pass, chunk by chunk, and kept
+    as (B, T, D) and (V, D) instead of (B, T, V). Nothing is computed twice.
+    """
+    total = functools.partial(
+        _chunk_loss, logits, label_smoothing=label_smoothing, z_loss=z_loss
+    )
+    if chunk >= hidden.shape[1]:
+        return total(table, hidden, targets, weights), weights.sum()
+    parts = tuple(_in_chunks(array, chunk) for array in (hidden, targets, weights))
+    return _scanned(total, table, *parts), weights.astype(jnp.float32).sum()
+
+
+def _chunk_loss(logits, table, hidden, targets, weights, **options):
+    return cross_entropy(logits(hidden, table), targets, weights, **options)[0]
+
+
+def _in_chunks(array: jax.Array, chunk: int) -> jax.Array:
+    """(B, T, ...) to (T / chunk, B, chunk, ...), the last chunk filled up with zeros."""
+    rows, length = array.shape[:2]
+    count = -(-length // chunk)
+    array = jnp.pad(
+        array, [(0, 0), (0, count * chunk - length)] + [(0, 0)] * (array.ndim - 2)
+    )
+    return jnp.moveaxis(array.reshape(rows, count, chunk, *array.shape[2:]), 1, 0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scanned(total, table, hidden, targets, weights):
+    def one(sum_, part):
+        return sum_ + total(table, *part), None
+
+    return jax.lax.scan(one, jnp.zeros(()), (hidden, targets, weights))[0]
+
+
+def _scanned_forward(total, table, hidden, targets, weights):
+    gradient = jax.value_and_grad(total, argnums=(0, 1))
+
+    def one(carry, part):
+        sum_, d_table = carry
+        value, (more, d_hidden) = gradient(table, *part)
+        return (sum_ + value, d_table + more), d_hidden
+
+    start = jnp.zeros(()), jnp.zeros_like(table)
+    (sum_, d_table), d_hidden = jax.lax.scan(one, start, (hidden, targets, weights))
+    return sum_, (d_table, d_hidden)
+
+
+def _scanned_backward(total, kept, gradient):
+    d_table, d_hidden = kept
+    return d_table * gradient, d_hidden * gradient.astype(d_hidden.dtype), None, None
+
+
+_scanned.defvjp(_scanned_forward, _scanned_backward)

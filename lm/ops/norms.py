@@ -10,22 +10,31 @@ from jaxtyping import Array, Float
 def layer_norm(
     x: Float[Array, "*any D"],
     scale: Float[Array, "D"],
-    bias: Float[Array, "D"],
+    bias: Float[Array, "D"] | None = None,
     *,
     epsilon: float,
 ) -> Float[Array, "*any D"]:
     """Layer normalisation (Ba et al. 2016); statistics in float32, result as x."""
-    return _layer_norm(x, scale, bias, epsilon)
+    return _norm(x, scale, jnp.zeros_like(scale) if bias is None else bias, epsilon, 1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _layer_norm(x, scale, bias, epsilon):
-    return _forward(x, scale, bias, epsilon)[0]
+def rms_norm(
+    x: Float[Array, "*any D"], scale: Float[Array, "D"], *, epsilon: float
+) -> Float[Array, "*any D"]:
+    """x by its root mean square (Zhang and Sennrich 2019); float32 inside, as x out."""
+    return _norm(x, scale, jnp.zeros_like(scale), epsilon, 0)
 
 
-def _forward(x, scale, bias, epsilon):
-    x32 = x.astype(jnp.float32)
-    centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _norm(x, scale, bias, epsilon, centre):
+    """(x - centre * mean) / deviation * scale + bias, `centre` being 0 or 1."""
+    return _forward(x, scale, bias, epsilon, centre)[0]
+
+
+def _forward(x, scale, bias, epsilon, centre):
+    centred = x.astype(jnp.float32)
+    if centre:
+        centred -= jnp.mean(centred, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
     inverse = jax.lax.rsqrt(variance + epsilon)
     normalised = centred * inverse
@@ -33,16 +42,17 @@ def _forward(x, scale, bias, epsilon):
     return y, (normalised.astype(x.dtype), inverse, scale)
 
 
-def _backward(epsilon, kept, gradient):
+def _backward(epsilon, centre, kept, gradient):
     normalised, inverse, scale = kept
     dtype, lead = gradient.dtype, tuple(range(gradient.ndim - 1))
     gradient, normalised = (a.astype(jnp.float32) for a in (gradient, normalised))
     inner = gradient * scale
-    shift = jnp.mean(inner, axis=-1, keepdims=True)
     tilt = jnp.mean(inner * normalised, axis=-1, keepdims=True)
-    dx = inverse * (inner - shift - normalised * tilt)
+    if centre:
+        inner -= jnp.mean(inner, axis=-1, keepdims=True)
+    dx = inverse * (inner - normalised * tilt)
     dscale = jnp.sum(gradient * normalised, axis=lead)
     return dx.astype(dtype), dscale, jnp.sum(gradient, axis=lead)
 
 
-_layer_norm.defvjp(_forward, _backward)
+_norm.defvjp(_forward, _backward)

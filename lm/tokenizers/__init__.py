@@ -8,6 +8,7 @@ itself: standard vocabulary files beside `options.json`.
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -199,6 +200,17 @@ def require_path(path: str) -> Path:
             "correct the path, or leave it out to train on the config's own texts",
         )
     return Path(path)
+
+
+def keep_beside(path: Path, directory: Path) -> None:
+    """Copies what a checkpoint says of its tokenizer beside it and no id depends on.
+
+    Its chat template, and the settings that an export gives back.
+    """
+    folder = path if path.is_dir() else path.parent
+    for name in ("tokenizer_config.json", "chat_template.jinja"):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, directory / name)
 
 
 def no_texts() -> DataError:

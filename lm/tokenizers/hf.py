@@ -21,6 +21,7 @@ from lm.tokenizers import (
     find_roles,
     fingerprint,
     index_tokens,
+    keep_beside,
     no_texts,
     read_lines,
     read_text,
@@ -46,6 +47,7 @@ LAYOUTS = {
         {"vocab.json": "vocab.json", "merges.txt": "merges.txt"},
         {"vocab.json": "encoder.json", "merges.txt": "vocab.bpe"},
     ),
+    "unigram": ({"tokenizer.json": "tokenizer.json"},),
 }
 NEW_SPECIAL = {
     "wordpiece": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
@@ -55,10 +57,10 @@ NEW_SPECIAL = {
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """Options of a WordPiece or byte-level BPE tokenizer.
+    """Options of a WordPiece or byte-level BPE tokenizer, or of a given unigram one.
 
     Attributes:
-      kind: what the files hold, or what is trained.
+      kind: what the files hold, or what is trained (a unigram model: by name="spm").
       path: a folder or file of `vocab.txt`, `vocab.json` and `merges.txt` (also
         `encoder.json` and `vocab.bpe`), or `tokenizer.json`; None trains.
       vocab_size: the size to train, special tokens included; reached only if the texts
@@ -72,7 +74,7 @@ class Tokenizer:
         {"bos": "<|begin_of_text|>"}; `lm.tokenizers.ROLES` lists the usual ones.
     """
 
-    kind: Literal["wordpiece", "bpe"] = "wordpiece"
+    kind: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
     path: str | None = None
     vocab_size: int = 30522
     min_frequency: int = 2
@@ -90,6 +92,14 @@ class Tokenizer:
         if self.path is not None:
             for name, source in find_files(require_path(self.path), self.kind).items():
                 shutil.copyfile(source, directory / name)
+            keep_beside(Path(self.path), directory)
+        elif self.kind == "unigram":
+            raise DataError(
+                "tokenizer.kind",
+                "'unigram' without tokenizer.path",
+                "its tokenizer.json",
+                'tokenizer.name="spm" trains one',
+            )
         elif self.kind == "wordpiece":
             tokens = train_wordpiece(texts, self)
             (directory / "vocab.txt").write_text(
@@ -104,7 +114,7 @@ class Tokenizer:
         """Reads what `make` wrote; DataError where it is damaged or does not fit."""
         layouts = LAYOUTS[self.kind]
         made = [f for f in layouts if all((directory / name).exists() for name in f)]
-        files = tuple((made or layouts[1:])[0])
+        files = tuple((made or layouts[1:] or layouts)[0])
         stamp = fingerprint(self, ENCODING, directory, files)
         if files == ("tokenizer.json",):
             tokenizer = read_tokenizer_json(directory, self)
@@ -131,6 +141,7 @@ class Tokenizer:
             find_roles(ids, special, path),
             starts_word=(starts_word(token, self.kind) for token in tokens),
             fingerprint=stamp,
+            sentinels=count_sentinels(ids),
             more_special=[id for id, token in added.items() if token.special],
             tokenizer=tokenizer,
         )
@@ -152,6 +163,14 @@ class HFCodec(Codec):
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def count_sentinels(ids: dict[str, int]) -> int:
+    """How many of T5's <extra_id_0>, <extra_id_1>, ... close the vocabulary."""
+    count = 0
+    while ids.get(f"<extra_id_{count}>") == len(ids) - 1 - count:
+        count += 1
+    return count
 
 
 def starts_word(token: str, kind: str) -> bool:
@@ -285,13 +304,14 @@ def read_tokenizer_json(directory: Path, options: Tokenizer) -> Any:
 
     path = directory / "tokenizer.json"
     model = read_json(path).get("model") or {}
-    expected = {"wordpiece": "WordPiece", "bpe": "BPE"}[options.kind]
+    types = {"wordpiece": "WordPiece", "bpe": "BPE", "unigram": "Unigram"}
+    expected = types[options.kind]
     if model.get("type") != expected:
         raise DataError(
             str(path),
             f"a model of type {model.get('type')!r}",
             repr(expected),
-            "set tokenizer.kind to match; for Unigram give the .model file to "
+            "set tokenizer.kind to match; a Unigram .model file is read by "
             'tokenizer.name="spm"',
         )
     if options.lowercase is not None or options.add_prefix_space:
@@ -308,7 +328,8 @@ def read_tokenizer_json(directory: Path, options: Tokenizer) -> Any:
             str(path), f"a broken tokenizer ({error})", "a tokenizer.json"
         ) from None
     lossless = model.get("byte_fallback") or "ByteLevel" in str(tokenizer.pre_tokenizer)
-    if not model.get("unk_token") and not lossless:
+    known = model.get("unk_token") or model.get("unk_id") is not None
+    if not known and not lossless:
         raise DataError(
             str(path),
             "neither an unknown token nor bytes to fall back on",

@@ -19,6 +19,7 @@ from lm.tokenizers import (
     alphabet_too_large,
     find_roles,
     fingerprint,
+    keep_beside,
     no_texts,
     refuse_reachable,
     require_path,
@@ -71,6 +72,7 @@ class Tokenizer:
         """
         if self.path is not None:
             model = find_model(require_path(self.path)).read_bytes()
+            keep_beside(Path(self.path), directory)
         else:
             model = train(texts, self)
         (directory / FILE).write_bytes(model)

@@ -189,3 +189,44 @@ def test_sentence_order(documents):
         labels.add(int(out["labels"]))
         assert (second + first if out["labels"] else first + second) == [10, 11, 12]
     assert labels == {0, 1}
+
+
+def test_source_and_target_exact():
+    transform = transforms.SourceTarget(start_id=1, eos_id=2)
+    pieces = [np.array(p, np.int32) for p in ([10, 11], [20], [12], [21, 22])]
+    out = transform({"pieces": pieces}, rng())
+    assert out["source_inputs"].tolist() == [10, 11, 2, 12, 2]
+    assert out["source_positions"].tolist() == [0, 1, 2, 0, 1]
+    assert out["source_segment_ids"].tolist() == [1, 1, 1, 2, 2]
+    assert out["inputs"].tolist() == [1, 20, 1, 21, 22]
+    assert out["positions"].tolist() == [0, 1, 0, 1, 2]
+    assert out["segment_ids"].tolist() == [1, 1, 2, 2, 2]
+    assert out["targets"].tolist() == [20, 2, 21, 22, 2]
+    assert out["weights"].tolist() == [1.0] * 5
+    assert {a.dtype for k, a in out.items() if k not in ("pieces", "weights")} == {
+        np.dtype(np.int32)
+    }
+
+
+def test_pad_sides_fills_each_side_to_its_length():
+    row = {
+        "source_inputs": np.array([10, 2]),
+        "source_positions": np.arange(2),
+        "source_segment_ids": np.ones(2, np.int32),
+        "inputs": np.array([1]),
+        "positions": np.arange(1),
+        "segment_ids": np.ones(1, np.int32),
+        "targets": np.array([2]),
+        "weights": np.ones(1, np.float32),
+        "prefix": np.array([True]),
+    }
+    out = transforms.PadSides(source_length=4, length=3, pad_id=9)(row, rng())
+    assert out["source_inputs"].tolist() == [10, 2, 9, 9]
+    assert out["source_segment_ids"].tolist() == [1, 1, 0, 0]
+    assert out["inputs"].tolist() == [1, 9, 9]
+    assert out["targets"].tolist() == [2, 9, 9]
+    assert out["segment_ids"].tolist() == [1, 0, 0]
+    assert out["weights"].tolist() == [1, 0, 0]
+    assert out["prefix"].tolist() == [True, False, False]
+    del row["prefix"]
+    assert "prefix" not in transforms.PadSides(4, 3, 9)(row, rng())

@@ -1,4 +1,4 @@
-"""The encoder: its published sizes, what an output depends on, what changes nothing."""
+"""Published sizes; and of encoders, what an output depends on, what changes nothing."""
 
 import dataclasses
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm import config as configs
 from lm import step, trees
 from lm.models.presets import PRESETS
 from lm.models.transformer import Compute, Head, Model
@@ -21,12 +22,12 @@ TINY = {
     "d_ff": 32,
     "max_len": 16,
     "dropout": 0.0,
-    "attention_dropout": 0.0,
+    "attention": {"dropout": 0.0},
 }
 
 
 def make(**changes):
-    model = Model(**TINY | {"heads": HEADS} | changes)
+    model = configs.build(Model, TINY | {"heads": HEADS} | changes)
     params = step.make(model, None).init(jax.random.key(0))
     return model, params
 
@@ -70,18 +71,46 @@ SIZES = [
     ("bert_base", HEADS, 110_106_428),
     ("roberta_base", POOLED, 124_645_632 + 768 * 2 + 2),
     ("roberta_base", (Head("mlm", "mlm"),), 124_697_433),
+    ("gpt2_small", (), 124_439_808),
+    ("gpt2_medium", (), 354_823_168),
+    ("gpt2_large", (), 774_030_080),
+    ("gpt2_xl", (), 1_557_611_200),
+    # A shape of ours: 64 of 256 dimensions are keys', as many values'.
+    ("llama_tiny", (), 2 * 32000 * 256 + 4 * (3 * 256 * 688 + 3 * 256**2 + 512) + 256),
+    ("llama2_7b", (), 6_738_415_616),
+    ("llama2_13b", (), 13_015_864_320),
+    ("llama2_70b", (), 68_976_648_192),
+    ("llama3_8b", (), 8_030_261_248),
+    ("llama3_70b", (), 70_553_706_496),
+    ("llama3_1_8b", (), 8_030_261_248),
+    ("llama3_2_1b", (), 1_235_814_400),
+    ("t5_small", (), 60_506_624),
+    ("t5_base", (), 222_903_552),
+    ("t5_large", (), 737_668_096),
+    ("t5_v1_1_small", (), 76_961_152),
+    ("t5_v1_1_base", (), 247_577_856),
+    ("t5_v1_1_large", (), 783_150_080),
 ]
+# Vaswani et al. 2017, table 3, in millions, with a vocabulary of about 37,000.
+MILLIONS = {"transformer_base": 65, "transformer_big": 213}
 
 
 @pytest.mark.parametrize("preset, heads, parameters", SIZES)
 def test_published_sizes(preset, heads, parameters):
-    model = Model(**PRESETS[preset], heads=heads)
+    model = configs.build(Model, PRESETS[preset], heads=heads)
     shapes = jax.eval_shape(step.make(model, None).init, jax.random.key(0))
     assert count(shapes) == parameters
 
 
-def test_every_preset_is_in_the_table_of_sizes():
-    assert {preset for preset, _, _ in SIZES} == set(PRESETS)
+@pytest.mark.parametrize("preset", MILLIONS)
+def test_sizes_published_in_millions(preset):
+    model = configs.build(Model, PRESETS[preset] | {"vocab_size": 37_000})
+    shapes = jax.eval_shape(step.make(model, None).init, jax.random.key(0))
+    assert count(shapes) / 1e6 == pytest.approx(MILLIONS[preset], rel=0.035)
+
+
+def test_every_preset_is_in_a_table_of_sizes():
+    assert {preset for preset, _, _ in SIZES} | set(MILLIONS) == set(PRESETS)
 
 
 @pytest.mark.parametrize("norm_position", ["post", "pre"])
@@ -151,7 +180,7 @@ def test_packed_is_separate(position):
 )
 def test_how_it_is_computed_changes_nothing(compute):
     """The same parameters, dropout masks, values and gradients."""
-    model, params = make(dropout=0.3, attention_dropout=0.3)
+    model, params = make(dropout=0.3, attention={"dropout": 0.3})
     other = dataclasses.replace(model, compute=compute)
     rows = batch([[1] * 10] * 2)
 

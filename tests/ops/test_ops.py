@@ -16,7 +16,8 @@ def normal(*shape, seed=0):
 def test_the_mask_of_packed_documents_written_out():
     segments = jnp.array([[1, 1, 2, 0]])
     expected = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
-    mask = attention.segment_mask(segments, segments)
+    places = attention.Places(jnp.zeros_like(segments), segments)
+    mask = attention.visible(places, places)
     assert mask.shape == (1, 1, 4, 4)
     assert mask[0, 0].astype(int).tolist() == expected
 
@@ -24,7 +25,8 @@ def test_the_mask_of_packed_documents_written_out():
 def test_attention_against_loops():
     query, key, value = (np.asarray(normal(2, 4, 3, 5, seed=i)) for i in range(3))
     segments = jnp.array([[1, 1, 2, 2], [1, 1, 1, 0]])
-    mask = attention.segment_mask(segments, segments)
+    places = attention.Places(jnp.zeros_like(segments), segments)
+    mask = attention.visible(places, places)
     found = attention.attend(*map(jnp.asarray, (query, key, value)), mask=mask)
     for b in range(2):
         for n in range(3):
@@ -76,7 +78,7 @@ def test_layer_norm_keeps_its_input_type_with_float32_statistics():
     np.testing.assert_allclose(np.asarray(found, np.float32), expected, atol=0.02)
 
 
-@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "relu"])
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "relu", "silu"])
 def test_activations_and_their_derivatives(name):
     x = jnp.linspace(-4, 4, 41)
     wide = np.asarray(x, np.float64)
@@ -86,6 +88,7 @@ def test_activations_and_their_derivatives(name):
         * 0.5
         * (1 + np.tanh((2 / np.pi) ** 0.5 * (wide + 0.044715 * wide**3))),
         "relu": np.maximum(wide, 0),
+        "silu": wide / (1 + np.exp(-wide)),
     }[name]
     np.testing.assert_allclose(activations.activate(x, name), expected, atol=1e-6)
     slope = jax.vmap(jax.grad(lambda v: activations.activate(v, name)))(x)
@@ -95,8 +98,15 @@ def test_activations_and_their_derivatives(name):
 
 
 def test_an_unknown_activation():
-    with pytest.raises(ValueError, match="gelu_tanh or relu"):
-        activations.activate(jnp.zeros(1), "swish")
+    with pytest.raises(ValueError, match="'swish': gelu, gelu_tanh, relu or silu"):
+        activations.activate(jnp.ones(2), "swish")
+
+
+def test_gated_units_name_the_function_of_their_gate():
+    x = normal(5)
+    for unit, gate in (("swiglu", "silu"), ("geglu", "gelu"), ("reglu", "relu")):
+        found = activations.activate(x, unit)
+        np.testing.assert_array_equal(found, activations.activate(x, gate))
 
 
 @pytest.mark.parametrize("contract", [1, 2])

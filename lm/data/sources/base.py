@@ -21,7 +21,8 @@ class Record:
     """One raw item of a source.
 
     Args:
-      fields: its values by name. `text` is a str; the others are str, int or float.
+      fields: its values by name. `text` is a str; the others are str, int or float;
+        any may be a list of str where the source's `lists` allows it.
       where: file and line, or what stands for them (`train.tsv:17`).
     """
 
@@ -206,22 +207,42 @@ def missing_column(
     return None
 
 
-def make_record(fields: dict[str, Any], where: str) -> Record | DataError:
-    """A record of these values, or the error for the first that is not fit for one."""
+def make_record(
+    fields: dict[str, Any], where: str, lists: bool = False
+) -> Record | DataError:
+    """A record of these values, or the error for the first that is not fit for one.
+
+    With `lists` a value may be a list of texts, one or more; it becomes a tuple.
+    """
     for name, value in fields.items():
-        if isinstance(value, str):
-            at = bad_character(value)
-            if at is None:
-                continue
-            found = f"{name!r} with U+{ord(value[at]):04X} at character {at + 1}"
-            return DataError(where, found, "text without NULs and lone surrogates")
-        if name == "text" or not isinstance(value, (int, float)):
-            expected = "a text" if name == "text" else "a text or a number"
-            found = f"{name!r} of type {type(value).__name__}"
-            return DataError(where, found, expected)
-        if not math.isfinite(value):
-            return DataError(where, f"{name!r} = {value}", "a finite number")
+        several = lists and isinstance(value, list | tuple)
+        if several and not value:
+            return DataError(where, f"{name!r} with an empty list", "a text or more")
+        for item in value if several else (value,):
+            error = _unfit(name, item, where, only_text=several or name == "text")
+            if error is not None:
+                return error
+        if several:
+            fields = fields | {name: tuple(value)}
     return Record(fields, where)
+
+
+def _unfit(name: str, value: Any, where: str, only_text: bool) -> DataError | None:
+    """The error for a value that no record may hold."""
+    if isinstance(value, str):
+        at = bad_character(value)
+        if at is None:
+            return None
+        found = f"{name!r} with U+{ord(value[at]):04X} at character {at + 1}"
+        return DataError(where, found, "text without NULs and lone surrogates")
+    if only_text or not isinstance(value, (int, float)):
+        expected = "a text" if only_text else "a text or a number"
+        found = f"{name!r} of type {type(value).__name__}"
+        fix = "for lists of texts set lists=True" if isinstance(value, list) else None
+        return DataError(where, found, expected, fix)
+    if not math.isfinite(value):
+        return DataError(where, f"{name!r} = {value}", "a finite number")
+    return None
 
 
 def bad_character(text: str) -> int | None:

@@ -16,14 +16,17 @@ class Source(base.FileSource):
     """Records from JSON objects; blank lines are passed over.
 
     `text` must be a string; other columns may be strings, numbers (kept as int or
-    float) or truth values. Null, lists and objects make a bad record, as do a key that
-    stands twice and NaN.
+    float) or truth values. Null and objects make a bad record, as do a key that stands
+    twice and NaN; and lists, unless `lists` is set.
 
     Args:
       columns: the keys to take, or {field: key} to give them other names.
+      lists: whether a column may hold a list of strings, such as the sentences of a
+        document or several references; the objective says what it makes of them.
     """
 
     columns: tuple[str, ...] | dict[str, str] = ("text",)
+    lists: bool = False
 
     def check_suffix(self, path: Path, suffix: str) -> None:
         files.expect_suffix(path, suffix, (".jsonl", ".ndjson", ".json"))
@@ -36,7 +39,7 @@ class Source(base.FileSource):
             # missing from it will be missing from the others.
             for where, row in objects(path):
                 if isinstance(row, dict):
-                    item = take(row, columns, where)
+                    item = take(row, columns, where, self.lists)
                     if isinstance(item, DataError):
                         raise item
                 break
@@ -45,17 +48,21 @@ class Source(base.FileSource):
         columns = base.columns_of(self.columns)
         for path in self.paths():
             for where, row in objects(path):
-                yield take(row, columns, where) if isinstance(row, dict) else row
+                if isinstance(row, dict):
+                    yield take(row, columns, where, self.lists)
+                else:
+                    yield row
 
 
 def take(
-    row: dict[str, Any], columns: dict[str, str], where: str
+    row: dict[str, Any], columns: dict[str, str], where: str, lists: bool
 ) -> base.Record | DataError:
     """The wanted columns of an object."""
     missing = base.missing_column(columns, row, where)
     if missing is not None:
         return missing
-    return base.make_record({name: row[key] for name, key in columns.items()}, where)
+    fields = {name: row[key] for name, key in columns.items()}
+    return base.make_record(fields, where, lists)
 
 
 def objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | DataError]]:

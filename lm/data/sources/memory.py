@@ -12,13 +12,15 @@ from lm.errors import DataError
 class Source(base.Source):
     """Records from memory: a str is a `text`, a dict names its fields.
 
-    Values are as for `jsonl`: `text` a str, others str, int or float.
+    Values are as for `jsonl`: `text` a str, others str, int or float, or lists of str.
 
     Args:
       items: the records in order.
+      lists: whether a value may be a list of str.
     """
 
     items: tuple[str | dict[str, Any], ...]
+    lists: bool = False
 
     def check(self) -> None:
         if not self.items:
@@ -29,4 +31,4 @@ class Source(base.Source):
     def read(self) -> Iterator[base.Record | DataError]:
         for i, item in enumerate(self.items):
             fields = item if isinstance(item, dict) else {"text": item}
-            yield base.make_record(fields, f"memory[{i}]")
+            yield base.make_record(fields, f"memory[{i}]", self.lists)

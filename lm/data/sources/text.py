@@ -8,7 +8,7 @@ from typing import Literal
 
 from lm.data import files
 from lm.data.sources import base
-from lm.errors import DataError
+from lm.errors import ConfigError, DataError
 
 # WikiText: "= Title =" between blank lines opens an article, "= = Part = =" does not.
 HEADING = re.compile(rb" ?= [^=](?:.*[^=])? = ?\n")
@@ -36,9 +36,31 @@ class Source(base.FileSource):
         `heading`: what begins at a WikiText title line, ` = Title = ` between blank
         lines, and runs to the next; what comes before the first is one too.
         The last two keep every line, so their documents joined are the files again.
+      held: what `part` divides: the records, or the text of each file, of which the
+        last `holdout` of the characters is held out; `end` needs split="file".
     """
 
     split: Literal["blank_line", "line", "file", "heading"] = "blank_line"
+    held: Literal["records", "end"] = "records"
+
+    def check(self) -> None:
+        if self.held == "end" and self.split != "file":
+            raise ConfigError(
+                self.place, f"held='end' with split={self.split!r}", "split='file'"
+            )
+        super().check()
+
+    def records(self) -> Iterator[base.Record | DataError]:
+        if self.held == "records" or self.part == "all":
+            yield from super().records()
+            return
+        for item in dataclasses.replace(self, part="all").records():
+            if isinstance(item, base.Record):
+                text = item.fields["text"]
+                cut = int(len(text) * (1 - self.holdout))
+                text = text[:cut] if self.part == "train" else text[cut:]
+                item = base.Record({"text": text}, f"{item.where} ({self.part})")
+            yield item
 
     def check_suffix(self, path: Path, suffix: str) -> None:
         if suffix in OTHER_SOURCE:

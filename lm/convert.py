@@ -1,0 +1,215 @@
+"""Command: a checkpoint of Hugging Face made into a workdir, a run into the reverse.
+
+python -m lm.convert --from=hf:DIR --workdir=DIR
+python -m lm.convert --to=hf:DIR --workdir=RUN
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from lm import config as configs
+from lm import runtime, storage
+from lm.config import Config
+from lm.errors import ConfigError
+from lm.flags import Parser
+from lm.hf import checkpoint, source
+
+USAGE = """python -m lm.convert --from=hf:DIR --workdir=DIR [--init-missing=REGEX]
+           [--config.a.b=VALUE ...]
+       python -m lm.convert --to=hf:DIR --workdir=RUN [--checkpoint=latest|best|STEP]
+           [--family=NAME] [--dtype=float32|bfloat16] [--drop=REGEX]
+
+The first makes a workdir of a directory with config.json, weights and tokenizer, which
+lm.evaluate evaluates and init.source starts from; --init-missing names the parameters
+that may be absent. The second makes such a directory of a run; --drop names parameters
+that it is not to have."""
+
+
+def run(argv: list[str]) -> int:
+    parser = Parser("lm.convert", USAGE)
+    parser.add_argument("--from", dest="source", metavar="hf:DIR")
+    parser.add_argument("--to", dest="target", metavar="hf:DIR")
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--checkpoint", default="latest")
+    parser.add_argument("--family")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--init-missing", default=r"$^", metavar="REGEX")
+    parser.add_argument("--drop", default=r"$^", metavar="REGEX")
+    flags, overrides = parser.parse_known_args(argv)
+    if (flags.source is None) == (flags.target is None):
+        raise ConfigError("flags", "both or none of --from and --to", "one of them")
+    place = flags.source or flags.target
+    if not place.startswith(checkpoint.PREFIX):
+        raise ConfigError("--from" if flags.source else "--to", place, "hf:DIR")
+    for name in ("init_missing", "drop"):
+        try:
+            re.compile(getattr(flags, name))
+        except re.error as error:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(flag, str(error), "a regex") from error
+    if flags.source:
+        return import_checkpoint(flags, place, overrides)
+    if overrides:
+        raise ConfigError("flags", overrides[0], "no config: it is the run's own")
+    return export_run(flags, Path(place.removeprefix(checkpoint.PREFIX)))
+
+
+def import_checkpoint(flags: Any, place: str, overrides: list[str]) -> int:
+    """Makes the workdir: config.json, tokenizer/ and checkpoints/0."""
+    workdir, directory = Path(flags.workdir), checkpoint.directory_of(place)
+    opened = checkpoint.open_checkpoint(directory, [flags.init_missing])
+    given = configs.plain(tree(opened, place), place)
+    configs.override(given, overrides)
+    config = configs.resolve(given)
+    if (workdir / "config.json").exists() or (workdir / "checkpoints").exists():
+        fix = "choose another --workdir."
+        raise ConfigError("--workdir", f"{workdir}, a run", "a new folder", fix)
+    storage.check_directory(workdir)
+    runtime.platform_setup()
+
+    import jax
+
+    from lm.checkpoint import Checkpoint, Checkpointer
+    from lm.data import pipeline
+    from lm.hf import importing
+    from lm.trees import nest
+
+    pipeline.open_tokenizer(
+        config.tokenizer, workdir / "tokenizer", iter, pipeline.Shares(), print
+    )
+    params = importing.load(opened, importing.shapes(opened))
+    count = sum(leaf.size for leaf in params.values())
+    saver = Checkpointer(workdir, Checkpoint(), run=workdir.name)
+    saver.save(0, {"step": jax.numpy.int32(0), "params": nest(params)}, {})
+    saver.close()
+    storage.write_text(workdir / "config.json", configs.to_json(config))
+    print(f"{opened.file} ({opened.dtypes}): {count:,} parameters into {workdir}")
+    return 0
+
+
+def tree(opened: checkpoint.Checkpoint, place: str) -> dict[str, Any]:
+    """A config as its file would give it, with the task that the weights are for."""
+    parts, labels = opened.parts, opened.labels
+    kinds = {"decoder": "causal_lm", "encoder_decoder": "span_corruption"}
+    objective: dict[str, Any] = {"name": kinds.get(opened.model["kind"], "mlm")}
+    text = {"sources": [{"name": "builtin"}]}
+    evals = {"builtin": {"evaluator": "mean", "data": text}}
+    if "classify" in parts:
+        named = () if all(re.fullmatch(r"LABEL_\d+", n) for n in labels) else labels
+        objective = {"name": "classification", "classes": opened.sizes["C"]}
+        objective |= {"labels": named}
+        evals = {}
+    elif {"mlm", "nsp"} <= {*parts}:
+        objective["next"] = "nsp"
+    directory, kind = opened.place, opened.family.model_type
+    return {
+        "steps": 1000,
+        "batch_size": 8,
+        "seq_len": min(opened.model["max_len"], 128),
+        "model": dict(opened.model),
+        "objective": objective,
+        "tokenizer": dict(source.tokenizer_of(directory, kind)),
+        "optim": {"name": "adamw", "lr": 1e-5},
+        "data": text,
+        "evals": evals,
+        "init": {"source": place},
+    }
+
+
+def export_run(flags: Any, target: Path) -> int:
+    """Makes the directory `target`, all of it or nothing."""
+    workdir, which = Path(flags.workdir), flags.checkpoint
+    if which not in ("latest", "best") and not which.isdecimal():
+        raise ConfigError("--checkpoint", repr(which), "latest, best or a step")
+    config = configs.of_run(workdir)
+    if target.exists():
+        fix = "choose another name, or remove it."
+        raise ConfigError("--to", f"{target}, which exists", "a new folder", fix)
+    storage.check_directory(target)
+    runtime.platform_setup()
+
+    from lm.checkpoint import find, read_leaves
+    from lm.hf import exporting
+
+    step = find(workdir, int(which) if which.isdecimal() else which)
+    drop = re.compile(flags.drop)
+    shapes = {
+        path.removeprefix("params/"): tuple(shape)
+        for path, (_, shape) in read_leaves(step).items()
+        if path.startswith("params/") and not drop.fullmatch(path[len("params/") :])
+    }
+    plan = exporting.plan(config, shapes, flags.family)
+    partial = target.with_name(f"{target.name}.partial")
+    storage.remove_tree(partial)
+    with storage.refusing(partial):
+        partial.mkdir(parents=True)
+        write(config, workdir, step, plan, partial, flags.dtype)
+        partial.rename(target)
+    names = ", ".join(sorted(path.name for path in target.iterdir()))
+    print(f"{plan.architecture} of step {step.name} into {target}: {names}")
+    return 0
+
+
+def write(
+    config: Config, workdir: Path, step: Path, plan: Any, place: Path, dtype: str
+) -> None:
+    """Writes the files of an export."""
+    import jax
+    import numpy as np
+
+    from lm.checkpoint import read_state
+    from lm.data import pipeline
+    from lm.hf import card, exporting, tokenizer_out
+    from lm.trees import flatten, nest
+    from lm.writer import read_rows
+
+    codec = pipeline.open_tokenizer(
+        config.tokenizer, workdir / "tokenizer", iter, pipeline.Shares(), print
+    )
+    kind, ids = plan.family.model_type, tokenizer_out.token_ids(codec)
+    tokenizer_out.write(codec, config.tokenizer, workdir / "tokenizer", kind, place)
+    if config.model.kind == "encoder_decoder":
+        start = codec.pad_id if codec.bos_id is None else codec.bos_id
+        ids["decoder_start_token_id"] = start
+    padding = plan.config.get("pad_token_id", ids.get("pad_token_id"))
+    if padding != ids.get("pad_token_id"):
+        found = f"pad token {ids.get('pad_token_id')}"
+        expected = f"{padding}, since positions begin after it"
+        raise ConfigError("tokenizer", found, expected, "--family chooses another one.")
+    missing = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    plan.config.update(missing | ids)
+    if config.model.kind != "encoder":
+        text = storage.to_json(ids)
+        storage.write_text(place / "generation_config.json", text)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = {
+        path: jax.ShapeDtypeStruct(source.shape, np.float32, sharding=here)
+        for path, source in plan.sources.items()
+    }
+    state = read_state(step, {"params": nest(abstract)}, partial=True)
+    exporting.write(plan, flatten(state["params"]), place, dtype=dtype)
+    rows = workdir / "metrics.jsonl"
+    rows = read_rows(rows) if rows.exists() else []
+    at = next((row for row in rows if row["step"] == int(step.name)), {})
+    text = card.card(
+        config,
+        name=workdir.name,
+        kind=kind,
+        architecture=plan.architecture,
+        count=sum(int(np.prod(source.shape)) for source in plan.sources.values()),
+        step=int(step.name),
+        metrics={k: v for k, v in at.items() if k.split("/")[0] in config.evals},
+    )
+    storage.write_text(place / "README.md", text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code (see lm.runtime.run_main)."""
+    argv = sys.argv[1:] if argv is None else argv
+    return runtime.run_main(lambda: run(argv), debug="--debug" in argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Several pieces to a row: first fit over the last rows that still have room."""
+
+from collections.abc import Iterator
+from typing import Any
+
+OPEN = 64  # rows that wait for more pieces at a time
+
+
+class FirstFit:
+    """Gathers pieces into rows; an item goes to the oldest open row that has room.
+
+    Args:
+      capacity: tokens that a row holds, on each of its sides.
+      least: a row with so little room left, on any side, waits no longer.
+    """
+
+    def __init__(self, capacity: tuple[int, ...], least: int):
+        self._capacity, self._least = capacity, least
+        self._open: list[tuple[tuple[int, ...], list[Any]]] = []
+
+    def add(self, sizes: tuple[int, ...], item: Any) -> Iterator[list[Any]]:
+        """Takes an item of `sizes` tokens, none above capacity; gives rows to write."""
+        for at, (left, items) in enumerate(self._open):
+            if all(size <= room for size, room in zip(sizes, left)):
+                break
+        else:
+            at, left, items = len(self._open), self._capacity, []
+            self._open.append((left, items))
+        items.append(item)
+        left = tuple(room - size for size, room in zip(sizes, left))
+        self._open[at] = (left, items)
+        if min(left) <= self._least:
+            yield self._open.pop(at)[1]
+        elif len(self._open) > OPEN:
+            yield self._open.pop(0)[1]
+
+    def rest(self) -> Iterator[list[Any]]:
+        """The rows that were still open."""
+        yield from (items for _, items in self._open)

@@ -1,0 +1,83 @@
+"""Chat templates of checkpoints: programs of strangers, rendered in a box.
+
+A template is Jinja. It runs in jinja2's immutable sandbox, in a process of its own that
+has two seconds of processor time, 256 MB more of memory and no file to write: what it
+can do is answer with a text.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm.errors import DataError
+from lm.hf.files import is_file, read_bytes, read_json
+
+BOX = Path(__file__).with_name("chat_box.py")
+MAX_TEMPLATE, MAX_OUTPUT, SECONDS = 2**20, 2**22, 20
+
+
+def read_template(directory: Path, name: str = "default") -> str | None:
+    """The template in a directory's files; None where it has none.
+
+    Args:
+      name: which one, where tokenizer_config.json has several.
+
+    Raises:
+      DataError: there are templates, but none of that name.
+    """
+    path = directory / "chat_template.jinja"
+    if is_file(path):
+        return read_bytes(path, MAX_TEMPLATE).decode(errors="replace")
+    path = directory / "tokenizer_config.json"
+    given = read_json(path).get("chat_template") if is_file(path) else None
+    if isinstance(given, list):
+        items = [item for item in given if isinstance(item, dict)]
+        named = {str(item.get("name")): item.get("template") for item in items}
+        if name not in named:
+            found = ", ".join(named) or "none"
+            raise DataError(f"{path}: chat_template", found, f"one named {name!r}")
+        given = named[name]
+    if given is not None and not isinstance(given, str):
+        raise DataError(f"{path}: chat_template", type(given).__name__, "a text")
+    return given
+
+
+def render(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tokens: Mapping[str, str],
+    add_generation_prompt: bool = True,
+    where: str = "chat_template",
+) -> str:
+    """The text of a conversation.
+
+    Args:
+      messages: {"role": ..., "content": ...}, the oldest first.
+      tokens: what the template may name, such as {"bos_token": "<s>"}.
+      add_generation_prompt: end where the assistant is to begin.
+      where: the template's place, for errors.
+
+    Raises:
+      DataError: the template refuses the conversation, is wrong, or does what none may.
+    """
+    values = {**tokens, "messages": list(messages)}
+    values["add_generation_prompt"] = add_generation_prompt
+    asked = json.dumps({"template": template, "values": values}).encode()
+    command = [sys.executable, "-I", str(BOX)]
+    try:
+        done = subprocess.run(
+            command, input=asked, capture_output=True, timeout=SECONDS, env={}
+        )
+        answer = json.loads(done.stdout[: 2 * MAX_OUTPUT])
+    except (subprocess.TimeoutExpired, ValueError):
+        answer = {"error": "a template that takes too much time or memory"}
+    if "error" in answer:
+        expected = "a template that renders these messages"
+        raise DataError(where, str(answer["error"])[:300], expected)
+    if len(answer["text"]) > MAX_OUTPUT:
+        raise DataError(where, f"{len(answer['text']):,} letters", f"{MAX_OUTPUT:,}")
+    return answer["text"]

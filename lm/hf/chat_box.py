@@ -1,0 +1,72 @@
+"""The process in which a chat template runs; started by chat.py, imports nothing of lm.
+
+Reads {"template", "values"} as JSON and writes {"text"} or {"error"}.
+"""
+
+import datetime
+import json
+import resource
+import sys
+
+
+def limit() -> None:
+    """Two seconds, 256 MB beyond what there is, no files and no processes."""
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    room = now + 256 * 2**20
+    for kind, most in (
+        (resource.RLIMIT_AS, room),
+        (resource.RLIMIT_CPU, 2),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(kind, (most, most))
+
+
+def main() -> None:
+    import jinja2
+    import jinja2.debug  # which an error would import, when no file can be opened
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """{% generation %}, which marks the assistant's words, as they are."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser):
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def refuse(message: str) -> None:
+        raise jinja2.exceptions.TemplateError(message)
+
+    def tojson(value, ensure_ascii=False, indent=None, **_) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = refuse
+    now = datetime.datetime.now()
+    environment.globals["strftime_now"] = lambda form: now.strftime(str(form))
+    asked = json.load(sys.stdin)
+    # All that rendering imports is there before files are out of reach.
+    environment.from_string("{{ [1] | map('string') | join }}").render()
+    out = sys.stdout
+    if sys.platform == "linux":
+        limit()
+    try:
+        text = environment.from_string(asked["template"]).render(**asked["values"])
+        answer = {"text": text}
+    except MemoryError:
+        answer = {"error": "a template that takes too much memory"}
+    except Exception as error:
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    out.write(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

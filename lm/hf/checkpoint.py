@@ -1,0 +1,221 @@
+"""A Hugging Face directory, opened and checked: config.json and weights fit together.
+
+Nothing here needs jax; nothing is read of the weights but their headers.
+"""
+
+import importlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm.hf.family import Family, layers, sizes
+from lm.hf.files import is_file, read_json, refuse
+from lm.hf.table import Rule, Sizes, Source, check, sources
+from lm.hf.tensors import open_tensors
+
+FAMILIES = ("bert", "distilbert", "roberta", "gpt2", "t5", "llama", "mistral", "qwen2")
+# Parts that are taken along wherever they are; the others belong to an architecture.
+ALONG = ("pooler", "mlm", "nsp")
+PREFIX = "hf:"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a directory holds.
+
+    Attributes:
+      place: the directory.
+      file: of the weights.
+      family: whose tables are used.
+      config: its config.json.
+      model: config.model, complete.
+      parts: which parts of the family's table it has.
+      sizes: of the axes.
+      sources: by path of a parameter, the tensors that it comes from.
+      tensors: by name, as views of the file.
+      labels: names of the classes of a head.
+    """
+
+    place: Path
+    file: Path
+    family: Family
+    config: Mapping[str, Any]
+    model: Mapping[str, Any]
+    parts: tuple[str, ...]
+    sizes: Sizes
+    sources: Mapping[str, Source]
+    tensors: Mapping[str, np.ndarray]
+    labels: tuple[str, ...]
+
+    @property
+    def dtypes(self) -> str:
+        """Of the tensors; those of 16 bits become float32, which is exact."""
+        names = [tensor.dtype.name for tensor in self.tensors.values()]
+        counts = (f"{names.count(n)} tensors {n}" for n in sorted({*names}))
+        cast = "" if {*names} == {"float32"} else ", read as float32"
+        return ", ".join(counts) + cast
+
+
+def directory_of(source: str) -> Path | None:
+    """The directory that "hf:DIR" names; None for a source of another kind.
+
+    Raises:
+      CheckpointError: it is none, as for the name of a model on the hub.
+    """
+    if not source.startswith(PREFIX):
+        return None
+    place = Path(source.removeprefix(PREFIX)).expanduser()
+    if not place.is_dir():
+        name = source.removeprefix(PREFIX)
+        fix = f"hf download {name} --local-dir=DIR fetches a model of the hub."
+        refuse(source, "no such folder", "a folder with config.json and weights", fix)
+    return place
+
+
+def family_of(model_type: str) -> Family:
+    return importlib.import_module(f"lm.hf.{model_type}").FAMILY
+
+
+def read_config(place: Path) -> tuple[Family, dict[str, Any], Path]:
+    """The family, the config.json and where it is; also BERT's own bert_config.json."""
+    path = place / "config.json"
+    if not is_file(path) and is_file(place / "bert_config.json"):
+        path = place / "bert_config.json"
+        return family_of("bert"), read_json(path), path
+    config = read_json(path)
+    if "auto_map" in config:
+        fix = "use a model that is computed without it."
+        refuse(path, "auto_map: code of its own", "a config.json without code", fix)
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        found = f"model_type {str(kind)[:60]!r}"
+        refuse(path, found, f"one of {', '.join(FAMILIES)}", "use another model.")
+    return family_of(kind), config, path
+
+
+def read_model(place: Path) -> dict[str, Any]:
+    """config.model of a directory, complete; the weights are not looked at."""
+    family, config, path = read_config(place)
+    return family.read(config, path)
+
+
+def open_checkpoint(place: Path, missing: Iterable[str] = ()) -> Checkpoint:
+    """Opens a directory and compares its tensors with what its config.json describes.
+
+    Args:
+      place: the directory.
+      missing: regexes of parameters, by our paths, whose tensors may be absent.
+
+    Raises:
+      CheckpointError: a file is absent, damaged or unsafe; a value of config.json is
+        none that we can compute; tensors are missing, extra or of another shape.
+    """
+    family, config, path = read_config(place)
+    model = family.read(config, path)
+    labels = _labels(config, path)
+    parts = _parts(family, config, path)
+    known = sizes(model, len(labels) or 2)
+    file, tensors = open_tensors(place)
+    table = family.rules(model)
+    tensors = _own_names(tensors, family, table)
+    tensors = _untied(tensors, family.tied(model), file)
+    along = {rule.part for rule in table if rule.name in tensors} & {*ALONG}
+    used = [rule for rule in table if rule.part in {"", *parts} | along]
+    found = {
+        path: source
+        for path, source in sources(used, known, layers(model)).items()
+        if not (
+            any(re.fullmatch(pattern, path) for pattern in missing)
+            and not any(name in tensors for name in source.names)
+        )
+    }
+    wanted = {
+        name: source.rule.tensor_shape(known)
+        for source in found.values()
+        for name in source.names
+    }
+    check(tensors, wanted, (), file)
+    return Checkpoint(
+        place=place,
+        file=file,
+        family=family,
+        config=config,
+        model=model,
+        parts=tuple(sorted({rule.part for rule in used} - {""})),
+        sizes=known,
+        sources=found,
+        tensors=tensors,
+        labels=labels,
+    )
+
+
+def _parts(family: Family, config: dict, path: Path) -> tuple[str, ...]:
+    names = config.get("architectures") or [None]
+    if not isinstance(names, list) or len(names) != 1:
+        refuse(path, f"architectures {names!r}"[:120], "one")
+    if names[0] is None:
+        return ()
+    if names[0] not in family.architectures:
+        expected = f"one of {', '.join(family.architectures)}"
+        fix = "use another model."
+        refuse(path, f"architecture {str(names[0])[:80]!r}", expected, fix)
+    # A bare model may have been saved without its pooler.
+    return () if names[0].endswith("Model") else family.architectures[names[0]]
+
+
+def _labels(config: dict, path: Path) -> tuple[str, ...]:
+    """The names of a head's classes, in the order of their ids."""
+    names = config.get("id2label")
+    if names is None:
+        count = config.get("num_labels", 0)
+        if type(count) is not int or not 0 <= count <= 10**6:
+            refuse(path, f"num_labels {count!r}"[:80], "a number of classes")
+        return tuple(f"LABEL_{i}" for i in range(count))
+    try:
+        return tuple(str(names[str(i)]) for i in range(len(names)))
+    except (KeyError, TypeError):
+        refuse(path, f"id2label {names!r}"[:120], "the names of 0, 1, ...")
+
+
+def _own_names(tensors: Mapping, family: Family, table: tuple[Rule, ...]) -> dict:
+    """The tensors under the names of the table.
+
+    Bare models were saved without the family's prefix; the first BERTs call the
+    parameters of a norm gamma and beta.
+    """
+    renamed: dict[str, np.ndarray] = {}
+    bare = not any(name.startswith(family.prefix) for name in tensors)
+    known = re.compile("|".join(_pattern(rule) for rule in table))
+    for name, tensor in tensors.items():
+        new = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+        new = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", new)
+        if bare and known.fullmatch(family.prefix + new):
+            new = family.prefix + new
+        if not re.fullmatch(family.unused, new):
+            renamed[new if new not in renamed else name] = tensor
+    return renamed
+
+
+def _pattern(rule: Rule) -> str:
+    return re.escape(rule.name).replace(re.escape("{i}"), r"\d+")
+
+
+def _untied(tensors: dict, tied: Mapping[str, str], file: Path) -> dict:
+    """Without the tensors that repeat another one, once they are seen to be equal."""
+    for name, other in tied.items():
+        if name not in tensors:
+            continue
+        again = tensors.pop(name)
+        first = tensors.setdefault(other, again)
+        if first is not again and not _equal(first, again):
+            fix = "set tie_word_embeddings in config.json as the model was trained."
+            refuse(f"{file}: {name}", f"other numbers than {other}", "a copy", fix)
+    return tensors
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and bool(np.array_equal(a, b))

@@ -1,0 +1,149 @@
+"""A run as a directory that `transformers` loads: weights, config, tokenizer, card."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from lm import storage
+from lm.config import Config
+from lm.errors import CheckpointError, ConfigError
+from lm.hf import safetensors
+from lm.hf.checkpoint import FAMILIES, family_of
+from lm.hf.family import Family, layers, sizes
+from lm.hf.table import Shape, Source, nearest, sources
+
+Shapes = Mapping[str, Shape]
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an export is to be: decided from shapes alone.
+
+    Attributes:
+      family: whose tables are used.
+      architecture: the class of `transformers`.
+      model: config.model, its vocabulary's size known.
+      config: config.json, less what the tokenizer says.
+      sizes: of the axes.
+      sources: by path of a parameter, the tensors that it goes into.
+    """
+
+    family: Family
+    architecture: str
+    model: Mapping[str, Any]
+    config: dict[str, Any]
+    sizes: Mapping[str, int]
+    sources: Mapping[str, Source]
+
+
+def plan(config: Config, shapes: Shapes, family: str | None = None) -> Plan:
+    """Finds the family and class whose parameters are exactly those of a run.
+
+    Args:
+      config: of the run.
+      shapes: its parameters' shapes by path.
+      family: a model type; None looks for one that fits.
+
+    Raises:
+      ConfigError: the model is of no family; says what is different in each.
+      CheckpointError: parameters that the family has no tensor for, or the reverse.
+    """
+    labels = config.objective.get("labels") or ()
+    heads = [shapes.get(f"heads/{name}/bias", (2,)) for name in ("classify", "tag")]
+    (count,) = max(heads)
+    vocab_size = shapes["embed/token/embedding"][0]
+    model = Config(config.model | {"vocab_size": vocab_size})
+    chosen, keys = _family(model, family)
+    known = sizes(model, count)
+    problems = {}
+    for architecture, parts in chosen.architectures.items():
+        rules = [rule for rule in chosen.rules(model) if rule.part in {"", *parts}]
+        found = sources(rules, known, layers(model))
+        here = {path: source.shape for path, source in found.items()}
+        if here == dict(shapes):
+            keys["architectures"] = [architecture]
+            if {"classify", "tag"} & {*parts}:
+                keys |= _labels(labels, count)
+            return Plan(chosen, architecture, model, keys, known, found)
+        problems[architecture] = _difference(shapes, here)
+    architecture, problem = min(problems.items(), key=lambda item: len(item[1]))
+    raise CheckpointError(
+        "params",
+        "; ".join(problem),
+        f"the parameters of a {architecture}",
+        "--family chooses another family; --drop=REGEX leaves parameters out.",
+    )
+
+
+def _family(model: Config, name: str | None) -> tuple[Family, dict[str, Any]]:
+    if name is not None and name not in FAMILIES:
+        raise ConfigError("--family", repr(name), f"one of {', '.join(FAMILIES)}")
+    problems = []
+    for kind in [name] if name else FAMILIES:
+        family = family_of(kind)
+        try:
+            return family, family.write(model)
+        except ConfigError as error:
+            problems.append(f"{kind}: {error.found}")
+    raise ConfigError("model", " | ".join(problems), "the model of one of these")
+
+
+def _difference(ours: Shapes, theirs: Shapes) -> list[str]:
+    found = []
+    for path in sorted(ours.keys() | theirs.keys()):
+        if path not in theirs:
+            found.append(f"{path}: no tensor (nearest: {nearest(path, theirs)})")
+        elif path not in ours:
+            found.append(f"{path}: missing (nearest: {nearest(path, ours)})")
+        elif ours[path] != theirs[path]:
+            found.append(f"{path}: shape {ours[path]}, not {theirs[path]}")
+    return found
+
+
+def _labels(labels: tuple[str, ...], count: int) -> dict[str, Any]:
+    names = labels or [f"LABEL_{i}" for i in range(count)]
+    return {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+
+
+def write(
+    plan: Plan,
+    params: Mapping[str, np.ndarray],
+    directory: Path,
+    *,
+    dtype: str = "float32",
+    shard_bytes: int = safetensors.SHARD_BYTES,
+) -> list[str]:
+    """Writes config.json and the weights; gives the files' names.
+
+    Args:
+      params: by path.
+      directory: exists.
+      dtype: of the tensors; bfloat16 rounds to even.
+    """
+    rules = {source.rule for source in plan.sources.values()}
+    made: dict[str, tuple[Any, int | None]] = {}
+    for rule in sorted(rules, key=lambda rule: list(plan.sources).index(rule.paths[0])):
+        source = plan.sources[rule.paths[0]]
+        for i, name in enumerate(source.names):
+            made[name] = (rule, i if rule.layered else None)
+    kind = DTYPES[dtype]
+    shapes = {n: (kind, rule.tensor_shape(plan.sizes)) for n, (rule, _) in made.items()}
+
+    def value(name: str) -> np.ndarray:
+        rule, layer = made[name]
+        leaves = [np.asarray(params[path]) for path in rule.paths]
+        leaves = leaves if layer is None else [leaf[layer] for leaf in leaves]
+        return rule.out_of(leaves, plan.sizes).astype(kind)
+
+    names = safetensors.write(directory, shapes, value, shard_bytes=shard_bytes)
+    config = plan.config | {"torch_dtype": dtype}
+    storage.write_text(directory / "config.json", storage.to_json(config))
+    return [*names, "config.json"]

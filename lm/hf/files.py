@@ -1,0 +1,112 @@
+"""Files of strangers: opened and parsed within limits, or refused by name."""
+
+import json
+import mmap
+import os
+import stat
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from lm.errors import CheckpointError
+
+# Parsed JSON takes up to thirty times its text: a hostile header stays below 150 MB.
+MAX_JSON = 4 * 2**20
+
+
+def refuse(path: Path | str, found: str, expected: str, fix: str | None = None):
+    """Raises CheckpointError; the fix is to fetch the file again unless said."""
+    raise CheckpointError(str(path), found, expected, fix or "fetch the file again.")
+
+
+def regular(path: Path) -> int:
+    """The size of a regular file; CheckpointError for anything else.
+
+    A pipe or a device would block or never end, so it is not opened at all.
+    """
+    try:
+        facts = path.stat()
+    except (OSError, ValueError) as error:
+        _unreadable(path, error)
+    if not stat.S_ISREG(facts.st_mode):
+        refuse(path, "no regular file", "a file", "correct the path.")
+    return facts.st_size
+
+
+def beside(directory: Path, name: Any, where: Path) -> Path:
+    """The file `name` of the directory; refuses names that lead out of it."""
+    plain = isinstance(name, str) and name not in ("", ".", "..")
+    if not plain or any(c in name for c in "/\\\0:") or not name.isprintable():
+        refuse(where, f"the file name {name!r}"[:200], "a name without a folder")
+    return directory / name
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """All of a small file."""
+    size = regular(path)
+    if size > limit:
+        refuse(path, f"{size:,} bytes", f"at most {limit:,}")
+    try:
+        with open(path, "rb") as file:
+            return file.read(limit + 1)[:limit]
+    except OSError as error:
+        _unreadable(path, error)
+
+
+def map_bytes(path: Path) -> np.ndarray:
+    """The bytes of a file as a read-only uint8 array over its pages: nothing is read.
+
+    The file must not be shortened while the array is in use.
+    """
+    if regular(path) == 0:
+        refuse(path, "an empty file", "tensors")
+    try:
+        with open(path, "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        _unreadable(path, error)
+    return np.frombuffer(mapped, np.uint8)
+
+
+def parse_json(data: bytes, path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
+    """A JSON object of at most `limit` bytes, each key once, numbers finite."""
+    if len(data) > limit:
+        refuse(path, f"JSON of {len(data):,} bytes", f"at most {limit:,}")
+    try:
+        value = json.loads(
+            data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant
+        )
+    except RecursionError:
+        refuse(path, "JSON nested too deep", "a JSON object")
+    except ValueError as error:
+        refuse(path, f"broken JSON ({str(error)[:200]})", "a JSON object")
+    if not isinstance(value, dict):
+        refuse(path, f"JSON of type {type(value).__name__}", "a JSON object")
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return parse_json(read_bytes(path, MAX_JSON), path)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {twice[:80]!r} twice")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"the number {name}")
+
+
+def _unreadable(path: Path, error: Exception) -> NoReturn:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    refuse(path, (reason or str(error)).lower(), "a readable file", "check the path.")
+
+
+def is_file(path: Path) -> bool:
+    return os.path.isfile(path)

@@ -1,0 +1,62 @@
+"""The tensors of a checkpoint as parameters, each laid out where the target says."""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm.hf.checkpoint import Checkpoint
+
+
+def shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """The parameters that a checkpoint holds, by path."""
+    return {path: source.shape for path, source in checkpoint.sources.items()}
+
+
+def load(checkpoint: Checkpoint, targets: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Parameters by path, float32, each device's shard made by itself.
+
+    One parameter after another, so that beside the target no more than a shard of one
+    of them is in memory.
+
+    Args:
+      targets: paths among the checkpoint's, with shape and sharding (None: the default
+        device).
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return {
+            path: _make(checkpoint, path, target, threads)
+            for path, target in targets.items()
+        }
+
+
+def _make(
+    checkpoint: Checkpoint, path: str, target: Any, threads: ThreadPoolExecutor
+) -> jax.Array:
+    source = checkpoint.sources[path]
+    views = source.views(checkpoint.tensors, checkpoint.sizes)
+
+    def shard(index: tuple[slice, ...]) -> np.ndarray:
+        if source.rule.layered:
+            mine = [view[index[1:]] for view in views[index[0]]]
+        else:
+            mine = [views[0][index]]
+        out = _empty((len(mine), *mine[0].shape))
+        list(threads.map(np.copyto, out, mine))
+        return out if source.rule.layered else out[0]
+
+    sharding = getattr(target, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.make_array_from_callback(source.shape, sharding, shard)
+
+
+def _empty(shape: Sequence[int]) -> np.ndarray:
+    """A new float32 array, aligned so that jax on the host takes it as it is."""
+    size = int(np.prod(shape)) * 4
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(np.float32).reshape(shape)

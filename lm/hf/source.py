@@ -1,0 +1,111 @@
+"""`init.source="hf:DIR"`: what a run takes from a Hugging Face directory."""
+
+import dataclasses
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lm import config as configs
+from lm.config import Config
+from lm.errors import CheckpointError
+from lm.hf.checkpoint import PREFIX, directory_of, open_checkpoint, read_config
+from lm.hf.family import DERIVED, TRAINING, USUAL, elsewhere, get, shown
+from lm.hf.tokenizer import section
+
+
+def is_hf(source: str | None) -> bool:
+    return source is not None and source.startswith(PREFIX)
+
+
+def check(config: Config, workdir: Path) -> None:
+    """Opens the directory that a run is to start from; needs no jax.
+
+    Raises:
+      CheckpointError: it is damaged or unsafe, or not the config's model.
+    """
+    if is_hf(config.init.source) and not (workdir / "config.json").exists():
+        complete(config, workdir)
+        missing = [p for p in config.init.missing if _is_regex(p)]
+        open_checkpoint(directory_of(config.init.source), missing)
+
+
+def _is_regex(pattern: str) -> bool:
+    """Whether it is one; `lm.transfer` refuses those that are none."""
+    try:
+        return bool(re.compile(pattern))
+    except re.error:
+        return False
+
+
+def complete(config: Config, workdir: Path) -> Config:
+    """The config with what it leaves to the directory: tokenizer, size of vocabulary.
+
+    A run that has begun takes both from its own config.json.
+
+    Raises:
+      CheckpointError: config.model computes something else than the checkpoint's.
+    """
+    if (workdir / "config.json").exists():
+        own = configs.of_run(workdir)
+        return _filled(config, own.tokenizer, own.model.vocab_size)
+    directory = directory_of(config.init.source)
+    family, theirs, path = read_config(directory)
+    model = family.read(theirs, path)
+    config = _filled(
+        config, tokenizer_of(directory, family.model_type), model["vocab_size"]
+    )
+    found = different(config.model, model)
+    if found:
+        raise CheckpointError(
+            f"init.source {config.init.source}",
+            "; ".join(f"{field}={shown(there)}" for field, there, _ in found),
+            "; ".join(f"{field}={shown(here)}" for field, _, here in found),
+            "set these fields of config.model, or its preset, to the checkpoint's.",
+        )
+    return config
+
+
+def different(ours: Mapping, theirs: Mapping) -> list[tuple[str, Any, Any]]:
+    """(field, theirs, ours) where two config.model compute different things."""
+    fields = {field for field in theirs if not isinstance(theirs[field], Mapping)}
+    fields |= USUAL.keys()
+    found = []
+    for field in sorted(fields - TRAINING - {"name"}):
+        here, there = get(ours, field), get(theirs, field)
+        if field in DERIVED:
+            here = DERIVED[field](ours) if here is None else here
+            there = DERIVED[field](theirs) if there is None else there
+        free = field == "max_len" and theirs["position"] != "learned"
+        output = field == "output" and theirs["kind"] == "encoder"
+        if here != there and not (free or output or elsewhere(field, theirs)):
+            found.append((field, there, here))
+    return found
+
+
+def tokenizer_of(directory: Path, model_type: str) -> Config:
+    """config.tokenizer for the directory's own, with all its fields."""
+    found = section(directory, model_type)
+    tokenizer = configs.build(configs.load_class("tokenizer", found["name"]), found)
+    whole = {"name": found["name"]} | dataclasses.asdict(tokenizer)
+    return configs.from_json(json.dumps(whole))
+
+
+def open_tokenizer(directory: Path) -> Any:
+    """The directory's tokenizer, loaded."""
+    given = tokenizer_of(directory, read_config(directory)[0].model_type)
+    tokenizer = configs.build(configs.load_class("tokenizer", given.name), given)
+    with tempfile.TemporaryDirectory() as place:
+        tokenizer.make(lambda: iter(()), Path(place))
+        return tokenizer.load(Path(place))
+
+
+def _filled(config: Config, tokenizer: Config, vocab_size: int | None) -> Config:
+    if config.tokenizer is not None:
+        tokenizer = config.tokenizer
+    if config.model.vocab_size is not None:
+        vocab_size = config.model.vocab_size
+    model = Config(config.model | {"vocab_size": vocab_size})
+    return Config(config | {"tokenizer": tokenizer, "model": model})

@@ -1,0 +1,77 @@
+"""Prefix language modelling: a text is split at random, its rest said given its start.
+
+Liu et al. 2018 and Raffel et al. 2020, section 3.2.3: the model sees the prefix as a
+whole, in both directions, and the rest from left to right.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+from lm.data import spans, transforms
+from lm.data.index import Index, Layout
+from lm.data.layouts import Chunks
+from lm.errors import ConfigError
+from lm.objectives.teacher_forcing import TeacherForcing, start_and_end
+
+BOUNDS = {"target_len": "[2, 16777216]"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective(TeacherForcing):
+    """config.objective of `prefix_lm`.
+
+    With a decoder a row of `seq_len` holds prefix and rest, and `prefix` marks what all
+    of its text sees. With an encoder-decoder the prefix is the source, `seq_len` long
+    at most, and the rest the target. The split is uniform over all places of a piece.
+
+    Attributes:
+      kind: the kind of the model, as model.kind says.
+      target_len: of an encoder-decoder, the length of the decoder; None is `seq_len`.
+      column: the column of the source that holds the text.
+    """
+
+    kind: Literal["decoder", "encoder_decoder"] = "decoder"
+    target_len: int | None = None
+    column: str = "text"
+
+    FORM = spans.Suffix(rate=0.5, sentinel=False)
+
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def layout(self, codec: Any, *, seq_len: int, pack: bool) -> Layout:
+        _, end = start_and_end(codec, "prefix_lm")
+        if self.kind == "decoder":
+            form = Whole()
+            return Chunks(seq_len, (seq_len,), (form,), pack, end, self.column)
+        lengths = (seq_len, self.target_len or seq_len)
+        raw = spans.raw_length((self.FORM,), *lengths)
+        if not raw:
+            expected = "places for two tokens, and an end on each side"
+            raise ConfigError("seq_len", f"lengths {lengths}", expected, "raise them")
+        return Chunks(raw, lengths, (self.FORM,), pack, column=self.column)
+
+    def transforms(
+        self, index: Index, codec: Any, *, seq_len: int
+    ) -> tuple[Callable, ...]:
+        start, end = start_and_end(codec, "prefix_lm")
+        pad_id = codec.pad_id or 0
+        pad = transforms.PadSides(seq_len, self.target_len or seq_len, pad_id)
+        if self.kind == "decoder":
+            pad = transforms.PadSides(0, seq_len, pad_id)
+            return spans.PrefixAndRest(start), pad, transforms.Keep(pad.OWN)
+        return (
+            spans.Corrupt((self.FORM,), (1.0,), ()),
+            transforms.SourceTarget(start, end),
+            pad,
+            transforms.Keep((*pad.SOURCE, *pad.OWN[:5])),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """A piece of a decoder takes as many places as it has tokens."""
+
+    def lengths(self, n: int) -> tuple[int, ...]:
+        return (n,)

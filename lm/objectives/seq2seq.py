@@ -1,0 +1,77 @@
+"""From a source text to a target text: translation, summarisation.
+
+Sutskever et al. 2014 and Vaswani et al. 2017: an encoder reads the source, a decoder
+says the target token by token and is trained on the true tokens before each.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+from lm.data import transforms
+from lm.data.index import Index, Layout
+from lm.data.layouts import Pairs, texts_of
+from lm.data.sources.base import Record
+from lm.objectives.teacher_forcing import TeacherForcing, start_and_end
+
+BOUNDS = {"source_len": "[2, 16777216]"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective(TeacherForcing):
+    """config.objective of `seq2seq`; `seq_len` is the length of the decoder.
+
+    With `data.pack` a row holds several pairs, each a segment of its own on both sides.
+
+    Attributes:
+      source, target: the columns of the texts.
+      prefix: text put before each source, such as T5's "summarize: ".
+      join: what is put between the texts of a source that is a list.
+      targets: of a target that is a list, the first text, or each as a pair of its own.
+        Evaluators that generate see all of them as references, whatever stands here.
+      source_len: the length of the encoder; None is `seq_len`.
+      too_long: what becomes of a pair that does not fit: an error, cut at the end, or
+        left out; the latter two are counted in the notes of the indexing.
+    """
+
+    source: str = "source"
+    target: str = "target"
+    prefix: str = ""
+    join: str = " "
+    targets: Literal["first", "each"] = "first"
+    source_len: int | None = None
+    too_long: Literal["error", "cut", "skip"] = "error"
+
+    def columns(self) -> tuple[str, ...]:
+        return (self.source, self.target)
+
+    def layout(self, codec: Any, *, seq_len: int, pack: bool) -> Layout:
+        start_and_end(codec, "seq2seq")
+        return Pairs(
+            source_length=self.source_len or seq_len,
+            target_length=seq_len,
+            overhead=1,
+            pack=pack,
+            source=self.source,
+            target=self.target,
+            prefix=self.prefix,
+            join=self.join,
+            targets=self.targets,
+            too_long=self.too_long,
+        )
+
+    def references(self, record: Record) -> tuple[str, ...]:
+        """All right answers, as they were given."""
+        return texts_of(record, self.target)
+
+    def transforms(
+        self, index: Index, codec: Any, *, seq_len: int
+    ) -> tuple[Callable, ...]:
+        pad = transforms.PadSides(
+            self.source_len or seq_len, seq_len, codec.pad_id or 0
+        )
+        return (
+            transforms.SourceTarget(*start_and_end(codec, "seq2seq")),
+            pad,
+            transforms.Keep(("targets", "weights", *pad.SOURCE, *pad.OWN[:3])),
+        )

@@ -1,0 +1,102 @@
+"""Span corruption: short spans are left out of a text, and the decoder says them.
+
+Raffel et al. 2020 (T5), section 3.1.4: "<s1>" and so on stand in the source for the
+spans left out; the target is each sentinel followed by its span, and an end token.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from lm.data import spans, transforms
+from lm.data.index import Index, Layout
+from lm.data.layouts import Chunks
+from lm.errors import ConfigError, DataError
+from lm.objectives.teacher_forcing import TeacherForcing, start_and_end
+
+BOUNDS = {"rate": "(0, 1)", "span": "[1, inf)", "target_len": "[3, 16777216]"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Corruption(TeacherForcing):
+    """What the objectives share that leave something out of a text.
+
+    `seq_len` is the length of the encoder. How many raw tokens a row takes follows from
+    it: as many as leave the corrupted source no longer than that, and the target no
+    longer than `target_len`. With `data.pack` a row holds pieces of several documents,
+    each corrupted for itself and a segment of its own on both sides.
+
+    Attributes:
+      target_len: the length of the decoder; None is what the raw tokens need.
+      column: the column of the source that holds the text.
+    """
+
+    target_len: int | None = None
+    column: str = "text"
+
+    def forms(self, codec: Any) -> tuple[spans.Form, ...]:
+        raise NotImplementedError
+
+    def weights(self) -> tuple[float, ...]:
+        return (1.0,)
+
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def _lengths(
+        self, forms: tuple[spans.Form, ...], seq_len: int
+    ) -> tuple[int, int, int]:
+        """Raw tokens of a piece, length of the encoder, length of the decoder."""
+        raw = spans.raw_length(forms, seq_len, self.target_len)
+        if not raw:
+            raise ConfigError(
+                "seq_len",
+                f"{seq_len} with objective.target_len={self.target_len}",
+                "places for a text of two tokens, its sentinels and ends",
+                "raise both",
+            )
+        needed = max(form.lengths(raw)[1] for form in forms)
+        return raw, seq_len, self.target_len or needed
+
+    def layout(self, codec: Any, *, seq_len: int, pack: bool) -> Layout:
+        start_and_end(codec, "span corruption")
+        forms = self.forms(codec)
+        raw, *capacity = self._lengths(forms, seq_len)
+        needed = max(form.sentinels(raw) for form in forms)
+        if len(codec.sentinel_ids) < needed:
+            raise DataError(
+                "tokenizer",
+                f"{len(codec.sentinel_ids)} sentinels",
+                f"{needed}, for texts of {raw} tokens (seq_len={seq_len})",
+                f"use tokenizer.name=spm and set extra_ids={max(needed, 100)}",
+            )
+        return Chunks(raw, tuple(capacity), forms, pack, column=self.column)
+
+    def transforms(
+        self, index: Index, codec: Any, *, seq_len: int
+    ) -> tuple[Callable, ...]:
+        forms = self.forms(codec)
+        _, source, target = self._lengths(forms, seq_len)
+        pad = transforms.PadSides(source, target, codec.pad_id or 0)
+        return (
+            spans.Corrupt(forms, self.weights(), codec.sentinel_ids),
+            transforms.SourceTarget(*start_and_end(codec, "span corruption")),
+            pad,
+            transforms.Keep(("targets", "weights", *pad.SOURCE, *pad.OWN[:3])),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective(Corruption):
+    """config.objective of `span_corruption`; lengths as `Corruption` says.
+
+    Attributes:
+      rate: share of the tokens that is left out.
+      span: mean length of a span.
+    """
+
+    rate: float = 0.15
+    span: float = 3.0
+
+    def forms(self, codec: Any) -> tuple[spans.Form, ...]:
+        return (spans.Spans(self.rate, self.span),)

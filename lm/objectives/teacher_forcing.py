@@ -1,0 +1,112 @@
+"""What the objectives share whose decoder says a text, given the text before it."""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from lm.errors import DataError
+from lm.models.transformer import Head
+from lm.objectives.base import Batch, Terms
+from lm.ops import losses
+
+BOUNDS = {"label_smoothing": "[0, 1)", "z_loss": "[0, inf)"}
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherForcing:
+    """The device's side: cross-entropy of `targets` where `weights` are not 0.
+
+    Attributes:
+      label_smoothing: share of each target that is spread over the whole vocabulary
+        (Vaswani et al. 2017, section 5.4); the metrics are without it.
+      z_loss: factor of the squared logarithm of the softmax's sum, which keeps logits
+        from drifting; the metrics are without it.
+    """
+
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+    def heads(self) -> tuple[Head, ...]:
+        return ()
+
+    def loss(self, model: Any, batch: Batch, *, train: bool) -> Terms:
+        hidden, (table, logits) = model(batch, train=train), model.token_head()
+        total = losses.chunked_cross_entropy(
+            logits,
+            table,
+            hidden,
+            batch["targets"],
+            batch["weights"],
+            chunk=losses.chunk_of(*hidden.shape[:2], len(table)),
+            label_smoothing=self.label_smoothing,
+            z_loss=self.z_loss,
+        )
+        return {"lm": total}
+
+    def counts(self, batch: Batch) -> dict[str, Any]:
+        return {"lm": batch["weights"].sum()}
+
+    def metrics(self, model: Any, batch: Batch) -> Terms:
+        output = (
+            model.logits(model(batch, train=False)),
+            batch["targets"],
+            batch["weights"],
+        )
+        return {
+            "lm_loss": losses.cross_entropy(*output),
+            "lm_accuracy": losses.correct(*output),
+        }
+
+    def predict(self, model: Any, batch: Batch) -> dict[str, Any]:
+        """`tokens` (B, T): the most probable next token, given the true ones before."""
+        logits = model.logits(model(batch, train=False))
+        return {"tokens": lax.argmax(logits, logits.ndim - 1, jnp.int32)}
+
+    def show(self, batch: dict, predictions: dict, codec: Any, row: int) -> str:
+        """The first segment of a row: source, target, and the guess at each place."""
+        first = batch["segment_ids"][row] == 1
+        said = first & (batch["weights"][row] > 0)
+        parts = {
+            "target": batch["targets"][row][said],
+            "guesses": predictions["tokens"][row][said],
+        }
+        if "source_inputs" in batch:
+            read = batch["source_segment_ids"][row] == 1
+            parts = {"source": batch["source_inputs"][row][read]} | parts
+        else:
+            prefix = batch["inputs"][row][first & (np.cumsum(said) <= 1)]
+            parts = {"prefix": prefix} | parts
+        return "\n".join(
+            f"{name}: {_shown(ids.tolist(), codec)}" for name, ids in parts.items()
+        )
+
+
+def _shown(ids: list[int], codec: Any) -> str:
+    """The text of ids, with its sentinels, which `decode` leaves out."""
+    known = [i for i in ids if i < codec.vocab_size]  # a model's may be rounded up
+    text: list[str] = []
+    for sentinel, group in itertools.groupby(known, codec.sentinel_ids.__contains__):
+        run = list(group)
+        text += map(codec.token, run) if sentinel else [codec.decode(run)]
+    return " ".join(text)
+
+
+def start_and_end(codec: Any, objective: str) -> tuple[int, int]:
+    """What the decoder reads first (bos, else pad as in T5), and what it ends with.
+
+    Raises:
+      DataError: the tokenizer has no such token.
+    """
+    start = codec.pad_id if codec.bos_id is None else codec.bos_id
+    if start is None or codec.eos_id is None:
+        raise DataError(
+            "tokenizer",
+            "no end-of-text token" if start is not None else "no bos and no pad token",
+            f"eos, and bos or pad, for objective {objective}",
+            "use tokenizer.name=spm, or name the tokens in tokenizer.special",
+        )
+    return start, codec.eos_id

@@ -1,0 +1,210 @@
+"""Makes the reference models here with `transformers`: tiny, random, and their outputs.
+
+python tests/goldens/make.py [CASE ...]     (development only: needs PyTorch)
+
+A case is a folder as `save_pretrained` writes it, and `outputs.npz`: the inputs, the
+states after the embeddings and after each layer, and the logits. Made with transformers
+5.23.0 and PyTorch 2.13.0.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers as t
+
+PLACE = Path(__file__).parent
+LENGTHS, T = (7, 12, 5), 12
+
+ENCODER = {
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 40,
+}
+DECODER = {
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "intermediate_size": 40,
+    "max_position_embeddings": 64,
+}
+SEQ2SEQ = {
+    "vocab_size": 61,
+    "d_model": 24,
+    "d_ff": 40,
+    "num_layers": 2,
+    "dropout_rate": 0,
+}
+LABELS = {"id2label": {0: "no", 1: "maybe", 2: "yes"}}
+ODD = {"hidden_size": 20, "num_attention_heads": 5, "num_key_value_heads": 5}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 1000.0, "factor": 2.0}
+CASES = {
+    "bert_pretraining": (t.BertForPreTraining, t.BertConfig(**ENCODER)),
+    "bert_classify": (
+        t.BertForSequenceClassification,
+        t.BertConfig(**ENCODER | {"hidden_act": "relu"}, **LABELS),
+    ),
+    "bert_tag": (
+        t.BertForTokenClassification,
+        t.BertConfig(**ENCODER | {"hidden_act": "gelu_new"}, **LABELS),
+    ),
+    "bert_span": (t.BertForQuestionAnswering, t.BertConfig(**ENCODER)),
+    "distilbert_mlm": (
+        t.DistilBertForMaskedLM,
+        t.DistilBertConfig(
+            vocab_size=61,
+            dim=24,
+            n_layers=2,
+            n_heads=4,
+            hidden_dim=40,
+            max_position_embeddings=40,
+        ),
+    ),
+    "roberta_mlm": (
+        t.RobertaForMaskedLM,
+        t.RobertaConfig(**ENCODER, type_vocab_size=1, layer_norm_eps=1e-5),
+    ),
+    "roberta_classify": (
+        t.RobertaForSequenceClassification,
+        t.RobertaConfig(**ENCODER, type_vocab_size=1, **LABELS),
+    ),
+    "gpt2": (
+        t.GPT2LMHeadModel,
+        t.GPT2Config(vocab_size=61, n_positions=40, n_embd=21, n_layer=3, n_head=3),
+    ),
+    "gpt2_relu": (
+        t.GPT2LMHeadModel,
+        t.GPT2Config(
+            vocab_size=61,
+            n_positions=40,
+            n_embd=24,
+            n_layer=2,
+            n_head=4,
+            n_inner=30,
+            activation_function="relu",
+        ),
+    ),
+    "t5_v1_0": (
+        t.T5ForConditionalGeneration,
+        t.T5Config(
+            **SEQ2SEQ,
+            d_kv=8,
+            num_heads=3,
+            relative_attention_num_buckets=8,
+            relative_attention_max_distance=16,
+        ),
+    ),
+    "t5_v1_1": (
+        t.T5ForConditionalGeneration,
+        t.T5Config(
+            **SEQ2SEQ | {"d_model": 16},
+            d_kv=5,
+            num_heads=4,
+            num_decoder_layers=3,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+        ),
+    ),
+    "llama": (t.LlamaForCausalLM, t.LlamaConfig(**DECODER | ODD)),
+    "llama_3_1": (
+        t.LlamaForCausalLM,
+        t.LlamaConfig(**DECODER, rope_parameters=LLAMA3, tie_word_embeddings=True),
+    ),
+    "llama_linear": (
+        t.LlamaForCausalLM,
+        t.LlamaConfig(
+            **DECODER,
+            head_dim=6,
+            rope_parameters=LINEAR,
+            attention_bias=True,
+            mlp_bias=True,
+            hidden_act="gelu",
+        ),
+    ),
+    "mistral": (t.MistralForCausalLM, t.MistralConfig(**DECODER, sliding_window=4)),
+    "qwen2": (t.Qwen2ForCausalLM, t.Qwen2Config(**DECODER, tie_word_embeddings=True)),
+}
+
+
+def randomise(model: torch.nn.Module, seed: int) -> None:
+    """Weights large enough that every part of the model shows in the outputs."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            norm = parameter.ndim == 1 and name.endswith("weight")
+            parameter.copy_(1 + 0.2 * noise if norm else 0.25 * noise)
+
+
+def inputs(config, seed: int) -> dict[str, np.ndarray]:
+    """Three rows, padded on the right."""
+    rng = np.random.default_rng(seed)
+    mask = np.arange(T) < np.array(LENGTHS)[:, None]
+    ids = rng.integers(3, config.vocab_size, (len(LENGTHS), T))
+    found = {
+        "input_ids": np.where(mask, ids, config.pad_token_id or 0),
+        "attention_mask": mask.astype(np.int64),
+    }
+    if config.model_type == "bert":
+        found["token_type_ids"] = (np.arange(T) >= 4).astype(np.int64) * mask
+    if config.is_encoder_decoder:
+        rows = rng.permutation(len(LENGTHS))
+        ids = rng.integers(3, config.vocab_size, (len(LENGTHS), T))
+        found["decoder_input_ids"] = np.where(mask[rows], ids, 0)
+        found["decoder_attention_mask"] = mask[rows].astype(np.int64)
+    return found
+
+
+def outputs(model, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    with torch.no_grad():
+        found = model(
+            **{name: torch.tensor(value) for name, value in given.items()},
+            output_hidden_states=True,
+            use_cache=False,
+        )
+    kept = {}
+    for name in ("hidden_states", "encoder_hidden_states", "decoder_hidden_states"):
+        if found.get(name) is not None:
+            kept[name] = torch.stack(found[name])
+    for name in ("logits", "prediction_logits", "seq_relationship_logits"):
+        if found.get(name) is not None:
+            kept[name] = found[name]
+    if "start_logits" in found:
+        kept["logits"] = torch.stack([found.start_logits, found.end_logits], -1)
+    return {name: value.numpy() for name, value in kept.items()}
+
+
+def make(name: str, place: Path) -> None:
+    cls, config = CASES[name]
+    config.pad_token_id = 1 if config.model_type == "roberta" else 0
+    config._attn_implementation = "eager"
+    seed = sorted(CASES).index(name)
+    torch.manual_seed(seed)
+    model = cls(config).eval()
+    if getattr(config, "scale_decoder_outputs", True) is False:
+        # transformers 5 ties the two in a new model, and not in one that is loaded.
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
+    randomise(model, seed)
+    model.save_pretrained(place)
+    (place / "generation_config.json").unlink(missing_ok=True)
+    given = inputs(config, seed)
+    np.savez_compressed(place / "outputs.npz", **given, **outputs(model, given))
+
+
+if __name__ == "__main__":
+    for case in sys.argv[1:] or CASES:
+        make(case, PLACE / case)

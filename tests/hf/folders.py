@@ -1,0 +1,19 @@
+"""Golden cases with a tokenizer beside them, as a download would be."""
+
+import json
+import shutil
+from pathlib import Path
+
+from tests.hf import goldens
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+VOCABULARY = (*SPECIAL, *LETTERS, *(f"##{c}" for c in LETTERS), ".", ",", "!", "?")
+
+
+def bert(place: Path, case: str = "bert_pretraining") -> Path:
+    """A golden BERT and a vocabulary of its 61 words."""
+    shutil.copytree(goldens.PLACE / case, place)
+    (place / "vocab.txt").write_text("".join(f"{t}\n" for t in VOCABULARY))
+    (place / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
+    return place

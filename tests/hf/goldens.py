@@ -1,0 +1,67 @@
+"""The reference models of tests/goldens, and ours beside them."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lm.config as configs
+from lm.hf import checkpoint, importing
+from lm.models.heads import Head
+from lm.models.transformer import Model
+from lm.trees import nest
+
+PLACE = Path(__file__).resolve().parents[1] / "goldens"
+NAMES = sorted(path.parent.name for path in PLACE.glob("*/outputs.npz"))
+HEADS = {
+    "mlm": Head("mlm", "mlm"),
+    "nsp": Head("nsp", "pooled", 2),
+    "classify": Head("classify", "pooled", 3),
+    "tag": Head("tag", "token", 3),
+    "span": Head("span", "token", 2),
+}
+
+
+def model(opened: checkpoint.Checkpoint, **changes) -> Model:
+    heads = tuple(HEADS[part] for part in opened.parts if part in HEADS)
+    return configs.build(Model, opened.model | changes, heads=heads)
+
+
+def params(opened: checkpoint.Checkpoint) -> dict:
+    return nest(importing.load(opened, importing.shapes(opened)))
+
+
+def outputs(name: str) -> dict[str, np.ndarray]:
+    return dict(np.load(PLACE / name / "outputs.npz"))
+
+
+def batch(given: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """The inputs of transformers as a batch of ours."""
+
+    def side(prefix: str, ids: str, mask: str) -> dict:
+        places = np.broadcast_to(np.arange(given[ids].shape[1]), given[ids].shape)
+        return {
+            f"{prefix}inputs": given[ids],
+            f"{prefix}positions": places,
+            f"{prefix}segment_ids": given[mask],
+        }
+
+    if "decoder_input_ids" in given:
+        found = side("source_", "input_ids", "attention_mask")
+        found |= side("", "decoder_input_ids", "decoder_attention_mask")
+    else:
+        found = side("", "input_ids", "attention_mask")
+        types = given.get("token_type_ids", np.zeros_like(given["input_ids"]))
+        found["token_types"] = types
+    return {key: jnp.asarray(value, jnp.int32) for key, value in found.items()}
+
+
+def close(ours, theirs, mask=None, tolerance=1e-5) -> None:
+    """Equal to within `tolerance` of the largest number, where the mask is not 0."""
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape
+    if mask is not None:
+        ours, theirs = ours[mask != 0], theirs[mask != 0]
+    gap = np.abs(ours - theirs).max() / np.abs(theirs).max()
+    assert gap <= tolerance, f"{gap:.2e} of the largest"

@@ -1,0 +1,150 @@
+"""The numbers of `transformers`: logits, states of each layer, packed rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.hf import checkpoint
+from tests.hf import goldens
+
+# One of each kind in the fast suite.
+FEW = ("bert_pretraining", "gpt2", "llama_3_1", "mistral", "t5_v1_1")
+
+
+def each(names):
+    return [
+        pytest.param(name, marks=() if name in FEW else pytest.mark.slow)
+        for name in names
+    ]
+
+
+@pytest.fixture(scope="module", params=each(goldens.NAMES))
+def case(request):
+    """(name, opened checkpoint, model, parameters, batch, outputs of transformers)."""
+    opened = checkpoint.open_checkpoint(goldens.PLACE / request.param)
+    wanted = goldens.outputs(request.param)
+    return (
+        request.param,
+        opened,
+        goldens.model(opened),
+        goldens.params(opened),
+        goldens.batch(wanted),
+        wanted,
+    )
+
+
+def all_outputs(model, batch):
+    """Of a bound model: every head's, and the words'."""
+    hidden = model(batch, train=False)
+    found = {
+        head.name: model.head(head.name, hidden, train=False)
+        for head in model.heads
+        if head.kind != "mlm"
+    }
+    if model.kind != "encoder" or any(head.kind == "mlm" for head in model.heads):
+        found["words"] = model.logits(hidden)
+    return found
+
+
+def test_the_parameters_are_those_of_the_model(case):
+    _, _, model, params, _, _ = case
+    fresh = jax.eval_shape(lambda: model.init(jax.random.key(0), method="touch"))
+    shapes = jax.tree.map(lambda leaf: leaf.value.shape, fresh["params"], is_leaf=boxed)
+    assert shapes == jax.tree.map(lambda leaf: leaf.shape, params)
+
+
+def boxed(leaf):
+    return hasattr(leaf, "axes")
+
+
+def test_logits(case):
+    name, _, model, params, batch, wanted = case
+    found = model.apply({"params": params}, batch, method=all_outputs)
+    mask = batch["segment_ids"]
+    if name == "bert_pretraining":
+        goldens.close(found["words"], wanted["prediction_logits"], mask)
+        goldens.close(found["nsp"], wanted["seq_relationship_logits"])
+    elif "classify" in found:
+        goldens.close(found["classify"], wanted["logits"])
+    else:
+        assert len(found) == 1
+        goldens.close(*found.values(), wanted["logits"], mask)
+
+
+def first_layers(params, count, stack=""):
+    """The parameters of a model that ends after `count` layers of a stack."""
+    if stack:
+        return params | {stack: first_layers(params[stack], count)}
+    return params | {
+        "layers": jax.tree.map(lambda leaf: leaf[:count], params["layers"])
+    }
+
+
+def normed(states, params, model):
+    """States before the last norm, after it, as a shorter model would give them."""
+    states = np.asarray(states, np.float64)
+    scale, bias = params["norm"]["scale"], params["norm"].get("bias", 0.0)
+    if model.norm == "layer":
+        states = states - states.mean(-1, keepdims=True)
+    power = np.mean(states**2, -1, keepdims=True) + model.norm_epsilon
+    return states / np.sqrt(power) * np.asarray(scale) + np.asarray(bias)
+
+
+def test_states_of_each_layer(case):
+    name, opened, model, params, batch, wanted = case
+    if name.startswith("t5"):
+        pytest.skip("has two stacks, which follow")
+    states, count = wanted["hidden_states"], model.num_layers
+    assert len(states) == count + 1
+    for layer in range(1, count + 1):
+        shorter = goldens.model(opened, num_layers=layer)
+        found = shorter.apply(
+            {"params": first_layers(params, layer)}, batch, train=False
+        )
+        theirs = states[layer]
+        if model.norm_position == "pre" and layer < count:
+            theirs = normed(theirs, params, model)
+        goldens.close(found, theirs, batch["segment_ids"])
+
+
+@pytest.mark.parametrize("name", each(["t5_v1_0", "t5_v1_1"]))
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_states_of_each_layer_of_two_stacks(name, stack):
+    opened = checkpoint.open_checkpoint(goldens.PLACE / name)
+    params, wanted = goldens.params(opened), goldens.outputs(name)
+    batch, states = goldens.batch(wanted), wanted[f"{stack}_hidden_states"]
+    encoders = opened.model["encoder_layers"]
+    count = encoders if stack == "encoder" else opened.model["num_layers"]
+    side, method = ("source_", "encode") if stack == "encoder" else ("", None)
+    assert len(states) == count + 1
+    for layer in range(1, count + 1):
+        field = {"encoder": "encoder_layers", "decoder": "num_layers"}[stack]
+        sizes = {"encoder_layers": encoders} | {field: layer}
+        shorter = goldens.model(opened, **sizes)
+        cut = first_layers(params, layer, stack)
+        found = shorter.apply({"params": cut}, batch, train=False, method=method)
+        theirs = states[layer]
+        if layer < count:
+            theirs = normed(theirs, params[stack], shorter)
+        goldens.close(found, theirs, batch[f"{side}segment_ids"])
+
+
+def test_packed_rows_have_the_same_logits(case):
+    """The three rows as documents of one, with padding between them."""
+    name, _, model, params, batch, wanted = case
+    if "classify" in name:
+        pytest.skip("its head is of whole rows")
+    rows = len(batch["inputs"])
+
+    def packed(key, leaf):
+        if key.endswith("segment_ids"):
+            leaf = leaf * (1 + jnp.arange(rows)[:, None])
+        return leaf.reshape(1, -1)
+
+    one = {key: packed(key, leaf) for key, leaf in batch.items()}
+    found = model.apply({"params": params}, one, method=all_outputs)
+    found.pop("nsp", None)
+    theirs = wanted.get("logits", wanted.get("prediction_logits"))
+    (ours,) = found.values()
+    goldens.close(ours.reshape(theirs.shape), theirs, batch["segment_ids"])
