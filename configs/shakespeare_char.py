@@ -69,6 +69,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     if arg.quick:
         c.steps = 20
+        c.optim.warmup = 5
         c.evals.heldout.limit = 64
         c.log.every = 5
     return c

@@ -233,6 +233,13 @@ class Checkpointer:
         finally:
             self._thread.shutdown()
 
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        """After a failure a save comes to its end, if it needs no other process."""
+        self._thread.shutdown(wait=kind is None or jax.process_count() == 1)
+
     def _newest_intact(self, step: int | None) -> int:
         damage: dict[int, CheckpointError] = {}
         for candidate in reversed(self.steps()) if step is None else [step]:

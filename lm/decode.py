@@ -1,6 +1,6 @@
 """Part: decoding: what a model says after a prompt, greedily, by sampling or by search.
 
-    decoder = make_decoder(model, params, codec)
+    decoder = holding(make_decoder(model, codec), params)
     [[answer]] = answer(decoder, [codec.encode(text)], Settings(max_tokens=20))
     print(codec.decode(answer.ids))
 
@@ -138,11 +138,11 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """A model ready to speak.
+    """A model ready to speak, once it holds parameters.
 
     Attributes:
       model: with a decoder.
-      params: its parameters, each layer's apart.
+      params: its parameters, each layer's apart; see `holding`.
       codec: the tokenizer.
       prefix: whether all tokens of a prompt see each other, as in a prefix LM.
       start: (params, prompts, row, numbers, max_tokens) -> State; the first token is
@@ -153,18 +153,16 @@ class Decoder:
     """
 
     model: Any
-    params: PyTree
     codec: Any
     prefix: bool
     start: Any
     advance: Any
     search: Any
+    params: PyTree = None
 
 
-def make_decoder(
-    model: Any, params: PyTree, codec: Any, *, prefix: bool = False
-) -> Decoder:
-    """Compiles nothing yet. The weights of the layers are copied once.
+def make_decoder(model: Any, codec: Any, *, prefix: bool = False) -> Decoder:
+    """Compiles nothing yet.
 
     Raises:
       ConfigError: the model has no decoder.
@@ -181,7 +179,6 @@ def make_decoder(
     reader = Reader(model, may_be_said(codec, model.vocab_size), eos_id)
     return Decoder(
         model=model,
-        params=jax.jit(split)(params),
         codec=codec,
         prefix=prefix,
         start=jax.jit(functools.partial(_start, reader), static_argnums=4),
@@ -191,6 +188,11 @@ def make_decoder(
             static_argnames=("beams", "max_tokens", "penalty", "early_stop"),
         ),
     )
+
+
+def holding(decoder: Decoder, params: PyTree) -> Decoder:
+    """The decoder with a model's parameters; those of the layers are copied once."""
+    return dataclasses.replace(decoder, params=jax.jit(split)(params))
 
 
 def numbers(settings: Settings) -> Numbers:
@@ -224,6 +226,7 @@ def answer(
     rows: int | None = None,
     draws: Sequence[int] | None = None,
     watch: Watch | None = None,
+    block: int = BLOCK,
 ) -> list[list[Answer]]:
     """Answers of one batch of prompts, `n_best` for each, the best first.
 
@@ -231,7 +234,8 @@ def answer(
       rows: the size of the batch; it is filled up, so that a smaller last one is not
         compiled anew.
       draws: a number for each prompt, on which its draws depend: `draws_of(prompts)`.
-      watch: called after every block of tokens; not with a search.
+      watch: called after the first token and after every block; not with a search.
+      block: tokens of a dispatch, at most BLOCK.
     """
     batch = make_batch(decoder, prompts, rows or len(prompts))
     if settings.beams > 1:
@@ -252,7 +256,7 @@ def answer(
         left = settings.max_tokens - count
         if not left or (ended | stopped).all():
             return [[Answer(ids)] for ids in said]
-        new = np.int32(min(left, BLOCK))
+        new = np.int32(min(left, block))
         state, tokens = decoder.advance(decoder.params, state, given, stopped, new)
         tokens, count = np.asarray(tokens), count + int(new)
 

@@ -65,6 +65,9 @@ CHANGEABLE = (
 )
 
 
+FINITE = "finite numbers"
+
+
 @dataclass(frozen=True)
 class Best:
     """The best value of a metric so far: for early stopping and to keep a checkpoint.
@@ -223,7 +226,7 @@ def nonfinite(step: int, metrics: Mapping[str, Any]) -> NumericalError | None:
     return NumericalError(
         f"step {step}",
         ", ".join(f"{name} = {value}" for name, value in sorted(bad.items())),
-        "finite numbers",
+        FINITE,
         "lower optim.lr, lengthen its warmup, clip the gradient, or see "
         "stop.on_nonfinite; the last checkpoint is from before this step",
     )

@@ -7,7 +7,7 @@ checkpoint means the same to each of them.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lm import config as configs
-from lm import optim, sharding, step, trees
+from lm import decode, optim, sharding, step, trees
 from lm.config import Config
 from lm.data import pipeline
 from lm.data.pipeline import Data, Shares, Stream
@@ -40,6 +40,7 @@ class Corpus:
       shares: which process this is.
       open: (section, seed, train, changes) -> the stream of a `data` section, with the
         fields of the objective that differ in it.
+      note: where lines for the log go.
     """
 
     config: Config
@@ -47,6 +48,7 @@ class Corpus:
     codec: Any
     shares: Shares
     open: Callable[..., Stream]
+    note: Note
 
     @functools.cached_property
     def stream(self) -> Stream:
@@ -126,7 +128,7 @@ def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
             note=note,
         )
 
-    return Corpus(config, objective, codec, shares, open_stream)
+    return Corpus(config, objective, codec, shares, open_stream, note)
 
 
 def changed(objective: Any, changes: Mapping[str, Any]) -> Any:
@@ -340,6 +342,26 @@ def on_devices(batch: dict[str, np.ndarray], mesh: Any) -> dict[str, jax.Array]:
     return sharding.put_batch(arrays, mesh)
 
 
+def make_decoder(corpus: Corpus, program: Program) -> decode.Decoder:
+    """What makes the run's model speak; it holds no parameters yet."""
+    prefix = corpus.config.objective.name == "prefix_lm"
+    return decode.make_decoder(program.model, corpus.codec, prefix=prefix)
+
+
+def prompt_ids(corpus: Corpus, program: Program, text: str) -> list[int]:
+    """A text as the run's objective shows one to the model, for it to answer."""
+    codec, objective = corpus.codec, corpus.objective
+    if program.model.kind == "encoder_decoder":
+        source = codec.encode(getattr(objective, "prefix", "") + text)
+        return [*source, codec.eos_id]
+    first = codec.bos_id
+    if corpus.config.objective.name == "prefix_lm":
+        first = decode.start_id(codec)
+    elif not getattr(objective, "bos", True):
+        first = None
+    return ([] if first is None else [first]) + codec.encode(text)
+
+
 def open_evaluators(
     config: Config, workdir: Path, corpus: Corpus, program: Program
 ) -> dict[str, Evaluate]:
@@ -367,6 +389,8 @@ def open_evaluator(
     rows = min(len(stream), section.limit or len(stream))
     batch_size = section.batch_size or config.batch_size
     sharding.check_batch(batch_size, 1, program.mesh)
+    data = configs.build(Data, section.data)
+    objective = changed(corpus.objective, section.objective)
 
     def batches() -> Iterator[dict[str, jax.Array]]:
         host = pipeline.batches(
@@ -374,12 +398,20 @@ def open_evaluator(
             batch_size=batch_size,
             first_step=0,
             last_step=math.ceil(rows / batch_size),
-            data=configs.build(Data, section.data),
+            data=data,
             shares=corpus.shares,
             rows=rows,
         )
         put = functools.partial(on_devices, mesh=program.mesh)
         return pipeline.prefetch(host, put)
+
+    @functools.cache
+    def decoder() -> decode.Decoder:
+        return make_decoder(corpus, program)
+
+    def answer(params: Any, prompts: Sequence[Any], settings: decode.Settings) -> list:
+        holding = decode.holding(decoder(), params)
+        return decode.answer_all(holding, prompts, settings, batch_size=batch_size)
 
     def evaluate(params: Any, at: int) -> dict[str, float]:
         tools = Tools(
@@ -392,6 +424,11 @@ def open_evaluator(
             show=getattr(corpus.objective, "show", None),
             train_counts=corpus.token_counts,
             samples=workdir / "samples" / f"{name}-{at}.txt",
+            answer=answer,
+            prompt=functools.partial(prompt_ids, corpus, program),
+            records=lambda: pipeline.records_of(stream, data, rows),
+            references=getattr(objective, "references", None),
+            note=corpus.note,
         )
         found = evaluator.run(tools, params)
         return {f"{name}/{metric}": value for metric, value in found}

@@ -277,6 +277,8 @@ def verify(directory: Path, **facts: Any) -> dict[str, Any]:
             raise _damage(directory / MANIFEST, found, f"{name} {value!r}")
     for name, entry in content.pop("files").items():
         path = directory / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise _damage(directory / MANIFEST, f"a file {name!r}", "files within it")
         if not path.is_file():
             raise _damage(path, "no file", "the file that was committed")
         with refusing(path):

@@ -105,7 +105,7 @@ def train(
         for line in parts.left_whole(config, program):
             writer.note(f"not sharded: {line}")
 
-        with jax.set_mesh(program.mesh):
+        with jax.set_mesh(program.mesh), checkpointer:
             # ── Start: the own workdir, else init.source, else scratch ──────────────
             watching.at("restore", times=10)
             faults = guard.Faults()
@@ -161,6 +161,7 @@ def train(
                 """Returns to the last regular checkpoint, leaving out the batches."""
                 nonlocal state, step, pending, following, best, faults
                 nonlocal batches, batch, tokens
+                checkpointer.wait()
                 steps = [s for s in checkpointer.steps() if s < at]
                 regular = [s for s in steps if is_time(s, save_every)]
                 if not steps:
@@ -334,11 +335,14 @@ def look_into(
     places = (corpus.stream.locate(number * size + row) for row in range(size))
     examples = " ".join(":".join(map(str, place)) for place in places)
     batch, _ = next(feed(corpus.config, corpus, program, number, number + 1))
-    where = diagnose.first_bad(training.loss, training.gradients, before, batch)
+    where = ""
+    if fault.expected == guard.FINITE:
+        found = diagnose.first_bad(training.loss, training.gradients, before, batch)
+        where = f"first bad: {found}; "
     return NumericalError(
         fault.where,
-        f"{fault.found}; first bad: {where}; batch {number} of the examples "
-        f"(source:epoch:row) {examples}",
+        f"{fault.found}; {where}batch {number} of the examples (source:epoch:row) "
+        f"{examples}",
         fault.expected,
         fault.fix,
     )

@@ -61,11 +61,11 @@ def load_params(init: Init, params: Any) -> tuple[Any, Report]:
         no regex of `init.missing` allows that, or a shape or dtype differs.
       ConfigError: a regex of `init.map` matches nothing, or is none.
     """
+    may_miss = [_regex("init.missing", pattern) for pattern in init.missing]
     place, saved, read = _open(init)
     target = flatten(params)
     source_of = _renamed(init, saved)
     unused = sorted(set(source_of) - set(target))
-    may_miss = [_regex("init.missing", pattern) for pattern in init.missing]
     problems, fresh = [], []
     for path, leaf in leaves_of(params).items():
         if path not in source_of:

@@ -80,6 +80,7 @@ class Watch:
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
         self._done.set()
         self._thread.join()
+        faulthandler.cancel_dump_traceback_later()
         if not self._peers:
             return
         if isinstance(error, Exception) and not isinstance(error, Refusal):
@@ -101,9 +102,12 @@ class Watch:
         storage.crash_point(phase.partition(" ")[0])
 
     def _follow(self) -> None:
-        last = time.monotonic()
+        last = armed = time.monotonic()
         while not self._done.wait(TICK):
             now = time.monotonic()
+            if now - armed > 20 * TICK:  # For native code that keeps all threads out.
+                faulthandler.dump_traceback_later(self._limit + 60, exit=True)
+                armed = now
             if now - last > 10 * TICK:
                 self._deadline += now - last  # This process itself was frozen.
             last = now
@@ -111,13 +115,16 @@ class Watch:
                 self._stop(
                     PeerError(
                         self._phase,
-                        "no end within the limit",
+                        f"no end within the limit{self._others()}",
                         f"an end within {self._seconds:.0f} s (LM_PHASE_LIMIT)",
                         f"see {self._stacks}; run the same command again",
                     )
                 )
             if self._peers and (lost := self._peers.lost()):
                 self._stop(self._lost(lost))
+
+    def _others(self) -> str:
+        return f" ({self._peers.doing()})" if self._peers else ""
 
     def _lost(self, lost: str) -> PeerError:
         return PeerError(
@@ -208,10 +215,15 @@ class Peers:
         return lost
 
     def name(self, process: int) -> str:
+        return f"process {process}{self._last(process, 'lost at ')}"
+
+    def doing(self) -> str:
+        """Where the other processes are, for one that waits for them."""
+        return ", ".join(f"process {p}{self._last(p, 'at ')}" for p in self._signs)
+
+    def _last(self, process: int, verb: str) -> str:
         sign = json.loads(self._signs.get(process, ("", 0))[0] or "{}")
-        if not sign:
-            return f"process {process}"
-        return f"process {process} ({sign['host']}) lost at {sign['phase']}"
+        return f" ({sign['host']}) {verb}{sign['phase']}" if sign else ""
 
     def _beat(self) -> None:
         while not self._done.wait(2 * TICK):

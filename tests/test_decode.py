@@ -68,12 +68,13 @@ def make(kind, seed=0, words=NO_END, **changes):
 
     def weights(path, shape):
         name = jax.tree_util.keystr(path)
-        noise = draw.normal(0, 0.2 if "embedding" in name else 0.6, shape.shape)
+        size = {"embedding": 0.3, "bias": 0.1}.get(path[-1].key, 0.6)
+        noise = draw.normal(0, size, shape.shape)
         return jnp.asarray(noise + ("scale" in name), jnp.float32)
 
     params = jax.tree_util.tree_map_with_path(weights, shapes)
-    decoder = decode.make_decoder(model, params, words, prefix=kind == "prefix")
-    return model, params, decoder
+    decoder = decode.make_decoder(model, words, prefix=kind == "prefix")
+    return model, params, decode.holding(decoder, params)
 
 
 def ids(answers):
@@ -127,24 +128,27 @@ def allowed_logits(*args, **keywords):
 @pytest.mark.parametrize("kind", KINDS)
 def test_cached_and_batched_is_the_full_forward_alone(kind):
     model, params, decoder = make(kind)
-    batched = greedy(decoder, PROMPTS)
-    assert len({tuple(said) for said in batched}) == len(PROMPTS)
-    assert max(len(set(said)) for said in batched) > 3
-    for prompt, said in zip(PROMPTS, batched):
+    settings = decode.Settings(max_tokens=8, repetition_penalty=1.5)
+    batched = decode.answer(decoder, PROMPTS, settings)
+    assert len({tuple(said) for (said,) in ids(batched)}) == len(PROMPTS)
+    for prompt, (said,) in zip(PROMPTS, ids(batched)):
         expected = []
         for _ in range(8):
             logits = allowed_logits(
                 model, params, prompt, expected, NO_END, prefix=kind == "prefix"
             )
+            read = [] if model.kind == "encoder_decoder" else prompt
+            known = sorted({*read, *expected})
+            logits[known] *= np.where(logits[known] > 0, 1 / 1.5, 1.5)
             expected.append(int(logits.argmax()))
         assert said == expected
-        assert greedy(decoder, [prompt]) == [expected]
+        assert decode.answer(decoder, [prompt], settings, rows=4) == [[(said, None)]]
 
 
 def test_a_prefix_prompt_is_seen_as_a_whole():
     """The model above would pass without it, were both sides without a prefix."""
     _, params, decoder = make("prefix")
-    plain = decode.make_decoder(decoder.model, params, NO_END)
+    plain = decode.holding(decode.make_decoder(decoder.model, NO_END), params)
     assert greedy(decoder, PROMPTS) != greedy(plain, PROMPTS)
 
 
@@ -337,8 +341,8 @@ def test_refusals():
     with pytest.raises(ConfigError, match="beams: found 2 with temperature"):
         decode.Settings(beams=2, temperature=0.5)
     encoder = Model(**PRESETS["bert_tiny"])
-    with pytest.raises(ConfigError, match="model.kind: found encoder"):
-        decode.make_decoder(encoder, {}, codec())
-    model, params, _ = make("t5")
+    with pytest.raises(ConfigError, match=r"model\.kind: found encoder"):
+        decode.make_decoder(encoder, codec())
+    model, _, _ = make("t5")
     with pytest.raises(DataError, match="no bos and no pad"):
-        decode.make_decoder(model, params, codec(bos_id=None, pad_id=None))
+        decode.make_decoder(model, codec(bos_id=None, pad_id=None))

@@ -30,7 +30,12 @@ ALLOWED = {
     "models": "ops",
     "data": "config lock storage tokenizers",
     "objectives": "ops data models",
-    "evaluators": "config data metrics storage",
+    "cached": "",
+    "beams": "cached",
+    "decode": "beams cached ops",
+    "speaker": "decode",
+    "chat": "",
+    "evaluators": "config data decode metrics storage",
     "optim": "config trees",
     "sharding": "trees",
     "step": "optim",
@@ -43,12 +48,14 @@ ALLOWED = {
     "lock": "storage",
     "watch": "storage",
     "diagnose": "trees",
-    "parts": "config data evaluators hf models optim sharding step trees",
+    "parts": "config data decode evaluators hf models optim sharding step trees",
     # the loop and the commands
     "train": "checkpoint config data diagnose guard parts runtime sharding storage "
     "timing transfer watch writer",
     "convert": "checkpoint config data flags hf runtime storage trees writer",
     "evaluate": "checkpoint config flags parts runtime transfer",
+    "generate": "chat checkpoint config decode flags hf parts runtime schema speaker "
+    "storage transfer",
     "main": "config flags hf lock runtime storage train",
 }
 NEVER = {"torch", "transformers", "tensorflow", "configs", "experiments", "tests"}

@@ -241,3 +241,48 @@ def test_shown_is_short_and_never_fails():
     assert shown(10**6000) == "a value of type int"
     assert len(shown("x" * 1000)) == 80
     assert shown("a\nb") == r"'a\nb'"
+
+
+GROUPS = """
+BOUNDS = {"window": "[1, inf)"}
+
+@dataclass(frozen=True)
+class ReadOptions:
+    window: int | None = None
+    scale: float = 1.0
+
+class Wiring:
+    size: int = 3
+
+class Thing:
+    read: ReadOptions = ReadOptions()
+    wiring: Wiring = Wiring()
+"""
+
+
+@pytest.fixture
+def group(tmp_path):
+    path = tmp_path / "thing.py"
+    path.write_text(GROUPS)
+    fields = read_class(path, "Thing", tmp_path)
+    assert list(fields) == ["read"]  # a class that is no group is wiring
+    return fields["read"]
+
+
+def test_a_group_of_options_is_filled_and_checked(group):
+    assert check(group, {}, "m.read") == {"window": None, "scale": 1.0}
+    found = check(group, {"window": Text("4"), "scale": 2}, "m.read")
+    assert found == {"window": 4, "scale": 2.0}
+
+
+@pytest.mark.parametrize(
+    "value, error",
+    [
+        ({"windo": 1}, r"m\.read\.windo: .*did you mean m\.read\.window"),
+        ({"window": 0}, r"m\.read\.window: found 0.*1 or more"),
+        (7, r"m\.read: found 7.*a section"),
+    ],
+)
+def test_a_mistake_in_a_group_is_named_by_its_path(group, value, error):
+    with pytest.raises(ConfigError, match=error):
+        check(group, value, "m.read")

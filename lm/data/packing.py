@@ -20,12 +20,13 @@ class FirstFit:
 
     def add(self, sizes: tuple[int, ...], item: Any) -> Iterator[list[Any]]:
         """Takes an item of `sizes` tokens, none above capacity; gives rows to write."""
-        for at, (left, items) in enumerate(self._open):
-            if all(size <= room for size, room in zip(sizes, left)):
-                break
-        else:
-            at, left, items = len(self._open), self._capacity, []
-            self._open.append((left, items))
+        at = next(
+            (i for i, (left, _) in enumerate(self._open) if _fits(sizes, left)),
+            len(self._open),
+        )
+        if at == len(self._open):
+            self._open.append((self._capacity, []))
+        left, items = self._open[at]
         items.append(item)
         left = tuple(room - size for size, room in zip(sizes, left))
         self._open[at] = (left, items)
@@ -37,3 +38,7 @@ class FirstFit:
     def rest(self) -> Iterator[list[Any]]:
         """The rows that were still open."""
         yield from (items for _, items in self._open)
+
+
+def _fits(sizes: tuple[int, ...], left: tuple[int, ...]) -> bool:
+    return all(size <= room for size, room in zip(sizes, left))

@@ -1,7 +1,7 @@
 """What every evaluator has, and the functions that it is given."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from jaxtyping import PyTree
 
 from lm.config import Duration
 from lm.data.pipeline import Stream
+from lm.data.sources.base import Record
+from lm.decode import Answer, Settings
 
 BOUNDS = {"batch_size": "[1, 1048576]", "limit": "[1, inf)", "seed": "[0, 4294967295]"}
 CHANGEABLE = ("every", "batch_size")
@@ -50,6 +52,11 @@ class Tools:
       show: (batch, predictions, codec, row) -> a row as text.
       train_counts: (V,) how often each token stands in the training rows.
       samples: the file that samples go to.
+      answer: (params, prompts as ids, settings) -> the answers to each, best first.
+      prompt: a text as the ids of a prompt.
+      records: what the rows were made of, in their order.
+      references: the right answers of a record; None where the objective has none.
+      note: where a line for the log goes.
     """
 
     stream: Stream
@@ -61,3 +68,8 @@ class Tools:
     show: Callable[[dict, dict, Any, int], str]
     train_counts: Callable[[], np.ndarray]
     samples: Path
+    answer: Callable[[PyTree, Sequence[Sequence[int]], Settings], list[list[Answer]]]
+    prompt: Callable[[str], list[int]]
+    records: Callable[[], Iterator[Record]]
+    references: Callable[[Record], tuple[str, ...]] | None
+    note: Callable[[str], None]

@@ -21,8 +21,8 @@ class Evaluator(base.Evaluator):
     each token of the texts is said once, also `bits_per_byte`, the loss in bits by the
     UTF-8 bytes of what was said, which is comparable across tokenizers. With
     baseline="unigram" also `unigram_loss`: the loss on the same targets of the unigram
-    distribution of the training rows (one added to each count; special tokens that
-    never stand in a row apart).
+    distribution of the training rows (one added to each count; special tokens that are
+    no target apart).
     """
 
     baseline: Literal["none", "unigram"] = "none"
@@ -55,15 +55,13 @@ def said_bytes(tools: base.Tools) -> float:
 
 def unigram_loss(tools: base.Tools) -> float:
     """Mean of -log p(target), p being the training rows' unigram distribution."""
-    counts = tools.train_counts()
-    special = np.isin(np.arange(len(counts)), list(tools.codec.special_ids))
-    counts = np.where(special & (counts == 0), 0.0, counts + 1.0)
-    with np.errstate(divide="ignore"):
-        losses = np.log(counts.sum()) - np.log(counts)
-    total = weight = 0.0
+    counts = tools.train_counts() + 1.0
+    wanted = np.zeros(len(counts))
     for n in range(tools.rows):
         example = tools.stream.example(n)
-        kept = example["weights"] > 0
-        total += float(losses[example["targets"][kept]].sum())
-        weight += float(kept.sum())
-    return total / max(weight, 1.0)
+        np.add.at(wanted, example["targets"], example["weights"])
+    special = np.isin(np.arange(len(counts)), list(tools.codec.special_ids))
+    counts[special & (wanted == 0)] = 0.0
+    said = wanted > 0
+    losses = np.log(counts.sum()) - np.log(counts[said])
+    return float(wanted[said] @ losses / max(wanted.sum(), 1.0))

@@ -72,6 +72,8 @@ def render(
         done = subprocess.run(
             command, input=asked, capture_output=True, timeout=SECONDS, env={}
         )
+        if b"No module named 'jinja2'" in done.stderr:
+            raise DataError(where, "no jinja2", "it, to render", "pip install jinja2")
         answer = json.loads(done.stdout[: 2 * MAX_OUTPUT])
     except (subprocess.TimeoutExpired, ValueError):
         answer = {"error": "a template that takes too much time or memory"}

@@ -155,11 +155,15 @@ def open_checkpoint(place: Path, missing: Iterable[str] = ()) -> Checkpoint:
 
 def _parts(family: Family, config: dict, path: Path) -> tuple[str, ...]:
     names = config.get("architectures") or [None]
-    if not isinstance(names, list) or len(names) != 1:
+    if (
+        not isinstance(names, list)
+        or len(names) != 1
+        or isinstance(names[0], list | dict)
+    ):
         refuse(path, f"architectures {names!r}"[:120], "one")
     if names[0] is None:
         return ()
-    if names[0] not in family.architectures:
+    if not isinstance(names[0], str) or names[0] not in family.architectures:
         expected = f"one of {', '.join(family.architectures)}"
         fix = "use another model."
         refuse(path, f"architecture {str(names[0])[:80]!r}", expected, fix)

@@ -91,9 +91,9 @@ class Field:
             right = type(value) in (int, float) and 0 <= value < 1e9
             expected = "a number"
         else:
-            most = MOST.get(self.ours, 2**31)
-            right = type(value) is int and 0 <= value <= most
-            expected = f"a whole number up to {most}"
+            least, most = int(self.ours != "token_types"), MOST.get(self.ours, 2**31)
+            right = type(value) is int and least <= value <= most
+            expected = f"a whole number from {least} up to {most}"
         return None if right else f"{self.key}: {shown(value)}, not {expected}"
 
 

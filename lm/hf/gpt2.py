@@ -42,7 +42,7 @@ def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
         found = f"resid_pdrop {residual!r}, embd_pdrop {embed!r}"[:120]
         fix = "set both to one value in config.json: it matters in training only."
         refuse(path, found, "one rate of dropout", fix)
-    if not isinstance(inner, int | None) or not isinstance(wide, int):
+    if any(type(n) is not int or not 0 < n < 2**31 for n in (inner or 1, wide)):
         refuse(path, f"n_inner {inner!r}, n_embd {wide!r}"[:120], "whole numbers")
     # n_ctx is an old name for n_positions.
     return {"d_ff": inner or 4 * wide}, {"n_inner", "embd_pdrop", "n_ctx"}

@@ -92,7 +92,9 @@ def shape(
     if kv and isinstance(heads, int) and heads % kv:
         refuse(path, f"num_key_value_heads {kv}", f"a divisor of {heads}")
     tie = config.get("tie_word_embeddings", False)
-    return found | {"output": "tied" if tie is True else "untied"} | rope(config, path)
+    if type(tie) is not bool:
+        refuse(path, f"tie_word_embeddings {shown(tie)}", "true or false")
+    return found | {"output": "tied" if tie else "untied"} | rope(config, path)
 
 
 def rope(config: dict, path: Path) -> dict[str, Any]:
@@ -140,7 +142,7 @@ def shape_out(model: Mapping[str, Any]) -> dict[str, Any]:
 def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
     biases = tuple(config.get(f"{name}_bias", False) for name in ("attention", "mlp"))
     words = {(False, False): "none", (True, True): "all"}
-    if biases not in words:
+    if any(type(bias) is not bool for bias in biases) or biases not in words:
         found = f"attention_bias {biases[0]!r}, mlp_bias {biases[1]!r}"[:120]
         refuse(path, found, "both or none", "use another model.")
     more = shape(config, path, kv_heads=None, max_len=2048)

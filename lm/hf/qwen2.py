@@ -13,9 +13,8 @@ WINDOW = {"use_sliding_window", "sliding_window", "max_window_layers", "layer_ty
 
 def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
     kinds = config.get("layer_types") or ["full_attention"]
-    if config.get("use_sliding_window", False) or {*map(str, kinds)} != {
-        "full_attention"
-    }:
+    whole = isinstance(kinds, list) and all(k == "full_attention" for k in kinds)
+    if config.get("use_sliding_window", False) is not False or not whole:
         found = f"use_sliding_window, layer_types {shown(kinds)}"
         refuse(path, found, "full attention in all layers", "use another model.")
     more = llama.shape(config, path, kv_heads=32, max_len=32768)

@@ -74,7 +74,7 @@ def _tensor(entry: dict, data: np.ndarray, where: str, path: Path) -> np.ndarray
 
 def _shape(data: bytes, where: str) -> tuple[int, ...]:
     sizes = []
-    for field, value in _fields(data, where):
+    for field, value in fields(data, where):
         if field == 3 and value:
             refuse(where, "an unknown rank", "a shape")
         if field == 2:
@@ -156,10 +156,10 @@ def _varint(data: bytes, at: int, where: Any) -> tuple[int, int]:
 
 def _message(data: bytes, where: Any) -> dict[int, Any]:
     """The fields of a protocol buffer by number; of repeated ones the last."""
-    return dict(_fields(data, where))
+    return dict(fields(data, where))
 
 
-def _fields(data: bytes, where: Any) -> list[tuple[int, Any]]:
+def fields(data: bytes, where: Any) -> list[tuple[int, Any]]:
     found, at = [], 0
     while at < len(data):
         tag, at = _varint(data, at, where)

@@ -76,7 +76,7 @@ def section(directory: Path, model_type: str) -> dict[str, Any]:
             return {
                 "name": "spm",
                 "path": str(directory / name),
-                "extra_ids": int(extra),
+                "extra_ids": extra if type(extra) is int else 0,
                 "special": named,
             }
     there = ", ".join(sorted(path.name for path in directory.iterdir())[:8])

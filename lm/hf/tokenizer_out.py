@@ -8,6 +8,7 @@ from typing import Any
 
 from lm import storage
 from lm.errors import DataError
+from lm.hf import pieces
 from lm.hf.tokenizer import ROLES
 
 # What a family puts around one text and around two; ours does the same in training.
@@ -19,10 +20,11 @@ PAIRS = {
     "mistral": ("{bos} $A", "{bos} $A {bos}:1 $B:1"),
     "t5": ("$A {eos}", "$A {eos} $B:1 {eos}:1"),
 }
+# The name under which others look for a SentencePiece model.
 PIECES = {
-    "t5": ("spiece.model", "T5Tokenizer"),
-    "llama": ("tokenizer.model", "LlamaTokenizer"),
-    "mistral": ("tokenizer.model", "LlamaTokenizer"),
+    "t5": "spiece.model",
+    "llama": "tokenizer.model",
+    "mistral": "tokenizer.model",
 }
 
 
@@ -48,35 +50,33 @@ def write(
     Raises:
       DataError: `transformers` has no such tokenizer.
     """
-    names = [name for name in ("chat_template.jinja",) if (folder / name).is_file()]
-    if options["name"] == "hf":
-        names.append("tokenizer.json")
-        if not (folder / "tokenizer.json").is_file():
-            _write_json(codec, kind, directory / "tokenizer.json")
-        given, cls = folder, "PreTrainedTokenizerFast"
-    elif options["name"] == "spm" and kind in PIECES:
-        name, cls = PIECES[kind]
-        shutil.copyfile(folder / "spm.model", directory / name)
-        given = folder
+    import tokenizers
+
+    names = ["tokenizer.json", "tokenizer_config.json"]
+    if options["name"] not in ("hf", "spm"):
+        found = f"name={options['name']}"
+        raise DataError("tokenizer", found, "hf or spm", "train with one of these")
+    if (folder / "tokenizer.json").is_file():
+        shutil.copyfile(folder / "tokenizer.json", directory / "tokenizer.json")
+    elif options["name"] == "hf":
+        built = tokenizers.Tokenizer.from_str(codec._tokenizer.to_str())
+        _write_json(built, codec, kind, directory)
     else:
-        raise DataError(
-            "tokenizer",
-            f"name={options['name']} with a {kind}",
-            "a tokenizer that transformers has for it: hf, or spm for t5 and llama",
-            "train with tokenizer.name=hf, or give --tokenizer=none",
-        )
-    for name in names:
-        if (given / name).is_file():
-            shutil.copyfile(given / name, directory / name)
-    settings = {"tokenizer_class": cls} | _specials(codec)
-    if options["name"] == "spm":
-        settings |= {"extra_ids": options["extra_ids"], "legacy": False}
+        model = folder / "spm.model"
+        built = pieces.to_tokenizer(model.read_bytes(), codec, model)
+        _write_json(built, codec, kind, directory)
+        if kind in PIECES:
+            names.append(PIECES[kind])
+            shutil.copyfile(model, directory / PIECES[kind])
+    if (folder / "chat_template.jinja").is_file():
+        names.append("chat_template.jinja")
+        shutil.copyfile(folder / names[-1], directory / names[-1])
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | _specials(codec)
     own = folder / "tokenizer_config.json"
     if own.is_file():
-        settings = json.loads(own.read_text())
+        settings = json.loads(own.read_text()) | settings
     storage.write_text(directory / "tokenizer_config.json", storage.to_json(settings))
-    pieces = [PIECES[kind][0]] if options["name"] == "spm" else []
-    return [*names, *pieces, "tokenizer_config.json"]
+    return names
 
 
 def _specials(codec: Any) -> dict[str, str]:
@@ -84,11 +84,10 @@ def _specials(codec: Any) -> dict[str, str]:
     return {name: codec.token(id) for name, id in ids.items() if id is not None}
 
 
-def _write_json(codec: Any, kind: str, path: Path) -> None:
+def _write_json(tokenizer: Any, codec: Any, kind: str, directory: Path) -> None:
     """The tokenizer with its special tokens recognised, and put where they belong."""
     import tokenizers
 
-    tokenizer = tokenizers.Tokenizer.from_str(codec._tokenizer.to_str())
     tokenizer.encode_special_tokens = False
     special = [codec.token(id) for id in sorted(codec.special_ids)]
     tokenizer.add_special_tokens(special)
@@ -103,4 +102,5 @@ def _write_json(codec: Any, kind: str, path: Path) -> None:
             pair=pair,
             special_tokens=[(t, tokenizer.token_to_id(t)) for t in names.values()],
         )
-    storage.write_text(path, tokenizer.to_str(pretty=True))
+    text = tokenizer.to_str(pretty=True)
+    storage.write_text(directory / "tokenizer.json", text)

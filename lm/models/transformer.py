@@ -137,7 +137,7 @@ class Model(nn.Module):
       vocab_size: None only until the tokenizer is known.
       vocab_multiple: a vocab_size of None is the tokenizer's, up to a multiple of this.
       kind: which stacks it has; a decoder's tokens see those before them.
-      num_layers: of each stack, but for the encoder where encoder_layers says otherwise.
+      num_layers: of each stack; encoder_layers of the encoder, if it is another number.
       max_len: the longest row; a learned table has max_len + position_offset rows.
       position: "relative" is a learned bias by distance (Raffel et al. 2020), "alibi" a
         fixed one (Press et al. 2022), "rope" a rotation (Su et al. 2021).
@@ -146,7 +146,7 @@ class Model(nn.Module):
       norm_position: "post" as BERT, or "pre" with one more norm after the last layer.
       activation: of the feed-forward layers; the names in -glu are gated units.
       bias: which dense layers and norms have one; "qkv": query, key and value alone.
-      embedding: "norm" as BERT, or "scaled" by sqrt(d_model) (Vaswani et al. 2017, 3.4).
+      embedding: "norm" as BERT, "scaled" by sqrt(d_model) (Vaswani et al. 2017, 3.4).
       output: of decoders; "tied" is the token embedding, "scaled" the same with states
         times d_model ** -0.5 (Raffel et al. 2020), "untied" a table of its own.
       softcap: bounds the logits by tanh.
@@ -296,7 +296,7 @@ class Model(nn.Module):
         return cache
 
     def extend(self, batch: Batch, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
-        """Hidden states of new tokens behind those in the cache, and the cache with them.
+        """Hidden states of new tokens after those of the cache, and the cache grown.
 
         The first call of an encoder-decoder brings the encoder's side of the batch too;
         its keys and values stay in the cache.

@@ -88,10 +88,10 @@ def chunked_cross_entropy(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """`cross_entropy(logits(hidden, table), ...)`, `chunk` places of the rows at a time.
+    """`cross_entropy(logits(hidden, table), ...)`, `chunk` places of a row at a time.
 
-    The logits of a chunk exist only while it is its turn, in the backward pass too:
-    where a gradient is wanted, it is taken in the forward pass, chunk by chunk, and kept
+    The logits of a chunk exist only while it is its turn, in the backward pass too: the
+    gradient, where it is wanted, is taken in the forward pass, chunk by chunk, and kept
     as (B, T, D) and (V, D) instead of (B, T, V). Nothing is computed twice.
     """
     total = functools.partial(
@@ -108,7 +108,7 @@ def _chunk_loss(logits, table, hidden, targets, weights, **options):
 
 
 def _in_chunks(array: jax.Array, chunk: int) -> jax.Array:
-    """(B, T, ...) to (T / chunk, B, chunk, ...), the last chunk filled up with zeros."""
+    """(B, T, ...) to (T / chunk, B, chunk, ...), the last one filled up with zeros."""
     rows, length = array.shape[:2]
     count = -(-length // chunk)
     array = jnp.pad(

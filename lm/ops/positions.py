@@ -103,7 +103,7 @@ def relative_bucket(
 def alibi_slopes(heads: int) -> Float[np.ndarray, "N"]:
     """Slope of each head's linear bias (Press et al. 2022, section 3).
 
-    A geometric sequence from 2^(-8/N) for a power of two; for other N those of the power
+    A geometric sequence from 2^(-8/N) for a power of two; for other N that of the power
     below, and every second one of the power above.
     """
     power = 2 ** math.floor(math.log2(heads))

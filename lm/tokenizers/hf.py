@@ -7,6 +7,7 @@ Multitask Learners" (2019), section 2.2.
 
 import dataclasses
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -144,20 +145,34 @@ class Tokenizer:
             sentinels=count_sentinels(ids),
             more_special=[id for id, token in added.items() if token.special],
             tokenizer=tokenizer,
+            breaks=self.kind == "unigram",
         )
         return refuse_reachable(codec, path)
 
 
 class HFCodec(Codec):
-    """`Codec` over a `tokenizers.Tokenizer`."""
+    """`Codec` over a `tokenizers.Tokenizer`.
 
-    def __init__(self, *args: Any, tokenizer: Any, **kwargs: Any):
+    Args:
+      breaks: put a space into special tokens that a text writes out. A unigram model
+        of the library has them among its pieces, and would find them there.
+    """
+
+    def __init__(self, *args: Any, tokenizer: Any, breaks: bool = False, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._tokenizer = tokenizer
+        names = [self.token(id) for id in sorted(self._unwritten)] if breaks else []
+        special = "|".join(re.escape(name[1:]) for name in names if len(name) > 1)
+        firsts = "".join({re.escape(name[0]) for name in names})
+        self._written = (
+            re.compile(f"(?<=[{firsts}])(?=(?:{special}))") if special else None
+        )
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         # Threads are the library's default, and it gives them up after a fork unless
         # TOKENIZERS_PARALLELISM insists: so that variable is left to the user.
+        if self._written is not None:
+            texts = [self._written.sub(" ", text) for text in texts]
         encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
 

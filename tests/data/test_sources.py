@@ -557,3 +557,28 @@ def test_tfds_refuses_other_file_formats(prepared, tmp_path):
         DataError, match=r"format tfrecord, expected array_record.*ANOTHER"
     ):
         tiny(folder).check()
+
+
+def test_the_end_of_each_text_is_held_out(tmp_path):
+    (tmp_path / "a.txt").write_text("0123456789\nabcdefghi\n")
+    (tmp_path / "b.txt").write_text("xyz" * 10)
+
+    def texts(part):
+        source = text.Source(
+            files=f"{tmp_path}/*.txt",
+            split="file",
+            held="end",
+            part=part,
+            holdout=0.1,
+        )
+        return [record.fields["text"] for record in source.records()]
+
+    assert texts("train") == ["0123456789\nabcdefg", "xyz" * 9]
+    assert texts("heldout") == ["hi\n", "xyz"]
+    assert texts("all") == ["0123456789\nabcdefghi\n", "xyz" * 10]
+
+
+def test_holding_out_the_end_is_for_whole_files(tmp_path):
+    (tmp_path / "a.txt").write_text("abc")
+    with pytest.raises(ConfigError, match="held='end' with split='line'"):
+        text.Source(files=f"{tmp_path}/a.txt", split="line", held="end").check()

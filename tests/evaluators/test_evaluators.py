@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,33 @@ def test_the_unigram_baseline_by_hand():
     p = np.array([6.0, 3.0, 1.0]) / 10
     expected = -(2 * math.log(p[0]) + 2 * math.log(p[1])) / 4
     assert mean.unigram_loss(known) == pytest.approx(expected)
+
+
+def test_a_special_token_that_is_a_target_has_its_share():
+    counts = np.array([4.0, 5.0, 2.0])
+    known = tools(
+        stream=Stream(), codec=Codec(frozenset({2})), train_counts=lambda: counts.copy()
+    )
+    p = np.array([5.0, 6.0, 3.0]) / 14
+    expected = -(2 * math.log(p[1]) + 2 * math.log(p[2])) / 4
+    assert mean.unigram_loss(known) == pytest.approx(expected)
+
+
+def test_bits_per_byte_are_of_the_rows_that_count():
+    sizes = {"bytes": np.array([3.0, 5.0, 100.0])}
+    index = types.SimpleNamespace(fields=sizes)
+    stream = types.SimpleNamespace(indices=(index,))
+    batches = [{"lm_loss": (12.0, 6.0)}]
+    known = tools(
+        stream=stream,
+        batches=lambda: iter(batches),
+        metrics=lambda params, batch: batch,
+    )
+    found = dict(mean.Evaluator().run(known, None))
+    assert found["bits_per_byte"] == pytest.approx(12.0 / math.log(2) / 8)
+    bare = types.SimpleNamespace(indices=(types.SimpleNamespace(fields={}),))
+    known = dataclasses.replace(known, stream=bare)
+    assert "bits_per_byte" not in dict(mean.Evaluator().run(known, None))
 
 
 def test_predictions_leave_padding_out():

@@ -118,8 +118,8 @@ class Server:
         ]
 
     def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait(10)
+        self.process.kill()
+        self.process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -188,6 +188,40 @@ def outputs(model, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in kept.items()}
 
 
+# Cases that also continue 50 prompts.
+GENERATING = ("gpt2", "llama_3_1", "t5_v1_0")
+EOS, NEW = 2, 10
+
+
+def continuations(model, seed: int) -> dict[str, np.ndarray]:
+    """Prompts, and what greedy and beam search say, each filled up with -1."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 9, 50)
+    prompts = [rng.integers(3, model.config.vocab_size, n) for n in lengths]
+    found = {"prompts": prompts, "greedy": [], "beam": []}
+    for prompt in prompts:
+        for name, beams in (("greedy", 1), ("beam", 4)):
+            ids = model.generate(
+                torch.tensor(prompt)[None],
+                attention_mask=torch.ones((1, len(prompt)), dtype=torch.long),
+                max_new_tokens=NEW,
+                num_beams=beams,
+                do_sample=False,
+                length_penalty=1.0,
+                early_stopping=False,
+                eos_token_id=EOS,
+                pad_token_id=0,
+                decoder_start_token_id=0,
+                suppress_tokens=[0],
+            )[0].numpy()
+            said = ids[1 if model.config.is_encoder_decoder else len(prompt) :]
+            found[name].append(said[said != 0])
+    return {
+        name: np.stack([np.pad(r, (0, NEW - len(r)), constant_values=-1) for r in rows])
+        for name, rows in found.items()
+    }
+
+
 def make(name: str, place: Path) -> None:
     cls, config = CASES[name]
     config.pad_token_id = 1 if config.model_type == "roberta" else 0
@@ -203,6 +237,9 @@ def make(name: str, place: Path) -> None:
     (place / "generation_config.json").unlink(missing_ok=True)
     given = inputs(config, seed)
     np.savez_compressed(place / "outputs.npz", **given, **outputs(model, given))
+    if name in GENERATING:
+        said = continuations(model, seed)
+        np.savez_compressed(place / "generated.npz", **said)
 
 
 if __name__ == "__main__":

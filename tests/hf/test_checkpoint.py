@@ -88,6 +88,28 @@ def test_what_we_cannot_compute_is_refused(copy, name, config, found):
     assert found in refusal(place)
 
 
+STRANGE = (None, [], {}, "x", -1, 0, 10**30, 1e300, True, [[1]], {"factor": []})
+
+
+@pytest.mark.parametrize("name", goldens.NAMES)
+def test_strange_values_end_in_a_refusal_or_change_nothing(name, tmp_path):
+    """No value of config.json gets past as another error."""
+    path = tmp_path / "config.json"
+    given = json.loads((goldens.PLACE / name / "config.json").read_text())
+    wanted = checkpoint.read_model(goldens.PLACE / name)
+    for key in [*given, "rope_scaling", "n_inner", "layer_types"]:
+        for value in STRANGE:
+            path.write_text(json.dumps(given | {key: value}))
+            try:
+                model = checkpoint.read_model(tmp_path)
+            except CheckpointError as error:
+                assert str(path) in error.where
+                continue
+            assert model.keys() == wanted.keys(), (key, value)
+            sizes = [model[n] for n in ("num_heads", "d_model", "d_ff", "vocab_size")]
+            assert all(type(n) is int and n > 0 for n in sizes), (key, value)
+
+
 def test_older_config_files_say_rope_otherwise(copy):
     scaling = {"type": "linear", "factor": 2.0}
     old = {"rope_theta": 1000.0, "rope_scaling": scaling, "torch_dtype": "float32"}

@@ -31,7 +31,7 @@ def test_layer_norm_and_linear(arrays):
     x, scale, bias = (
         jnp.asarray(found[n]) for n in ("inputs/x", "params/scale", "params/bias")
     )
-    close(layer_norm(x, scale, bias, epsilon=1e-5), found["outputs/ref"])
+    close(layer_norm(x, scale, bias, epsilon=1e-8), found["outputs/ref"])
     found = arrays(file, "test_linear")
     x, kernel, bias = (
         jnp.asarray(found[n]) for n in ("inputs/x", "params/weight", "params/bias")

@@ -141,11 +141,11 @@ def test_huge_json_is_refused_in_little_time_and_memory(tmp_path):
         (tmp_path / name).write_bytes(data)
         paths.append(str(tmp_path / name))
     code = (
-        "import sys, time; from pathlib import Path; start = time.time()\n"
+        "import sys, time; from pathlib import Path; start = time.process_time()\n"
         "from lm.hf import tensors; from lm.errors import CheckpointError\n"
         "try: tensors.open_tensors(Path(sys.argv[1]))\n"
         "except CheckpointError as error: print(error.where)\n"
-        "print(time.time() - start, 'jax' in sys.modules)\n"
+        "print(time.process_time() - start, 'jax' in sys.modules)\n"
         "lines = open('/proc/self/status').read().splitlines()\n"
         "print(next(int(l.split()[1]) // 1024 for l in lines if 'VmHWM' in l))\n"
     )

@@ -8,7 +8,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from lm.errors import DataError
-from lm.hf import source, tokenizer
+from lm.hf import pieces, source, tokenizer
+from lm.tokenizers import spm
 from tests.hf.folders import VOCABULARY
 
 TEXTS = ["Hello, world!", "  two  spaces ", "naïve 北京 [MASK] </s> <extra_id_0>", ""]
@@ -157,6 +158,31 @@ def test_sentencepiece_models(tmp_path, test_data):
     codec = opened(mistral, "mistral")
     assert (codec.bos_id, codec.eos_id, codec.pad_id) == (1, 2, None)
     assert codec.vocab_size == 32000 and codec.encode("Hello") == [22557]
+
+
+@pytest.mark.parametrize(
+    "name, extra",
+    [
+        ("vocab_t5_base/spiece.model", 100),
+        ("vocab_mistral_v1/tokenizer.model", 0),
+        ("vocab_sentencepiece_test/test_model.model", 0),
+    ],
+)
+def test_sentencepiece_models_as_tokenizer_json(tmp_path, test_data, name, extra):
+    """What an export writes gives the same ids."""
+    folder, file = name.split("/")
+    model = test_data(folder) / file
+    options = spm.Tokenizer(path=str(model), extra_ids=extra)
+    options.make(lambda: iter(()), tmp_path)
+    codec = options.load(tmp_path)
+    built = pieces.to_tokenizer(model.read_bytes(), codec, model)
+    cases = test_data("ref_tokenizer_sentencepiece") / "cases.jsonl"
+    texts = [json.loads(line)["text"] for line in cases.read_text().splitlines()]
+    for text in [*texts, "  two  spaces ", "a\tb\nc", "x"]:
+        found = built.encode(text, add_special_tokens=False).ids
+        assert found == codec.encode(text), text
+        if codec.unk_id not in found:
+            assert built.decode(found) == codec.decode(found)
 
 
 def test_no_tokenizer_says_what_is_there(tmp_path):

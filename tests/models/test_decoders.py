@@ -1,6 +1,7 @@
 """Decoders and encoder-decoders: what an output depends on, what changes nothing."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -38,13 +39,22 @@ POSITION = {"alibi": "alibi", "relative": "relative"}
 
 
 def make(kind, **changes):
+    model = build(kind, **changes)
+    return model, new(model)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def new(model):
+    return step.make(model, None).init(jax.random.key(0))
+
+
+def build(kind, **changes):
     preset, attention = KINDS[kind]
     fields = PRESETS[preset] | SMALL | changes
     attention = PRESETS[preset].get("attention", {}) | attention | {"dropout": 0.0}
     fields["attention"] = attention | changes.get("attention", {})
     fields["position"] = POSITION.get(kind, fields["position"])
-    model = configs.build(Model, fields)
-    return model, step.make(model, None).init(jax.random.key(0))
+    return configs.build(Model, fields)
 
 
 def side(segments, seed, before=""):
@@ -64,8 +74,9 @@ def batch(segments, source=None, seed=0):
     return side(segments, seed) | side(source, seed + 1, "source_")
 
 
-def hidden(model, params, rows, **keywords):
-    return model.apply({"params": params}, rows, train=False, **keywords)
+@functools.partial(jax.jit, static_argnums=0)
+def hidden(model, params, rows):
+    return model.apply({"params": params}, rows, train=False)
 
 
 def dependence(kind, rows, at, name="inputs"):
@@ -83,7 +94,8 @@ def dependence(kind, rows, at, name="inputs"):
         out = hidden(model, params | {"embed": embed}, rows)
         return out[0, at] @ jnp.arange(16.0)
 
-    gradient = np.abs(jax.grad(output)(params["embed"]["token"]["embedding"]))
+    table = params["embed"]["token"]["embedding"]
+    gradient = np.abs(jax.jit(jax.grad(output))(table))
     return gradient[rows[name][0]].max(axis=1)[:length]
 
 
@@ -135,8 +147,12 @@ def test_packed_is_separate(kind):
     for part, span in zip(parts, own):
         alone = hidden(model, params, part)
         np.testing.assert_allclose(together[:, span], alone, atol=1e-5)
-    at_once = jax.grad(loss)(params, [packed], [slice(0, 7)])
-    one_by_one = trees.flatten(jax.grad(loss)(params, parts, [slice(None)] * 2))
+
+    def gradient(batches, spans):
+        return jax.jit(jax.grad(lambda params: loss(params, batches, spans)))(params)
+
+    at_once = gradient([packed], [slice(0, 7)])
+    one_by_one = trees.flatten(gradient(parts, [slice(None)] * 2))
     for path, leaf in trees.flatten(at_once).items():
         limit = 2e-5 * max(1.0, float(np.abs(leaf).max()))
         np.testing.assert_allclose(leaf, one_by_one[path], atol=limit, err_msg=path)
@@ -185,7 +201,7 @@ def test_how_it_is_computed_changes_nothing(kind, compute):
         return (out * jnp.arange(16)).sum()
 
     both = [
-        jax.value_and_grad(loss)(params, m)
+        jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, m)
         for m in (model, dataclasses.replace(model, compute=compute))
     ]
     (first, gradient), (second, again) = both
@@ -212,7 +228,7 @@ def test_the_three_outputs():
 
 def test_biases_where_they_are_asked_for():
     def biased(kind, **changes):
-        names = trees.flatten(make(kind, **changes)[1])
+        names = trees.flatten(jax.eval_shape(lambda: new(build(kind, **changes))))
         return {name for name in names if name.endswith("/bias")}
 
     assert biased("llama") == set()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
+from lm import step
 from lm.errors import ConfigError
 from lm.models import layers
 from lm.models.transformer import Compute, Model
@@ -59,81 +60,74 @@ def arrays(length, keys=None, kv_heads=HEADS, rows=1, dtype="float32"):
     return [jax.random.normal(r, s).astype(dtype) for r, s in zip(rngs, shapes)]
 
 
-def with_gradients(function, arrays, where, **keywords):
-    """What tokens `where` get, and the gradients of a function of it."""
-    real = (where.segments != 0)[..., None, None]
+def with_gradients(by, name, given, query, key, *, start=0, **options):
+    """What real queries get, and the gradients of a sum of it.
+
+    The sum's weights depend on the place in the row; the first query is at `start`.
+    """
+    real = (query.segments != 0)[..., None, None]
+    size = (query.segments.shape[1], HEADS, DIM)
+    weights = jnp.cos(jnp.arange(np.prod(size)) + start * HEADS * DIM).reshape(size)
 
     @jax.jit
-    def both(arrays):
-        def total(arrays):
-            out = jnp.where(real, function(*arrays, **keywords), 0)
-            weights = jnp.cos(jnp.arange(out.shape[1] * HEADS * DIM) % 97)
-            weights = weights.reshape(out.shape[1:])
+    def both(given):
+        def total(given):
+            out = jnp.where(real, by(name, *given, places=(query, key), **options), 0)
             return (out.astype(jnp.float32) * weights).sum(), out
 
-        gradients, out = jax.grad(total, has_aux=True)(arrays)
+        gradients, out = jax.grad(total, has_aux=True)(given)
         return [out, *gradients]
 
-    return [np.asarray(x, np.float32) for x in both(arrays)]
+    return [np.asarray(x, np.float32) for x in both(given)]
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize("seen", SEEN)
+def agree(found, expected, name):
+    for a, b in zip(found, expected):
+        np.testing.assert_allclose(a, b, atol=CLOSE[DTYPES[name]])
+
+
+@pytest.mark.parametrize("seen, kv_heads", list(zip(SEEN, (4, 2, 1, 2))))
 @pytest.mark.parametrize("name", DTYPES)
 def test_packed_documents_are_as_if_each_were_alone(by, name, seen, kv_heads):
     dtype, lengths = DTYPES[name], (5, 9, 1)
     packed = places(*lengths, padding=2)
     given = arrays(17, kv_heads=kv_heads, dtype=dtype)
-    # Each document is weighted as it is in its row.
-    weights = jnp.cos(jnp.arange(17 * HEADS * DIM)).reshape(1, 17, HEADS, DIM)
-
-    def found(given, where, weights):
-        def total(given):
-            out = by(name, *given, places=(where, where), **SEEN[seen])
-            real = (where.segments != 0)[..., None, None]
-            out = jnp.where(real, out, 0)
-            return (out.astype(jnp.float32) * weights).sum(), out
-
-        gradients, out = jax.grad(total, has_aux=True)(given)
-        return [np.asarray(x, np.float32) for x in (out, *gradients)]
-
-    together = found(given, packed, weights)
+    together = with_gradients(by, name, given, packed, packed, **SEEN[seen])
     start = 0
     for length in lengths:
-        own = slice(start, start + length)
-        alone = found([x[:, own] for x in given], places(length), weights[:, own])
+        own, where = slice(start, start + length), places(length)
+        document = [x[:, own].astype("float32") for x in given]
+        options = SEEN[seen] | {"start": start}
+        # Alone by the plain one, with which each thus agrees too.
+        alone = with_gradients(by, "xla", document, where, where, **options)
         for a, b in zip(together, alone):
             np.testing.assert_allclose(a[:, own], b, atol=CLOSE[dtype])
         start += length
     assert not any(x[:, start:].any() for x in together)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seen", SEEN)
 @pytest.mark.parametrize("name", ["splash", "cudnn"])
 def test_rows_of_many_tiles_are_as_the_plain_ones(by, name, seen):
     # Splash leaves out tiles of 128 that nothing can see.
-    where = places(130, 30, 100, padding=30, rows=2)
-    given = arrays(290, kv_heads=2, rows=2, dtype=DTYPES[name])
-    options = SEEN[seen] | {"scale": 0.5, "places": (where, where)}
+    where = places(130, 30, 100, padding=30)
+    given = arrays(290, kv_heads=2, dtype=DTYPES[name])
+    options = SEEN[seen] | {"scale": 0.5}
     if "window" in options:
         options["window"] = 70
     if name == "splash":
         options["softcap"] = 2.0
-    found = with_gradients(functools.partial(by, name), given, where, **options)
-    expected = with_gradients(functools.partial(by, "xla"), given, where, **options)
-    for a, b in zip(found, expected):
-        np.testing.assert_allclose(a, b, atol=CLOSE[DTYPES[name]])
+    found = with_gradients(by, name, given, where, where, **options)
+    agree(found, with_gradients(by, "xla", given, where, where, **options), name)
 
 
 @pytest.mark.parametrize("name", ["splash", "cudnn"])
 def test_an_encoder_of_another_length_is_seen_as_the_plain_one_is(by, name):
     query, source = places(4, 3, padding=2), places(6, 150, padding=1)
     given = arrays(9, 157, dtype=DTYPES[name])
-    options = {"places": (query, source)}
-    found = with_gradients(functools.partial(by, name), given, query, **options)
-    expected = with_gradients(functools.partial(by, "xla"), given, query, **options)
-    for a, b in zip(found, expected):
-        np.testing.assert_allclose(a, b, atol=CLOSE[DTYPES[name]])
+    found = with_gradients(by, name, given, query, source)
+    agree(found, with_gradients(by, "xla", given, query, source), name)
 
 
 def test_cudnn_sees_a_prefix(by):
@@ -155,23 +149,22 @@ def test_the_sums_of_the_softmax_are_float32(by, name):
     np.testing.assert_allclose(np.float32(out), 1.0, atol=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kv_heads", [2, 1])
 @pytest.mark.parametrize("name", ["splash", "cudnn"])
 def test_over_a_mesh_as_on_one_device(by, name, kv_heads):
     where = places(5, 3, padding=2, rows=4)
     given = arrays(10, kv_heads=kv_heads, rows=4, dtype=DTYPES[name])
     rules = (("batch", ("data",)), ("heads", "tensor"))
-    run = functools.partial(by, name, places=(where, where), causal=True)
-    expected = with_gradients(run, given, where)
+    expected = with_gradients(by, name, given, where, where, causal=True)
     mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
     with jax.set_mesh(mesh):
         names = ("batch", None, "heads", None)
         spec = layers.partition(given[1].shape, rules, *names)
         heads = None if kv_heads == 1 else ("tensor",)
         assert spec == PartitionSpec(("data",), None, heads, None)
-        found = with_gradients(functools.partial(run, spec=spec), given, where)
-    for a, b in zip(found, expected):
-        np.testing.assert_allclose(a, b, atol=CLOSE[DTYPES[name]])
+        options = {"causal": True, "spec": spec}
+        agree(with_gradients(by, name, given, where, where, **options), expected, name)
 
 
 def program(name, platform, dtype, **options):
@@ -286,7 +279,8 @@ def model(name, kind):
     )
 
 
-@pytest.mark.parametrize("kind", ["encoder", "decoder", "encoder_decoder"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
 def test_a_model_is_the_same_by_either_implementation(monkeypatch, kind):
     interpreted = functools.partial(attend_by, interpret=True)
     used = mock.Mock(side_effect=interpreted)
@@ -298,10 +292,7 @@ def test_a_model_is_the_same_by_either_implementation(monkeypatch, kind):
         batch |= {f"{side}inputs": tokens, f"{side}positions": of.positions}
         batch |= {f"{side}segment_ids": of.segments, f"{side}token_types": tokens * 0}
     plain, splash = model("xla", kind), model("splash", kind)
-    params = plain.init(jax.random.key(0), method="touch")["params"]
-    params = jax.tree.map(
-        lambda x: x.unbox(), params, is_leaf=lambda x: hasattr(x, "unbox")
-    )
+    params = step.make(plain, None).init(jax.random.key(0))
     real = (where.segments != 0)[..., None]
     found = []
     for each in (plain, splash):
@@ -315,10 +306,7 @@ def test_with_a_cache_a_model_does_without_kernels(monkeypatch):
     used = mock.Mock(wraps=attention_kernels.attend_by)
     monkeypatch.setattr(layers, "attend_by", used)
     decoder = model("splash", "decoder")
-    params = model("xla", "decoder").init(jax.random.key(0), method="touch")["params"]
-    params = jax.tree.map(
-        lambda x: x.unbox(), params, is_leaf=lambda x: hasattr(x, "unbox")
-    )
+    params = step.make(model("xla", "decoder"), None).init(jax.random.key(0))
     where = places(4)
     batch = {"inputs": where.positions, "positions": where.positions}
     batch |= {"segment_ids": where.segments, "token_types": where.positions * 0}

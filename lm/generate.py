@@ -1,0 +1,359 @@
+"""Command: what a run's model says after prompts, or about them.
+
+python -m lm.generate --workdir=DIR PROMPT ... | --input=FILE --output=FILE | --chat
+"""
+
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lm.config as configs
+from lm import chat, runtime, schema, storage
+from lm.errors import ConfigError, DataError
+from lm.flags import Parser
+
+USAGE = """python -m lm.generate --workdir=DIR [--checkpoint=latest|best|STEP]
+    PROMPT ... | --input=FILE.jsonl | --chat | < a prompt on each line
+    [--output=FILE.jsonl] [--stream] [--stop=TEXT ...] [--truncate] [--batch-size=8]
+    [--max-tokens=128] [--temperature=0.0] [--top-k=0] [--top-p=1.0] [--min-p=0.0]
+    [--repetition-penalty=1.0] [--seed=0] [--beams=1] [--n-best=1]
+    [--length-penalty=0.6] [--penalty=gnmt|length] [--early-stop=exact|heuristic|full]
+
+A prompt is the beginning of a text, or what an encoder-decoder reads. A row of --input
+has a text "prompt"; one of --output has it and "answers". The same command again
+continues an --output. --truncate cuts a prompt that is longer than the context: of a
+decoder's the end is kept, of an encoder-decoder's the beginning."""
+
+
+class Prompt(NamedTuple):
+    where: str
+    text: str
+
+
+def run(argv: list[str]) -> int:
+    flags, options = parse(argv)
+    workdir, which = Path(flags.workdir), flags.checkpoint
+    config = configs.of_run(workdir)
+    if config.model.get("kind", "encoder") == "encoder":
+        raise ConfigError(
+            f"--workdir {workdir}",
+            f"an encoder, trained for objective {config.objective.name}",
+            "the run of a decoder or an encoder-decoder",
+        )
+    prompts = [] if flags.chat else read_prompts(flags)
+    runtime.platform_setup()
+
+    import jax
+
+    from lm import checkpoint, decode, parts, transfer
+    from lm.speaker import Speaker
+
+    settings = decode.Settings(**options)
+    config = parts.with_tokenizer(config, workdir)
+    step = checkpoint.find(workdir, int(which) if which.isdecimal() else which)
+    corpus = parts.open_corpus(config, workdir, note)
+    program = parts.open_program(config, corpus)
+    init = checkpoint.Init(source=str(workdir), checkpoint=int(step.name))
+    with jax.set_mesh(program.mesh):
+        params, _ = transfer.load_params(init, program.params)
+        decoder = decode.holding(parts.make_decoder(corpus, program), params)
+        del params
+        if flags.chat:
+            return converse(decoder, settings, flags, workdir)
+        rows = min(flags.batch_size, len(prompts))
+        speaker = Speaker(decoder, settings, tuple(flags.stop), rows)
+        ids = [
+            speaker.fit(
+                parts.prompt_ids(corpus, program, prompt.text),
+                prompt.where,
+                truncate=flags.truncate,
+            )
+            for prompt in prompts
+        ]
+        if flags.output is None:
+            show(speaker, ids, flags.stream)
+        else:
+            made = {**options, "step": int(step.name), "stop": flags.stop}
+            made |= {"batch_size": rows, "truncate": flags.truncate}
+            write(speaker, prompts, ids, Path(flags.output), made)
+    return 0
+
+
+def note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
+    """The flags, and those of them that are fields of lm.decode.Settings."""
+    place = Path(__file__).with_name("decode.py")
+    fields = schema.read_class(place, "Settings", place.parent)
+    parser = Parser("lm.generate", USAGE)
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--checkpoint", default="latest")
+    parser.add_argument("prompts", nargs="*")
+    parser.add_argument("--input")
+    parser.add_argument("--output")
+    parser.add_argument("--stop", action="append", default=[])
+    parser.add_argument("--batch-size", default="8")
+    for switch in ("--chat", "--stream", "--truncate"):
+        parser.add_argument(switch, action="store_true")
+    for name in fields:
+        parser.add_argument(flag(name))
+    flags = parser.parse_intermixed_args(argv)
+    options = {
+        name: schema.check(field, schema.Text(given), flag(name))
+        for name, field in fields.items()
+        if (given := getattr(flags, name)) is not None
+    }
+    options = {name: field.default for name, field in fields.items()} | options
+    rows = schema.literal(flags.batch_size)
+    if type(rows) is not int or rows < 1:
+        raise ConfigError("--batch-size", flags.batch_size, "a whole number from 1")
+    flags.batch_size = rows
+    if flags.checkpoint not in ("latest", "best") and not flags.checkpoint.isdecimal():
+        found = repr(flags.checkpoint)
+        raise ConfigError("--checkpoint", found, "latest, best or a step")
+    if "" in flags.stop:
+        raise ConfigError("--stop", "an empty text", "a text that ends an answer")
+    given = [name for name in ("prompts", "input", "chat") if getattr(flags, name)]
+    if len(given) > 1:
+        raise ConfigError("flags", " and ".join(given), "one of them")
+    if options["beams"] > 1 and (flags.stream or flags.chat):
+        expected = "beams=1, for a search has no answer before its end"
+        raise ConfigError("--beams", f"{options['beams']} with a stream", expected)
+    if flags.output and (flags.stream or flags.chat):
+        raise ConfigError("--output", "it with --stream or --chat", "one of them")
+    return flags, options
+
+
+def flag(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def read_prompts(flags: Namespace) -> list[Prompt]:
+    """From the command line, a file, or the lines of standard input.
+
+    Raises:
+      DataError: no prompt, one that is empty or no text, or bytes that are not UTF-8.
+    """
+    if flags.prompts:
+        prompts = [Prompt(f"prompt {n}", t) for n, t in enumerate(flags.prompts, 1)]
+    elif flags.input:
+        path = Path(flags.input)
+        with storage.refusing(path):
+            lines = path.read_bytes().splitlines()
+        prompts = [read_row(raw, f"{path}:{n}") for n, raw in enumerate(lines, 1)]
+    else:
+        if sys.stdin.isatty():
+            note("a prompt on each line, then Ctrl-D:")
+        lines = sys.stdin.buffer.read().splitlines()
+        prompts = [
+            Prompt(where := f"standard input:{n}", read_utf8(raw, where))
+            for n, raw in enumerate(lines, 1)
+        ]
+    if not prompts:
+        raise DataError(flags.input or "prompts", "none", "at least one prompt")
+    for prompt in prompts:
+        if not prompt.text.strip():
+            found = f"an empty prompt ({len(prompt.text)} characters of white space)"
+            raise DataError(prompt.where, found, "a text to continue")
+        read_utf8(prompt.text.encode(errors="surrogateescape"), prompt.where)
+    return prompts
+
+
+def read_row(raw: bytes, where: str) -> Prompt:
+    try:
+        row = json.loads(read_utf8(raw, where))
+    except (ValueError, RecursionError) as error:
+        raise DataError(where, f"no JSON ({error})", '{"prompt": "..."}') from None
+    text = row.get("prompt") if isinstance(row, dict) else None
+    if not isinstance(text, str):
+        raise DataError(where, raw[:60].decode(), '{"prompt": "..."}')
+    return Prompt(where, text)
+
+
+def read_utf8(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        found = f"a byte that is not UTF-8 at offset {error.start}"
+        raise DataError(where, found, "UTF-8 text") from None
+
+
+def show(speaker: Any, ids: list[list[int]], stream: bool) -> None:
+    """The answers on the terminal, each on lines of its own, with its score if any."""
+    from lm.decode import draws_of
+
+    draws = draws_of(ids)
+    if stream:
+        for prompt, draw in zip(ids, draws):
+            speaker.stream(prompt, draw, say)
+            say("\n")
+        return
+    for first in range(0, len(ids), speaker.rows):
+        batch = slice(first, first + speaker.rows)
+        for answers in speaker.answers(ids[batch], draws[batch]):
+            for text, score in answers:
+                say(f"{text}\n" if score is None else f"{score:.4f}\t{text}\n")
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def write(
+    speaker: Any,
+    prompts: Sequence[Prompt],
+    ids: list[list[int]],
+    output: Path,
+    made: dict[str, Any],
+) -> None:
+    """A row for each prompt; those that the file has already are kept.
+
+    The settings lie beside it. A batch that was begun is answered again as a whole, so
+    that the rows are those of a command that was never stopped.
+
+    Raises:
+      DataError: the file was made with other settings or prompts.
+    """
+    from lm.decode import draws_of
+
+    kept = kept_rows(output, prompts, made)
+    if kept:
+        note(f"{output}: {kept} of {len(prompts)} rows are there")
+    else:
+        storage.write_json(settings_of(output), made)
+    draws, rows = draws_of(ids), speaker.rows
+    file = storage.Appender(output)
+    for first in range(kept - kept % rows, len(prompts), rows):
+        batch = slice(first, first + rows)
+        found = speaker.answers(ids[batch], draws[batch])
+        for n, answers in enumerate(found, first):
+            said = [
+                {"text": text} | ({} if score is None else {"score": score})
+                for text, score in answers
+            ]
+            if n >= kept:
+                row = {"prompt": prompts[n].text, "answers": said}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        file.sync()
+    file.close()
+
+
+def settings_of(output: Path) -> Path:
+    return output.with_name(output.name + ".settings.json")
+
+
+def kept_rows(output: Path, prompts: Sequence[Prompt], made: dict[str, Any]) -> int:
+    """How many rows of an earlier command are whole; what was torn is taken off."""
+    if not output.exists() or not output.stat().st_size:
+        return 0
+    fix = "give another --output, or remove this one"
+    with storage.refusing(output):
+        content = output.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        place = settings_of(output)
+        old = json.loads(place.read_text()) if place.exists() else None
+    if old is None:
+        raise DataError(str(output), "a file of something else", "no file", fix)
+    for name in sorted({*old, *made}):
+        if old.get(name) != made.get(name):
+            raise DataError(
+                str(output),
+                f"answers made with {name}={old.get(name)!r}",
+                f"{name}={made.get(name)!r}, as now",
+                fix,
+            )
+    rows = whole.splitlines()
+    if len(rows) > len(prompts):
+        found = f"{len(rows)} rows"
+        raise DataError(str(output), found, f"at most {len(prompts)} prompts", fix)
+    for number, (raw, prompt) in enumerate(zip(rows, prompts), 1):
+        if (there := read_row(raw, f"{output}:{number}")).text != prompt.text:
+            expected = f"{prompt.text[:40]!r}, as in {prompt.where}"
+            raise DataError(there.where, f"prompt {there.text[:40]!r}", expected, fix)
+    if len(whole) < len(content):
+        with storage.refusing(output):
+            os.truncate(output, len(whole))
+        note(f"{output}: took off a last row that was torn")
+    return len(rows)
+
+
+def converse(decoder: Any, settings: Any, flags: Namespace, workdir: Path) -> int:
+    """A dialogue: lines of standard input, and an answer to each."""
+    from lm.decode import draws_of
+    from lm.speaker import Speaker
+
+    if decoder.model.kind != "decoder":
+        raise ConfigError("--chat", f"a {decoder.model.kind}", "a decoder")
+    render, stops = form(decoder.codec, workdir)
+    speaker = Speaker(decoder, settings, (*flags.stop, *stops), 1)
+    room = min(speaker.room, decoder.model.max_len - settings.max_tokens)
+    if room < 1:
+        found = f"{settings.max_tokens} of a context of {decoder.model.max_len}"
+        raise ConfigError("--max-tokens", found, "less, with room for the dialogue")
+    turns: list[chat.Turn] = []
+    while (line := ask()) is not None:
+        if not line.strip():
+            continue
+        turns.append(chat.Turn("user", line))
+        try:
+            ids, dropped = chat.fit(turns, render, room)
+        except DataError as error:
+            note(error.line())
+            turns.pop()
+            continue
+        if dropped:
+            note(
+                f"({dropped} of {len(turns)} turns left out: with them and the answer "
+                f"more than the context of {decoder.model.max_len} tokens)"
+            )
+        del turns[:dropped]
+        answer = speaker.stream(ids, draws_of([ids])[0], say)
+        say("\n")
+        turns.append(chat.Turn("assistant", answer.strip()))
+    return 0
+
+
+def ask() -> str | None:
+    """The next line of the user; None at the end."""
+    if sys.stdin.isatty():
+        say("> ")
+    raw = sys.stdin.buffer.readline()
+    return read_utf8(raw, "standard input").rstrip("\n") if raw else None
+
+
+def form(codec: Any, workdir: Path) -> tuple[Callable, tuple[str, ...]]:
+    """What makes a prompt of turns, and the texts that end an answer.
+
+    The tokenizer's own chat template, if its files have one, else plain names.
+    """
+    from lm.hf.chat import read_template, render
+
+    template = read_template(workdir / "tokenizer")
+    first = [] if codec.bos_id is None else [codec.bos_id]
+    if template is None:
+        return lambda turns: first + codec.encode(chat.plain(turns)), chat.STOPS
+    roles = {"bos": codec.bos_id, "eos": codec.eos_id}
+    names = {f"{n}_token": codec.token(id) for n, id in roles.items() if id is not None}
+
+    def rendered(turns: Sequence[chat.Turn]) -> list[int]:
+        messages = [turn._asdict() for turn in turns]
+        return chat.encode_marked(codec, render(template, messages, tokens=names))
+
+    return rendered, ()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code (see lm.runtime.run_main)."""
+    argv = sys.argv[1:] if argv is None else argv
+    return runtime.run_main(lambda: run(argv), debug="--debug" in argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""G1 to G4: what is asked for wrongly."""
+
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import lm.config as configs
+from lm.errors import ConfigError
+from lm.main import main
+
+FILE = "tests/faults/config.py"
+
+WRONG = [
+    ("--config.optim.lrr=1e-3", "optim.lr"),
+    ("--config.optm.lr=1e-3", "optim"),
+    ("--config.optim.lr=fast", "optim.lr"),
+    ("--config.model.lr=1e-3", "optim.lr"),
+    ("--config.model.num_layers=two", "model.num_layers"),
+    ("--config.steps=[1]", "steps"),
+    ("--wrkdir=x", "--wrkdir"),
+]
+OUTSIDE = [
+    ("--config.optim.lr=nan", "optim.lr"),
+    ("--config.optim.lr=-1", "optim.lr"),
+    ("--config.optim.lr=inf", "optim.lr"),
+    ("--config.steps=-5", "steps"),
+    (f"--config.steps={10**20}", "steps"),
+    ("--config.grad_accum=3", "grad_accum"),
+    ("--config.optim.warmup=900", "optim.warmup"),
+    ("--config.seq_len=9999", "seq_len"),
+    ("--config.data.sources.0.weight=-1", "weight"),
+    ("--config.stop.max_skips=-1", "stop.max_skips"),
+]
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+@pytest.mark.parametrize(("row", "flag", "word"), [
+    *(("G1", *case) for case in WRONG), *(("G2", *case) for case in OUTSIDE)
+])  # fmt: skip
+def test_G1_G2_a_wrong_config_is_one_line_with_2(row, flag, word, tmp_path, capsys):
+    """G1: names and types; G2: values outside their bounds."""
+    began = time.monotonic()
+    assert main([f"--config={FILE}", flag, f"--workdir={tmp_path / 'run'}"]) == 2
+    assert time.monotonic() - began < 10
+    line = capsys.readouterr().err
+    assert line.startswith("error[config] ") and word in line
+    assert len(line.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+FIELDS = ["optim.lr", "steps", "seed", "batch_size", "model.dropout", "optim.options"]
+FIELDS += ["model.d_model", "data.sources", "optim.decay_mask", "stop.metric", "mesh"]
+VALUES = st.one_of(
+    st.text(max_size=30),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.recursive(
+        st.integers() | st.text(max_size=3), lambda inner: st.lists(inner, max_size=3)
+    ).map(repr),
+)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(field=st.sampled_from(FIELDS), value=VALUES)
+def test_G2_any_value_is_taken_or_refused_in_a_line(field, value):
+    try:
+        configs.load(FILE, [f"--config.{field}={value}"])
+    except ConfigError as error:
+        assert "\n" not in error.line() or len(error.line().splitlines()) <= 2
+
+
+CODE = [
+    "__import__('os').system('touch {}')",
+    "!!python/object/apply:os.system ['touch {}']",
+    "$(touch {})",
+    "`touch {}`",
+    "{{{{ ''.__class__.__mro__[1].__subclasses__() }}}} {}",
+    "(lambda: open({!r}, 'w'))()",
+]
+
+
+@pytest.mark.parametrize("code", CODE, ids=range(len(CODE)))
+def test_G3_code_in_a_value_stays_text_or_is_refused(code, tmp_path, capsys):
+    canary = tmp_path / "canary"
+    text = code.format(str(canary))
+    for field in ("optim.lr", "model.name", "data.sources", "tokenizer.special"):
+        flag = f"--config.{field}={text}"
+        assert main([f"--config={FILE}", flag, f"--workdir={tmp_path / 'run'}"]) == 2
+    assert not canary.exists()
+    assert "Traceback" not in capsys.readouterr().err

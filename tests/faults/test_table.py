@@ -1,0 +1,64 @@
+"""Each row of the table of faults has its tests, and each durable write its points."""
+
+import ast
+import re
+from pathlib import Path
+
+from lm import storage
+
+HERE = Path(__file__).parent
+ROWS = {"C": 10, "K": 11, "D": 11, "N": 5, "G": 4, "E": 8, "S": 8}
+IDS = [f"{letter}{n}" for letter, last in ROWS.items() for n in range(1, last + 1)]
+
+
+def tested():
+    """The ids that the names of tests carry."""
+    found = set()
+    for file in HERE.glob("test_*.py"):
+        for name in re.findall(
+            r"^def test_((?:[CKDNGES]\d+_)+)", file.read_text(), re.M
+        ):
+            found |= set(name.strip("_").split("_"))
+    return found
+
+
+def table():
+    """The rows of README.md: id -> (what is tested, trials, failures)."""
+    cells = re.findall(
+        r"^\| ([A-Z]\d+) \| (.*?) \| (.*?) \| (.*?) \|$",
+        (HERE / "README.md").read_text(),
+        re.M,
+    )
+    return {id: rest for id, *rest in cells}
+
+
+def test_each_row_has_a_test_or_a_reason():
+    assert len(IDS) == 57
+    rows = table()
+    assert list(rows) == IDS
+    for id in IDS:
+        reason = rows[id][0].startswith("Not here: ")
+        assert (id in tested()) != reason, id
+    assert tested() <= set(IDS)
+
+
+DURABLE = {"fsync", "rename", "rmtree", "sync_path", "settle"}
+# They serve the others, which have the points around them.
+HELPERS = {"sync_path", "settle", "rename", "_open", "__init__"}
+
+
+def test_each_function_that_makes_bytes_durable_has_crash_points():
+    seen = set()
+    tree = ast.parse(Path(storage.__file__).read_text())
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef) or node.name in HELPERS:
+            continue
+        names = {
+            part
+            for part in re.findall(r"\w+", ast.unparse(node))
+            if part in DURABLE | {"crash_point"}
+        }
+        if names & DURABLE:
+            seen.add(node.name)
+            assert "crash_point" in names, f"storage.{node.name} has no crash point"
+    assert {"write_bytes", "sync", "commit", "remove_tree"} <= seen

@@ -1,0 +1,90 @@
+"""Causal language modelling: its examples, its loss, its evaluation in a run."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from lm.errors import ConfigError
+from tests import tiny
+
+MODEL = {
+    "name": "transformer",
+    "preset": "llama_tiny",
+    "vocab_size": None,
+    "num_layers": 2,
+    "d_model": 16,
+    "num_heads": 2,
+    "d_ff": 32,
+    "attention": {"kv_heads": 1},
+}
+
+
+def settings(**changes):
+    return tiny.config(model=MODEL, objective={"name": "causal_lm"}, **changes)
+
+
+def test_the_loss_is_that_of_each_next_token(tmp_path):
+    corpus, program = tiny.program(settings(), tmp_path)
+    batch = tiny.batch(corpus)
+    params = program.init(jax.random.key(0))
+    total, count = program.metrics(params, batch)["lm_loss"]
+
+    def logits(model, batch):
+        return model.logits(model(batch, train=False))
+
+    found = np.asarray(program.model.apply({"params": params}, batch, method=logits))
+    p = np.exp(found) / np.exp(found).sum(-1, keepdims=True)
+    expected = 0.0
+    for row, column in zip(*np.nonzero(batch["weights"])):
+        expected -= math.log(p[row, column, batch["targets"][row, column]])
+    assert float(total) == pytest.approx(expected, rel=1e-5)
+    assert float(count) == np.asarray(batch["weights"]).sum()
+    # A target is the next input, but at the end of a document.
+    same = np.asarray(batch["segment_ids"])
+    inside = (same[:, 1:] == same[:, :-1]) & (same[:, 1:] > 0)
+    inputs, targets = np.asarray(batch["inputs"]), np.asarray(batch["targets"])
+    assert (targets[:, :-1][inside] == inputs[:, 1:][inside]).all()
+    codec = corpus.codec
+    assert (inputs[np.asarray(batch["positions"]) == 0] == codec.bos_id).sum() >= 3
+    assert (targets == codec.eos_id).sum() > 2
+
+
+def test_a_run_learns_and_its_evaluations_may_overlap(tmp_path):
+    heldout = {"sources": [{"name": "memory", "items": tiny.documents(12, seed=1)}]}
+    overlapping = {"evaluator": "mean", "data": heldout, "objective": {"stride": 6}}
+    plain = {"evaluator": "mean", "data": heldout}
+    evals = {"plain": plain, "overlapping": overlapping}
+    run = settings(steps=20, evals=evals, optim__warmup=2)
+    assert tiny.run(run, tmp_path) == 0
+    last = tiny.rows(tmp_path)[-1]
+    first = tiny.rows(tmp_path)[0]
+    assert last["train/loss"] < first["train/loss"] - 0.3
+    for name in evals:
+        # A word is a token here; the same tokens are said, with more before them.
+        bits = last[f"{name}/lm_loss"] / math.log(2)
+        per_byte = last[f"{name}/bits_per_byte"]
+        assert per_byte < bits / 2
+        assert last[f"{name}/perplexity"] == pytest.approx(
+            math.exp(last[f"{name}/lm_loss"])
+        )
+    assert last["plain/lm_loss"] != last["overlapping/lm_loss"]
+    ratio = last["plain/bits_per_byte"] / last["plain/lm_loss"]
+    again = last["overlapping/bits_per_byte"] / last["overlapping/lm_loss"]
+    assert ratio == pytest.approx(again, rel=1e-5)
+
+
+def test_a_stride_longer_than_the_row_is_refused(tmp_path):
+    changes = {"objective": {"name": "causal_lm", "stride": 99}}
+    run = tiny.config(model=MODEL, **changes)
+    corpus, _ = tiny.program(run, tmp_path)
+    with pytest.raises(ConfigError, match=r"objective\.stride: found 99.*seq_len=24"):
+        len(corpus.stream)
+
+
+def test_an_evaluation_cannot_change_a_field_that_is_not_there(tmp_path):
+    heldout = {"sources": [{"name": "memory", "items": tiny.documents(4)}]}
+    evals = {"h": {"evaluator": "mean", "data": heldout, "objective": {"strid": 6}}}
+    with pytest.raises(ConfigError, match=r"objective\.strid.*stride"):
+        tiny.run(settings(evals=evals), tmp_path)
