@@ -31,7 +31,7 @@ def test_scores_of_known_texts():
     # Two of three words, of four: P = 2/3, R = 2/4, F1 = 4/7.
     score, _ = text.rouge1(["a c d"], [["a b c e"]])
     assert score == pytest.approx(100 * 4 / 7)
-    # By hand: precisions 3/3, 2/2, 1/1 and no 4-gram would be 0; so of 5 words, 4 right.
+    # Of 5 words 4 are right, of 4 pairs 3, and so on.
     score, _ = text.bleu(["a b c d f"], [["a b c d e"]])
     assert score == pytest.approx(100 * (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25)
 
