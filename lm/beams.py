@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from lm.cached import NOTHING, Reader, one_token
+from lm.cached import NOTHING, Reader, everywhere, one_token
 
 
 class Beams(NamedTuple):
@@ -79,7 +79,7 @@ def search(
 
     state = rank(state, jnp.repeat(logits, beams, axis=0))
     state = jax.lax.while_loop(going, token, state)
-    return state.done, state.done_score
+    return everywhere((state.done, state.done_score))
 
 
 def _rank(

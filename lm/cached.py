@@ -82,6 +82,13 @@ class Reader:
         return logits, split(cache)
 
 
+def everywhere(tree: PyTree) -> PyTree:
+    """Whole on each device of the mesh, if there is one: every process can read it."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, jax.sharding.PartitionSpec())
+
+
 def one_token(
     token: Int[Array, "B"], position: Int[Array, "B"]
 ) -> dict[str, Int[Array, "B 1"]]:

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree, UInt
 
 from lm import beams
-from lm.cached import NOTHING, Reader, one_token, split
+from lm.cached import NOTHING, Reader, everywhere, one_token, split
 from lm.errors import ConfigError, DataError
 from lm.ops.sampling import choose, penalise
 
@@ -372,7 +372,7 @@ def _start(
         known=known,
         row=row,
     )
-    return _say(reader, state, logits, numbers)
+    return everywhere(_say(reader, state, logits, numbers))
 
 
 def _advance(
@@ -399,7 +399,7 @@ def _advance(
     said = jnp.full((len(state.token), BLOCK), NOTHING, jnp.int32)
     state = state._replace(ended=state.ended | stopped)
     _, state, said = jax.lax.while_loop(going, token, (0, state, said))
-    return state, said
+    return everywhere((state, said))
 
 
 def _say(reader: Reader, state: State, logits: Array, numbers: Numbers) -> State:

@@ -99,10 +99,19 @@ def _shape_rules(c: Mapping) -> Iterator[Rule]:
         "lower seq_len, or raise model.max_len.",
     )
     width, heads = model.get("d_model"), model.get("num_heads")
-    if width and heads and not model.get("attention", {}).get("head_dim"):
+    attention = model.get("attention", {})
+    if width and heads and not attention.get("head_dim"):
         expected = f"a multiple of model.num_heads={heads}"
         fix = "change one of them, or set model.attention.head_dim."
         yield width % heads == 0, "model.d_model", width, expected, fix
+    shared = attention.get("kv_heads")
+    if shared and heads:
+        where, expected = "model.attention.kv_heads", f"a divisor of num_heads={heads}"
+        yield heads % shared == 0, where, shared, expected, None
+    if model.get("position") == "rope" and width and heads:
+        size = attention.get("head_dim") or width // heads
+        where, expected = "model.position", "heads of an even size"
+        yield size % 2 == 0, where, f"rope with heads of {size}", expected, None
 
 
 def _check_attention(c: Mapping) -> None:

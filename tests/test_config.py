@@ -170,6 +170,13 @@ def test_a_required_field(tmp_path):
         (["grad_accum=3"], "batch_size: found 32, expected a multiple of grad_accum=3"),
         (["seq_len=513"], "seq_len: found 513, expected at most model.max_len=512"),
         (["model.num_heads=3"], "model.d_model: found 128, expected a multiple of"),
+        (["model.attention.kv_heads=3"], "kv_heads: found 3, expected a divisor of"),
+        (
+            ["model.position=rope", "model.attention.head_dim=5"],
+            "model.position: found rope with heads of 5, expected heads of an even",
+        ),
+        (["model.attention.windw=5"], "did you mean model.attention.window?"),
+        (["model.attention.window=0"], "model.attention.window: found 0, expected"),
         (["objective.next=sop", "data.pack=true"], "data.pack: found true"),
         (
             ["objective.next=nsp", "evals.heldout.data.pack=true"],

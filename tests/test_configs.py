@@ -43,6 +43,7 @@ def test_trains_two_quick_steps(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     size = ["--config.model.num_layers=2", "--config.model.d_model=64"]
     size += ["--config.model.num_heads=2", "--config.model.d_ff=128"]
+    size += ["--config.model.attention.kv_heads=2"]
     code = main(
         [
             f"--config=configs/{name}.py:quick",

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from lm import evaluate, main
+from lm import evaluate, generate, main
 
 ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = {
+    "lm.main": main.main,
+    "lm.evaluate": evaluate.main,
+    "lm.generate": generate.main,
+}
 README = (ROOT / "README.md").read_text()
 
 
@@ -38,6 +43,7 @@ def test_every_bash_command_runs(clone, capsys):
     small = ["--config.mesh.data=8", "--config.batch_size=8", "--config.steps=2"]
     small += ["--config.model.num_layers=2", "--config.model.d_model=64"]
     small += ["--config.model.num_heads=2", "--config.model.d_ff=128"]
+    small += ["--config.model.attention.kv_heads=2"]
     ran = []
     for line in commands("bash"):
         python, dash, module, *flags = shlex.split(line)
@@ -48,7 +54,7 @@ def test_every_bash_command_runs(clone, capsys):
             else flag
             for flag in flags
         ]
-        command = {"lm.main": main.main, "lm.evaluate": evaluate.main}[module]
+        command = COMMANDS[module]
         if module == "lm.main":
             flags += small
         assert command(flags) == 0, (line, capsys.readouterr())

@@ -2,13 +2,13 @@
 
     python experiments/benchmarks/generate.py [--peer=PYTHON] [--rounds=3]
 
-Greedy continuation of prompts of 32 tokens by 128, float32, random weights, nothing ends
-early, for batches of 1 and 8. The peer is `transformers`' generate in PyTorch (sdpa
+Greedy continuation of prompts of 32 tokens by 128, float32, random weights, no early
+end, for batches of 1 and 8. The peer is `transformers`' generate in PyTorch (sdpa
 attention, its cache, inference mode), run by the interpreter PYTHON (by default this
 one, where it has torch) in a process of its own, with as many threads as there are
 cores. The two take turns; the table shows medians over rounds after one of warm-up,
-prefill included. Of ours also the time per token in the first and in the last quarter of
-an answer, and how often a program was compiled after the warm-up.
+prefill included. Of ours also the time per token in the first and in the last quarter
+of an answer, and how often a program was compiled after the warm-up.
 """
 
 import argparse

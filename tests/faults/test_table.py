@@ -11,7 +11,7 @@ ROWS = {"C": 10, "K": 11, "D": 11, "N": 5, "G": 4, "E": 8, "S": 8}
 IDS = [f"{letter}{n}" for letter, last in ROWS.items() for n in range(1, last + 1)]
 
 
-def tested():
+def covered():
     """The ids that the names of tests carry."""
     found = set()
     for file in HERE.glob("test_*.py"):
@@ -38,8 +38,8 @@ def test_each_row_has_a_test_or_a_reason():
     assert list(rows) == IDS
     for id in IDS:
         reason = rows[id][0].startswith("Not here: ")
-        assert (id in tested()) != reason, id
-    assert tested() <= set(IDS)
+        assert (id in covered()) != reason, id
+    assert covered() <= set(IDS)
 
 
 DURABLE = {"fsync", "rename", "rmtree", "sync_path", "settle"}
