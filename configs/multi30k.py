@@ -38,8 +38,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.job = "train"
     c.seed = 0
-    c.steps = "60 epochs"
-    c.batch_size = 32
+    c.steps = "23 epochs"
+    c.batch_size = 16
     c.seq_len = 128
 
     c.tokenizer = dict(name="spm", vocab_size=6000, character_coverage=1.0)
@@ -67,8 +67,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.objective = dict(name="seq2seq", label_smoothing=0.1)
     c.optim = dict(
         name="adam",
-        lr=5e-3,
-        schedule="rsqrt",
+        lr=3e-3,
+        schedule="cosine",
         warmup="1000 steps",
         weight_decay=0.0,
         clip=1.0,
@@ -81,13 +81,23 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     train = parallel("train.en.gz", "train.de.gz")
     val = parallel("val.en", "val.de")
+    test = parallel("test_2016_flickr.en", "test_2016_flickr.de")
     if arg.quick:
         records = [dict(source=english, target=german) for english, german in PAIRS]
-        train = val = dict(name="memory", items=records)
+        train = val = test = dict(name="memory", items=records)
         c.tokenizer = dict(name="word", kind="word")
     c.data = dict(sources=[train], pack=True)
     c.evals = dict(
         val=dict(evaluator="mean", data=dict(sources=[val]), every="2 epochs"),
+        test=dict(
+            evaluator="generation",
+            data=dict(sources=[test], pack=False),
+            metrics=("bleu", "chrf"),
+            every="100%",
+            beams=5,
+            length_penalty=1.0,
+            max_tokens=96,
+        ),
     )
     c.checkpoint = dict(every="2 epochs", keep_last=1, best="val/loss", best_mode="min")
     c.log = dict(every=20)
@@ -101,6 +111,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         c.model.d_ff = 64
         c.optim.warmup = "10%"
         c.evals.val.every = "50%"
+        c.evals.test.max_tokens = 12
+        c.evals.test.beams = 2
         c.checkpoint.every = "50%"
         c.log.every = 5
     return c

@@ -86,8 +86,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     lists = dict(name="jsonl", columns=("source", "target"), lists=True)
     train = dict(lists, files=f"{arg.dir}/train.jsonl.gz")
     dev = dict(lists, files=f"{arg.dir}/dev.jsonl")
+    test = dict(lists, files=f"{arg.dir}/test.jsonl")
     if arg.quick:
-        train = dev = dict(name="memory", items=ABSTRACTS, lists=True)
+        train = dev = test = dict(name="memory", items=ABSTRACTS, lists=True)
         c.tokenizer = dict(name="word", kind="word")
     c.data = dict(sources=[train], pack=True)
     c.evals = dict(
@@ -96,6 +97,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             data=dict(sources=[dev]),
             objective=dict(targets="each"),
             every="10%",
+        ),
+        test=dict(
+            evaluator="generation",
+            data=dict(sources=[test], pack=False),
+            metrics=("rouge1", "rouge2", "rougeL"),
+            every="100%",
+            beams=4,
+            max_tokens=64,
         ),
     )
     c.checkpoint = dict(every="10%", keep_last=1, best="dev/loss", best_mode="min")
@@ -108,5 +117,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         c.model.num_layers = 2
         c.model.d_model = 32
         c.model.d_ff = 64
+        c.evals.test.update(max_tokens=8, beams=2)
         c.log.every = 5
     return c

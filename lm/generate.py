@@ -78,7 +78,7 @@ def run(argv: list[str]) -> int:
             show(speaker, ids, flags.stream)
         else:
             made = {**options, "step": int(step.name), "stop": flags.stop}
-            made |= {"batch_size": rows, "truncate": flags.truncate}
+            made |= {"batch_size": flags.batch_size, "truncate": flags.truncate}
             write(speaker, prompts, ids, Path(flags.output), made)
     return 0
 

@@ -106,7 +106,9 @@ class Watch:
         while not self._done.wait(TICK):
             now = time.monotonic()
             if now - armed > 20 * TICK:  # For native code that keeps all threads out.
-                faulthandler.dump_traceback_later(self._limit + 60, exit=True)
+                faulthandler.dump_traceback_later(
+                    self._limit + 60, exit=True, file=sys.__stderr__
+                )
                 armed = now
             if now - last > 10 * TICK:
                 self._deadline += now - last  # This process itself was frozen.

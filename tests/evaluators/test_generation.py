@@ -25,7 +25,7 @@ def test_scores_of_known_texts():
         score, signature = metric(same, right)
         assert score == pytest.approx(100.0), name
         assert "version:" in signature
-        worse, _ = metric(["the cat sat", "one dog ran"], right)
+        worse, _ = metric(["the cat sat on a mat", "one dog ran"], right)
         assert 0 < worse < 100, name
     assert text.bleu(same, right)[1].startswith("nrefs:var|case:mixed|eff:no|tok:13a")
     # Two of three words, of four: P = 2/3, R = 2/4, F1 = 4/7.
@@ -39,11 +39,11 @@ def test_scores_of_known_texts():
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("translator")
-    heldout = {"sources": [{"name": "memory", "items": PAIRS}]}
+    heldout = {"sources": [{"name": "memory", "items": PAIRS, "lists": True}]}
     config = settings(
         model=settings().model | {"kind": "encoder_decoder", "position": "sinusoidal"},
         objective={"name": "seq2seq"},
-        data={"sources": [{"name": "memory", "items": PAIRS * 8}], "pack": False},
+        data={"sources": heldout["sources"], "pack": False},
         tokenizer={"name": "word", "kind": "word"},
         evals={
             "test": {

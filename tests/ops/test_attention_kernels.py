@@ -141,12 +141,15 @@ def test_cudnn_sees_a_prefix(by):
 
 
 @pytest.mark.parametrize("name", DTYPES)
-def test_the_sums_of_the_softmax_are_float32(by, name):
-    # Summed in bfloat16, more than 256 equal probabilities would not add up.
-    where = places(700)
-    query, key, _ = arrays(700, dtype="bfloat16")
-    out = by(name, query * 0, key, jnp.ones_like(key), places=(where, where))
-    np.testing.assert_allclose(np.float32(out), 1.0, atol=0.01)
+def test_scores_and_their_softmax_are_float32(by, name):
+    # Two scores, 128 and 128.25: one number in bfloat16, whose steps are of 1 there.
+    where = places(2)
+    query = jnp.zeros((1, 2, 1, 8)).at[..., :2].set([16.0, 1.0]).astype("bfloat16")
+    key = jnp.zeros((1, 2, 1, 8)).at[..., 0].set(8.0).at[0, 1, 0, 1].set(0.25)
+    value = jnp.zeros((1, 2, 1, 8)).at[0, 1].set(1.0)
+    both = key.astype("bfloat16"), value.astype("bfloat16")
+    out = by(name, query, *both, places=(where, where), scale=1.0)
+    np.testing.assert_allclose(np.float32(out), 1 / (1 + np.exp(-0.25)), atol=0.01)
 
 
 @pytest.mark.slow
