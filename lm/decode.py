@@ -218,6 +218,24 @@ def may_be_said(codec: Any, size: int) -> Bool[np.ndarray, "V"]:
     return allowed
 
 
+def room(model: Any, max_tokens: int) -> int:
+    """The most tokens that a prompt may have.
+
+    Raises:
+      ConfigError: the answer alone is too long for a table of positions.
+    """
+    if model.position != "learned":
+        return model.max_len
+    left = model.max_len - max_tokens
+    if left < 1:
+        raise ConfigError(
+            "max_tokens",
+            f"{max_tokens} with a table of {model.max_len} positions (model.max_len)",
+            f"at most {model.max_len - 1}",
+        )
+    return left if model.kind == "decoder" else model.max_len
+
+
 def answer(
     decoder: Decoder,
     prompts: Sequence[Prompt],
@@ -236,7 +254,17 @@ def answer(
       draws: a number for each prompt, on which its draws depend: `draws_of(prompts)`.
       watch: called after the first token and after every block; not with a search.
       block: tokens of a dispatch, at most BLOCK.
+
+    Raises:
+      ConfigError: a table of positions is too short for prompt and answer.
     """
+    longest, most = max(map(len, prompts)), room(decoder.model, settings.max_tokens)
+    if longest > most and decoder.model.position == "learned":
+        raise ConfigError(
+            "max_tokens",
+            f"{settings.max_tokens} with a prompt of {longest} tokens",
+            f"prompts of at most {most} (model.max_len={decoder.model.max_len})",
+        )
     batch = make_batch(decoder, prompts, rows or len(prompts))
     if settings.beams > 1:
         return _search(decoder, batch, len(prompts), settings)

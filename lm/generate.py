@@ -293,7 +293,7 @@ def converse(decoder: Any, settings: Any, flags: Namespace, workdir: Path) -> in
         raise ConfigError("--chat", f"a {decoder.model.kind}", "a decoder")
     render, stops = form(decoder.codec, workdir)
     speaker = Speaker(decoder, settings, (*flags.stop, *stops), 1)
-    room = min(speaker.room, decoder.model.max_len - settings.max_tokens)
+    room = decoder.model.max_len - settings.max_tokens
     if room < 1:
         found = f"{settings.max_tokens} of a context of {decoder.model.max_len}"
         raise ConfigError("--max-tokens", found, "less, with room for the dialogue")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from lm import decode
 from lm.decode import Decoder, Settings
-from lm.errors import ConfigError, DataError
+from lm.errors import DataError
 
 LOST = "\ufffd"  # what a tokenizer shows for bytes that are no whole character
 
@@ -24,26 +24,6 @@ class Speaker:
     stop: tuple[str, ...] = ()
     rows: int = 8
 
-    @property
-    def room(self) -> int:
-        """The most tokens that a prompt may have.
-
-        Raises:
-          ConfigError: the answer alone is longer than a table of positions.
-        """
-        model, most = self.decoder.model, self.settings.max_tokens
-        if model.position != "learned":
-            return model.max_len
-        source = model.kind == "encoder_decoder"
-        left = model.max_len - most
-        if left < 1:
-            raise ConfigError(
-                "max_tokens",
-                f"{most} with a table of {model.max_len} positions (model.max_len)",
-                f"at most {model.max_len - 1}",
-            )
-        return model.max_len if source else left
-
     def fit(self, ids: list[int], where: str, *, truncate: bool) -> list[int]:
         """The tokens of a prompt, if need be and allowed cut to what has room.
 
@@ -53,13 +33,13 @@ class Speaker:
         Raises:
           DataError: an empty prompt, or one that is too long.
         """
-        codec, room = self.decoder.codec, self.room
+        codec, model = self.decoder.codec, self.decoder.model
+        room = decode.room(model, self.settings.max_tokens)
         if all(id in (codec.bos_id, codec.eos_id) for id in ids):
             raise DataError(where, "an empty prompt", "at least one token of text")
         if len(ids) <= room:
             return ids
         if not truncate:
-            model = self.decoder.model
             raise DataError(
                 where,
                 f"a prompt of {len(ids)} tokens",
@@ -67,7 +47,7 @@ class Speaker:
                 f"position={model.position}, max_tokens={self.settings.max_tokens})",
                 "shorten it, lower --max-tokens, or cut it by --truncate",
             )
-        if self.decoder.model.kind == "encoder_decoder":
+        if model.kind == "encoder_decoder":
             return [*ids[: room - 1], ids[-1]]
         first = [id for id in ids[:1] if id == codec.bos_id]
         return first + ids[len(ids) - room + len(first) :]

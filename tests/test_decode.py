@@ -355,6 +355,9 @@ def test_refusals():
     encoder = Model(**PRESETS["bert_tiny"])
     with pytest.raises(ConfigError, match=r"model\.kind: found encoder"):
         decode.make_decoder(encoder, codec())
+    _, _, decoder = make("gpt2")
+    with pytest.raises(ConfigError, match="60 with a prompt of 9 tokens, expected"):
+        decode.answer(decoder, PROMPTS, decode.Settings(max_tokens=60))
     model, _, _ = make("t5")
     with pytest.raises(DataError, match="no bos and no pad"):
         decode.make_decoder(model, codec(bos_id=None, pad_id=None))

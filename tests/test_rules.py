@@ -26,7 +26,9 @@ def check(objective: dict, **model):
     )
 
 
-@pytest.mark.parametrize("name", _KINDS.keys() - {"classification", "prefix_lm"})
+@pytest.mark.parametrize(
+    "name", sorted(_KINDS.keys() - {"classification", "prefix_lm"})
+)
 @pytest.mark.parametrize("kind", ["encoder", "decoder", "encoder_decoder"])
 def test_an_objective_needs_its_kind_of_model(name, kind):
     if kind in _KINDS[name]:

@@ -377,8 +377,13 @@ class Attention(nn.Module):
         drop = train and options.dropout > 0.0
         # An encoder's document is seen as a whole, wherever its decoder stands.
         seen = {} if self.cross else {"causal": self.causal, "window": options.window}
+        implementation = compute.attention if cache is None else "xla"
+        spec = None
+        if implementation != "xla":
+            names = ("batch", None, "heads", None)
+            spec = partition(key.shape, compute.rules, *names)
         attended = attend_by(
-            compute.attention if cache is None else "xla",
+            implementation,
             query,
             key.astype(query.dtype),
             value.astype(query.dtype),
@@ -390,7 +395,7 @@ class Attention(nn.Module):
             dropout_rate=options.dropout,
             dropout_key=self.make_rng("dropout") if drop else None,
             precision=compute.precision,
-            spec=partition(key.shape, compute.rules, "batch", None, "heads", None),
+            spec=spec,
         )
         return self.output(attended), cache
 
