@@ -132,7 +132,7 @@ def marked(kind):
     return pytest.param(kind, marks=[pytest.mark.slow] if kind in SLOW else [])
 
 
-@pytest.mark.parametrize("kind", map(marked, KINDS))
+@pytest.mark.parametrize("kind", [marked(kind) for kind in KINDS])
 def test_cached_and_batched_is_the_full_forward_alone(kind):
     model, params, decoder = make(kind)
     settings = decode.Settings(max_tokens=8, repetition_penalty=1.5)
@@ -296,6 +296,7 @@ def enumerated(model, params, prompt, words, length, divisor):
     ],
 )
 def test_beam_search_finds_the_best(kind, alpha, penalty):
+    """As wide as there are texts, it finds all of them, in their order."""
     words = codec(vocab_size=6)
     model, params, decoder = make(kind, words=words, seed=1)
     divisor = {
@@ -303,11 +304,12 @@ def test_beam_search_finds_the_best(kind, alpha, penalty):
         "length": lambda n: n**alpha,
     }[penalty]
     settings = decode.Settings(
-        max_tokens=3, beams=40, n_best=5, length_penalty=alpha, penalty=penalty
+        max_tokens=3, beams=40, n_best=40, length_penalty=alpha, penalty=penalty
     )
     prompts = [[3, 4, 3], [5]]
     for prompt, found in zip(prompts, decode.answer(decoder, prompts, settings)):
-        expected = enumerated(model, params, prompt, words, 3, divisor)[:5]
+        expected = enumerated(model, params, prompt, words, 3, divisor)
+        assert len(expected) == 40
         assert [answer.ids for answer in found] == [text for _, text in expected]
         scores = [answer.score for answer in found]
         np.testing.assert_allclose(scores, [s for s, _ in expected], rtol=1e-5)

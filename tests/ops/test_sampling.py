@@ -15,17 +15,20 @@ LOGITS[2] = -np.abs(LOGITS[2])
 ORDER = np.argsort(-LOGITS, axis=1)
 
 
+ROWS = jnp.asarray(LOGITS)
+
+
 def kept(array):
     return [set(np.flatnonzero(row > -np.inf).tolist()) for row in np.asarray(array)]
 
 
 @pytest.mark.parametrize("k", [1, 2, 7, 23, 40, 99])
 def test_top_k(k):
-    found = kept(sampling.keep_top_k(LOGITS, jnp.int32(k)))
+    found = kept(sampling.keep_top_k(ROWS, jnp.int32(k)))
     possible = kept(LOGITS)
     for row, order in enumerate(ORDER):
         assert found[row] == set(order[:k].tolist()) & possible[row]
-    assert kept(sampling.keep_top_k(LOGITS, jnp.int32(0))) == possible
+    assert kept(sampling.keep_top_k(ROWS, jnp.int32(0))) == possible
 
 
 def test_ties_stay_together():
@@ -35,7 +38,7 @@ def test_ties_stay_together():
 
 @pytest.mark.parametrize("p", [0.01, 0.3, 0.9, 0.999, 1.0])
 def test_top_p(p):
-    found = kept(sampling.keep_top_p(LOGITS, jnp.float32(p)))
+    found = kept(sampling.keep_top_p(ROWS, jnp.float32(p)))
     for row, order in enumerate(ORDER):
         weights = np.exp(LOGITS[row] - LOGITS[row].max())
         mass = itertools.accumulate((weights / weights.sum())[order])
@@ -48,7 +51,7 @@ def test_top_p(p):
 
 
 def test_min_p():
-    found = kept(sampling.keep_min_p(LOGITS, jnp.float32(0.1)))
+    found = kept(sampling.keep_min_p(ROWS, jnp.float32(0.1)))
     for row, logits in enumerate(LOGITS):
         weights = np.exp(logits - logits.max())
         assert found[row] == set(np.flatnonzero(weights >= 0.1).tolist())
@@ -66,7 +69,8 @@ OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 def draw(logits, count, **changes):
     keys = jax.random.split(jax.random.key(0), count)
     rows = jnp.broadcast_to(logits, (count, len(logits)))
-    return np.asarray(sampling.choose(rows, keys, **OFF | changes))
+    options = {name: jnp.asarray(value) for name, value in (OFF | changes).items()}
+    return np.asarray(sampling.choose(rows, keys, **options))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
