@@ -66,7 +66,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         c.steps = "10 steps"
         c.batch_size = 8
         c.seq_len = 64
-        c.grad_accum = 2
+        c.grad_accum = 1
         c.tokenizer = dict(name="hf", kind="bpe", vocab_size=1000)
         c.model.update(num_layers=2, d_model=64, num_heads=4, d_ff=256, max_len=64)
         c.optim.warmup = "2 steps"

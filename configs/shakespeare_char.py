@@ -49,7 +49,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         lr=1e-3,
         schedule="cosine",
         end_lr=0.1,
-        warmup=100,
+        warmup="5%" if small else "2%",
         weight_decay=0.1,
         clip=1.0,
         options=dict(b2=0.99),
@@ -69,7 +69,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     if arg.quick:
         c.steps = 20
-        c.optim.warmup = 5
         c.evals.heldout.limit = 64
         c.log.every = 5
     return c

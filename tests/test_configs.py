@@ -38,7 +38,17 @@ def test_loads(config, monkeypatch):
     assert config.steps
 
 
-@pytest.mark.parametrize("name", FILES)
+# One of each kind in every run of the tests, the others with the slow ones.
+FAST = {"bert_tiny", "llama_tiny", "multi30k", "sst2"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+        for name in FILES
+    ],
+)
 def test_trains_two_quick_steps(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     size = ["--config.model.num_layers=2", "--config.model.d_model=64"]

@@ -1,6 +1,7 @@
 """Published sizes; and of encoders, what an output depends on, what changes nothing."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +29,12 @@ TINY = {
 
 def make(**changes):
     model = configs.build(Model, TINY | {"heads": HEADS} | changes)
-    params = step.make(model, None).init(jax.random.key(0))
-    return model, params
+    return model, new(model)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def new(model):
+    return step.make(model, None).init(jax.random.key(0))
 
 
 def batch(segments, seed=0, **given):
@@ -50,8 +55,9 @@ def batch(segments, seed=0, **given):
     } | given
 
 
-def hidden(model, params, rows, **keywords):
-    return model.apply({"params": params}, rows, train=False, **keywords)
+@functools.partial(jax.jit, static_argnums=0)
+def hidden(model, params, rows):
+    return model.apply({"params": params}, rows, train=False)
 
 
 def count(params):
@@ -161,8 +167,11 @@ def test_packed_is_separate(position):
         found = zip(batches, spans)
         return sum((hidden(model, params, b)[:, s] ** 2).sum() for b, s in found)
 
-    all_at_once = jax.grad(loss)(params, [packed], [slice(0, 10)])
-    one_by_one = jax.grad(loss)(params, parts, [slice(None)] * 3)
+    def gradient(batches, spans):
+        return jax.jit(jax.grad(lambda params: loss(params, batches, spans)))(params)
+
+    all_at_once = gradient([packed], [slice(0, 10)])
+    one_by_one = gradient(parts, [slice(None)] * 3)
     for path, leaf in trees.flatten(all_at_once).items():
         other = trees.flatten(one_by_one)[path]
         np.testing.assert_allclose(leaf, other, atol=3e-5, err_msg=path)
@@ -190,8 +199,8 @@ def test_how_it_is_computed_changes_nothing(compute):
         out = model.apply({"params": params}, rows, train=True, rngs=rngs)
         return (out * jnp.arange(16)).sum()
 
-    first, gradient = jax.value_and_grad(loss)(params, model)
-    second, again = jax.value_and_grad(loss)(params, other)
+    both = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    (first, gradient), (second, again) = both(params, model), both(params, other)
     assert first == pytest.approx(float(second), rel=1e-6)
     for path, leaf in trees.flatten(gradient).items():
         limit = 1e-5 * max(1.0, float(np.abs(leaf).max()))
