@@ -54,8 +54,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.compute = dict(dtype="bfloat16")
 
     source = dict(name="text", files=arg.text) if arg.text else dict(name="builtin")
-    c.data = dict(sources=[dict(source, part="train", holdout=0.01)], pack=True)
-    heldout = dict(sources=[dict(source, part="heldout", holdout=0.01)])
+    heldout_share = 0.01 if arg.text else 0.05
+    c.data = dict(
+        sources=[dict(source, part="train", holdout=heldout_share)], pack=True
+    )
+    heldout = dict(sources=[dict(source, part="heldout", holdout=heldout_share)])
     c.evals = dict(
         heldout=dict(evaluator="mean", data=heldout, every="2%", limit=2048),
     )
