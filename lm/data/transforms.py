@@ -37,19 +37,10 @@ class Wrap:
     suffix: tuple[int, ...] = ()
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        segments = [[*self.prefix, *piece, *self.suffix] for piece in example["pieces"]]
-        lengths = [len(segment) for segment in segments]
-        inputs = np.concatenate([np.asarray(segment, np.int32) for segment in segments])
-        return example | {
-            "inputs": inputs,
-            "positions": np.concatenate(
-                [np.arange(n, dtype=np.int32) for n in lengths]
-            ),
-            "segment_ids": np.repeat(
-                np.arange(1, len(lengths) + 1, dtype=np.int32), lengths
-            ),
-            "token_types": np.zeros_like(inputs),
-        }
+        prefix, suffix = self.prefix, self.suffix
+        pieces = [np.asarray([*prefix, *p, *suffix]) for p in example["pieces"]]
+        row = segments(pieces)
+        return example | row | {"token_types": np.zeros_like(row["inputs"])}
 
 
 @dataclasses.dataclass(frozen=True)

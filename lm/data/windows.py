@@ -8,7 +8,7 @@ from lm.data.index import Encoded, Writer
 from lm.data.layouts import text_of
 from lm.data.packing import FirstFit
 from lm.data.sources.base import Record
-from lm.data.transforms import Example, filled, segments
+from lm.data.transforms import Example, segments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,22 +80,3 @@ class NextToken:
         weights[: example["unscored"]] = 0
         row = segments([piece[:-1] for piece in pieces])
         return example | row | {"targets": targets, "weights": weights}
-
-
-@dataclasses.dataclass(frozen=True)
-class PadRow:
-    """The row's arrays, filled up to `length`: padding has segment 0 and weight 0."""
-
-    length: int
-    pad_id: int
-
-    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        names = ("positions", "segment_ids", "weights")
-        return (
-            example
-            | {name: filled(example[name], self.length) for name in names}
-            | {
-                name: filled(example[name], self.length, self.pad_id)
-                for name in ("inputs", "targets")
-            }
-        )

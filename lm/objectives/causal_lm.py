@@ -9,7 +9,7 @@ from typing import Any
 
 from lm.data import transforms
 from lm.data.index import Index, Layout
-from lm.data.windows import NextToken, PadRow, Windows
+from lm.data.windows import NextToken, Windows
 from lm.errors import ConfigError
 from lm.objectives.teacher_forcing import TeacherForcing
 
@@ -57,5 +57,5 @@ class Objective(TeacherForcing):
         self, index: Index, codec: Any, *, seq_len: int
     ) -> tuple[Callable, ...]:
         names = ("inputs", "positions", "segment_ids", "targets", "weights")
-        pad = PadRow(seq_len, codec.pad_id or 0)
+        pad = transforms.PadSides(seq_len, seq_len, codec.pad_id or 0)
         return NextToken(), pad, transforms.Keep(names)

@@ -5,7 +5,8 @@ import collections
 import numpy as np
 import pytest
 
-from lm.data.windows import NextToken, PadRow, Windows
+from lm.data.transforms import PadSides
+from lm.data.windows import NextToken, Windows
 from tests.data.test_index import build, rows
 
 RNG = np.random.default_rng(0)
@@ -77,7 +78,7 @@ def test_packing_loses_nothing_and_fits(tmp_path):
 
 def test_padding_has_no_segment_and_no_weight(tmp_path):
     index = build(tmp_path, Windows(6, 6, False, None, None), "abc")
-    example = PadRow(6, 9)(NextToken()(index.row(0), RNG), RNG)
+    example = PadSides(6, 6, 9)(NextToken()(index.row(0), RNG), RNG)
     assert example["inputs"].tolist() == [97, 98, 9, 9, 9, 9]
     assert example["targets"].tolist() == [98, 99, 9, 9, 9, 9]
     assert example["segment_ids"].tolist() == [1, 1, 0, 0, 0, 0]
