@@ -44,9 +44,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         attention=dict(dropout=0.0 if small else 0.2),
     )
     c.objective = dict(name="causal_lm")
+    if small:  # So small a model is bound by many small operations, not by memory.
+        c.compute = dict(remat="none", unroll=0)
     c.optim = dict(
         name="adamw",
-        lr=1e-3,
+        lr=2e-3 if small else 1e-3,
         schedule="cosine",
         end_lr=0.1,
         warmup="5%" if small else "2%",
@@ -62,7 +64,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     heldout = dict(sources=[dict(source, part="heldout", holdout=0.1)])
     c.data = dict(sources=[train], pack=True)
     c.evals = dict(
-        heldout=dict(evaluator="mean", data=heldout, every="25%", baseline="unigram"),
+        heldout=dict(evaluator="mean", data=heldout, every="50%", baseline="unigram"),
     )
     c.checkpoint = dict(every="25%", keep_last=2)
     c.log = dict(every=100)

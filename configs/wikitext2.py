@@ -19,8 +19,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.job = "train"
     c.seed = 0
-    c.steps = "5 epochs"
-    c.batch_size = 16
+    c.steps = "4 epochs"
+    c.batch_size = 8
     c.seq_len = 128
 
     c.tokenizer = dict(
@@ -35,14 +35,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         num_heads=6,
         d_ff=512,
         output="tied",
-        dropout=0.2,
+        dropout=0.1,
         attention=dict(kv_heads=6, dropout=0.1),
     )
     # The text is one stream, as in the published figures; every line has its own end.
     c.objective = dict(name="causal_lm", eos=False)
+    c.compute = dict(remat="none", unroll=0)
     c.optim = dict(
         name="adamw",
-        lr=2e-3,
+        lr=1.5e-3,
         schedule="cosine",
         end_lr=0.01,
         warmup="2%",

@@ -16,13 +16,15 @@ from typing import Any, Literal, TypeVar
 
 from lm import schema
 from lm.config_file import default_workdir as default_workdir
-from lm.config_file import override, plain, read_file
+from lm.config_file import override, read_file
 from lm.config_file import parse_arg as parse_arg
+from lm.config_file import plain as plain
 from lm.durations import is_time as is_time
 from lm.durations import to_steps as to_steps
 from lm.errors import ConfigError
 from lm.rules import check_rules
-from lm.schema import REQUIRED, Field, Text, near, no_such, shown
+from lm.schema import REQUIRED, Field, Text, near, shown
+from lm.schema import no_such as no_such
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent

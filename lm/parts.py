@@ -230,14 +230,16 @@ def durations(config: Config, corpus: Corpus) -> Callable[..., int]:
     return functools.partial(configs.to_steps, **known, total_steps=total)
 
 
-def open_program(config: Config, corpus: Corpus) -> Program:
-    """The model, laid out over the mesh of the config.
+def open_program(
+    config: Config, corpus: Corpus, devices: Sequence[Any] | None = None
+) -> Program:
+    """The model, laid out over the mesh of the config: all devices, or those given.
 
     Raises:
       ConfigError: the mesh does not fit the devices, or the model the tokenizer.
     """
     mesh_config = configs.build(sharding.MeshConfig, config.mesh)
-    mesh = sharding.make_mesh(mesh_config)
+    mesh = sharding.make_mesh(mesh_config, devices)
     model = configs.build(
         configs.load_class("model", config.model.name),
         config.model | {"vocab_size": vocab_size(config, corpus)},

@@ -56,6 +56,8 @@ ALLOWED = {
     "evaluate": "checkpoint config flags parts runtime transfer",
     "generate": "chat checkpoint config decode flags hf parts runtime schema speaker "
     "storage transfer",
+    "invariances": "config parts sharding trees",
+    "verify": "checkpoint config data flags hf invariances parts runtime storage trees",
     "main": "config flags hf lock runtime storage train",
 }
 NEVER = {"torch", "transformers", "tensorflow", "configs", "experiments", "tests"}

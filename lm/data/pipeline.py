@@ -42,8 +42,8 @@ class Data:
       on_bad: what to do about a record that cannot be read.
       max_bad: with `skip`, the largest share of bad records that is borne.
       cache: where the rows are kept; None is `data/` within the workdir.
-      threads: threads that make examples.
-      prefetch: how many examples they may be ahead.
+      threads: threads that make batches.
+      prefetch: how many examples they may be ahead, rounded up to batches.
     """
 
     sources: tuple = ()
@@ -144,18 +144,23 @@ def batches(
     share = batch_size // shares.processes
     offset = shares.process * share
 
-    def example(n: int) -> Example:
-        step, row = divmod(n, share)
-        number = step * batch_size + offset + row
+    def batch(step: int) -> Example:
+        first = step * batch_size + offset
+        numbers = range(first, first + share)
         if rows is None:
-            return stream.example(number)
-        return stream.example_or_padding(number, rows)
+            examples = [stream.example(n) for n in numbers]
+        else:
+            examples = [stream.example_or_padding(n, rows) for n in numbers]
+        return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
 
+    # A thread makes a whole batch: handing over single examples costs more than
+    # making them, where they are short.
+    ahead = -(-data.prefetch // share)
     options = grain.ReadOptions(
-        num_threads=data.threads, prefetch_buffer_size=data.prefetch
+        num_threads=min(data.threads, ahead), prefetch_buffer_size=ahead
     )
-    numbers = grain.MapDataset.range(first_step * share, last_step * share)
-    yield from numbers.map(example).to_iter_dataset(options).batch(share)
+    steps = grain.MapDataset.range(first_step, last_step).map(batch)
+    yield from steps.to_iter_dataset(options)
 
 
 def prefetch(items: Iterator[Any], put: Callable[[Any], Any], depth: int = 2):

@@ -78,4 +78,4 @@ class Objective(Corruption):
         return tuple(forms)
 
     def weights(self) -> tuple[float, ...]:
-        return tuple((FIELDS | denoiser)["weight"] for denoiser in self.denoisers)
+        return tuple(float((FIELDS | d)["weight"]) for d in self.denoisers)

@@ -1,5 +1,8 @@
 """Matrix products of activations with parameters."""
 
+import math
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -20,12 +23,47 @@ def dense(
       kernel: (I, O...) or (N, H, O...); O may be several axes.
       bias: (O...), or None.
     """
-    lead = x.ndim - contract
-    contracted = tuple(range(lead, x.ndim)), tuple(range(contract))
-    y = lax.dot_general(
-        x, kernel.astype(x.dtype), (contracted, ((), ())), precision=precision
-    )
+    y = _product(x, kernel.astype(x.dtype), contract, precision)
     return y if bias is None else y + bias.astype(x.dtype)
+
+
+def _forward(
+    x: jax.Array, kernel: jax.Array, contract: int, precision: str | None
+) -> jax.Array:
+    lead, axes = x.ndim - contract, range(contract)
+    over = tuple(lead + axis for axis in axes), tuple(axes)
+    return lax.dot_general(x, kernel, (over, ((), ())), precision=precision)
+
+
+def _forward_and_kept(
+    x: jax.Array, kernel: jax.Array, contract: int, precision: str | None
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    # Not by _product: a rematerialisation policy must see the matrix product itself.
+    return _forward(x, kernel, contract, precision), (x, kernel)
+
+
+def _backward(
+    contract: int,
+    precision: str | None,
+    kept: tuple[jax.Array, jax.Array],
+    g: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    lead, out = x.ndim - contract, kernel.ndim - contract
+    # XLA on CPU transposes the left operand of the kernel's gradient in memory, slowly
+    # where an activation is fused into that copy; so the narrower one stands left.
+    narrow = math.prod(kernel.shape[:contract]) <= math.prod(kernel.shape[contract:])
+    left, right = (x, g) if narrow else (g, x)
+    rows = (tuple(range(lead)),) * 2
+    to_kernel = lax.dot_general(left, right, (rows, ((), ())), precision=precision)
+    if not narrow:
+        to_kernel = jnp.moveaxis(to_kernel, range(out), range(contract, kernel.ndim))
+    over = tuple(range(lead, g.ndim)), tuple(range(contract, kernel.ndim))
+    return lax.dot_general(g, kernel, (over, ((), ())), precision=precision), to_kernel
+
+
+_product = jax.custom_vjp(_forward, nondiff_argnums=(2, 3))
+_product.defvjp(_forward_and_kept, _backward)
 
 
 def project(

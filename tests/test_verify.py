@@ -1,0 +1,148 @@
+"""lm.verify, the command: a sound config, and one whose resume is not the same run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lm import verify
+from lm.config import load
+from tests import tiny
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = "tests/faults/config.py"
+# Imported by Python at its start: a run that continues reads its last batch again.
+DEFECT = """
+import importlib.util, sys
+
+class Late:
+    def find_spec(self, name, path, target=None):
+        if name != "lm.data.pipeline":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+
+        def loaded(module):
+            load(module)
+            right = module.batches
+
+            def batches(stream, *, first_step, **rest):
+                begin = max(first_step - 1, 0)
+                last = {"last_step": rest.pop("last_step")}
+                return right(stream, first_step=begin, **last, **rest)
+
+            module.batches = batches
+
+        spec.loader.exec_module = loaded
+        return spec
+
+sys.meta_path.insert(0, Late())
+"""
+
+
+def command(*flags, **environ):
+    return subprocess.run(
+        [sys.executable, "-m", "lm.verify", f"--config={CONFIG}", *flags],
+        cwd=ROOT,
+        env=os.environ | environ,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+@pytest.mark.slow
+def test_a_sound_config_passes(tmp_path):
+    """Killed twice and resumed; and one check that computes in the same process."""
+    done = command("--only=resume,order", f"--workdir={tmp_path / 'kept'}")
+    assert done.returncode == 0, done.stdout
+    lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[2:4]] == [
+        ["resume", "pass"],
+        ["order", "pass"],
+    ]
+    assert lines[-1].startswith("all hold") and len(lines) == 5
+    assert all(len(line) <= 80 for line in lines)
+    rows = tiny.rows(tmp_path / "kept" / "killed")
+    assert [row["step"] for row in rows] == list(range(1, verify.STEPS + 1))
+    said = (tmp_path / "kept/killed/run.log").read_text()
+    assert said.count("continuing from step") == len(verify.KILLS)
+
+
+@pytest.mark.slow
+def test_a_resume_that_reads_a_batch_twice_fails(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(DEFECT)
+    done = command("--only=resume", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1, done.stdout
+    table = done.stdout.splitlines()[2:]
+    assert table[0].split()[:2] == ["resume", "FAIL"] and "metrics.jsonl" in table[0]
+    assert table[1].startswith("failed: resume")
+
+
+def test_what_differs_at_the_end_is_named(tmp_path):
+    ends = [tmp_path / "a", tmp_path / "b"]
+    host = f"checkpoints/{verify.STEPS}/host.json"
+    for end in ends:
+        (end / host).parent.mkdir(parents=True)
+        (end / host).write_text("{}")
+    rows = [json.dumps({"step": step}) for step in (1, 2, 3)]
+    (ends[0] / "metrics.jsonl").write_text("\n".join(rows))
+    (ends[1] / "metrics.jsonl").write_text("\n".join([*rows[:2], "{}"]))
+    found = verify.same_end(*ends)
+    assert found.passed is False and found.note == "metrics.jsonl, line 3"
+    (ends[1] / "metrics.jsonl").write_text("\n".join(rows[:1]))
+    assert verify.same_end(*ends).note == "metrics.jsonl, line 2"
+    (ends[1] / "metrics.jsonl").write_text("\n".join(rows))
+    (ends[1] / host).write_text('{"data": 1}')
+    assert verify.same_end(*ends).note == f"{host}, line 1"
+
+
+def test_numbers_that_differ_at_the_end_are_named(tmp_path, monkeypatch):
+    import numpy as np
+
+    ends = [tmp_path / "a", tmp_path / "b"]
+    for end in ends:
+        step = end / f"checkpoints/{verify.STEPS}"
+        step.mkdir(parents=True)
+        (step / "host.json").write_text("{}")
+        (end / "metrics.jsonl").write_text("{}")
+    states = {"a": {"step": np.int32(9), "params/x": np.ones(3, np.float32)}}
+    states["b"] = states["a"] | {"params/x": np.array([1, 1, 1.5], np.float32)}
+    monkeypatch.setattr(verify, "leaves", lambda step: states[step.parts[-3]])
+    found = verify.same_end(*ends)
+    assert (found.passed, found.note, found.largest) == (False, "params/x", 0.5)
+    states["b"] = {"step": np.int32(9)}
+    assert verify.same_end(*ends).note == "params/x"
+    states["b"] = states["a"]
+    assert verify.same_end(*ends).passed is True
+
+
+def test_the_small_run_keeps_what_the_command_line_sets(tmp_path):
+    overrides = ["--config.batch_size=4", "--config.model.d_ff=24"]
+    config = load("configs/bert_base.py", overrides)
+    given = {"batch_size", "model.d_ff"}
+    tree = verify.small(config, given, tmp_path, full=False)
+    assert (tree["batch_size"], tree["seq_len"], tree["steps"]) == (4, 128, 9)
+    model = tree["model"]
+    assert (model["num_layers"], model["d_model"], model["d_ff"]) == (2, 96, 24)
+    assert tree["data"]["cache"] == str(tmp_path) and not tree["evals"]
+    full = verify.small(config, given, tmp_path, full=True)["model"]
+    assert (full["num_layers"], full["d_model"]) == (12, 768)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--only=resume,pading"], "error[config] --only: found 'pading'"),
+        (["--workdir=lm"], "error[config] --workdir lm: found a directory that is not"),
+        (["--nothing"], "error[config] "),
+    ],
+)
+def test_wrong_flags_are_refused(flags, line, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert verify.main([f"--config={CONFIG}", *flags]) == 2
+    assert line in capsys.readouterr().err
