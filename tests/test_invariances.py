@@ -14,17 +14,18 @@ from lm.ops import attention_kernels
 from tests import tiny
 
 CONFIGS = {
-    "decoder": dict(
-        model__preset="llama_tiny",
-        model__num_heads=4,
-        model__attention__kv_heads=2,
-        objective={"name": "causal_lm"},
-    ),
+    "decoder": {
+        "model__preset": "llama_tiny",
+        "model__num_heads": 4,
+        "model__attention__kv_heads": 2,
+        "objective": {"name": "causal_lm"},
+    },
     "encoder": {},
-    "encoder_decoder": dict(
-        model__preset="t5_small", objective={"name": "span_corruption"}
-    ),
-    "prefix_lm": dict(model__preset="gpt2_small", objective={"name": "prefix_lm"}),
+    "encoder_decoder": {
+        "model__preset": "t5_small",
+        "objective": {"name": "span_corruption"},
+    },
+    "prefix_lm": {"model__preset": "gpt2_small", "objective": {"name": "prefix_lm"}},
 }
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import functools
 import io
 import json
 import math
@@ -89,8 +88,11 @@ def run(settings, workdir: Path, **keywords) -> int:
 def some_devices(settings):
     """As many of the simulated devices as the mesh of the config asks for."""
     sizes = (settings.mesh[axis] for axis in sharding.AXES)
-    devices = jax.devices()[: math.prod(sizes)]
-    chosen = functools.partial(sharding.make_mesh, devices=devices)
+    make, some = sharding.make_mesh, jax.devices()[: math.prod(sizes)]
+
+    def chosen(config, devices=None):
+        return make(config, devices or some)
+
     return mock.patch.object(sharding, "make_mesh", chosen)
 
 
