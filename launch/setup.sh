@@ -1,5 +1,6 @@
 # Sourced by launch/local.sh and tests/run.sh: `.venv` with the given requirements.
-# $PYTHON chooses the interpreter; $REQUIREMENTS adds a file (GPU, TPU).
+# $PYTHON chooses the interpreter; $REQUIREMENTS adds a file (GPU, TPU); LOCKED=1 takes
+# the exact versions of launch/requirements.lock, by their hashes (CPU, and the tests).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -18,7 +19,11 @@ find_python() {
 # install FILE...: makes .venv if there is none and installs the files once; a changed
 # file, or another Python, installs again.
 install() {
-  local python stamp wanted file
+  local python stamp wanted file arguments=()
+  if [ -n "${LOCKED:-}" ]; then
+    set -- launch/requirements.lock
+    arguments=(--require-hashes)
+  fi
   python=$(find_python) || exit 2
   wanted=$("$python" -c 'import sys; print(sys.version)'; cat "$@")
   stamp=.venv/installed-$(printf '%s' "$*" | tr -c 'a-zA-Z0-9' '-')
@@ -27,7 +32,6 @@ install() {
       != "$("$python" -c 'import sys; print(sys.version)')" ]; then rm -rf .venv; fi
   [ -d .venv ] || { echo "making .venv with $("$python" --version)"; "$python" -m venv .venv; }
   echo "installing $* (once)"
-  local arguments=()
   for file in "$@"; do arguments+=(-r "$file"); done
   .venv/bin/python -m pip install -q --disable-pip-version-check "${arguments[@]}"
   printf '%s' "$wanted" > "$stamp"

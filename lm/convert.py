@@ -21,7 +21,8 @@ USAGE = """python -m lm.convert --from=hf:DIR --workdir=DIR [--init-missing=REGE
        python -m lm.convert --to=hf:DIR --workdir=RUN [--checkpoint=latest|best|STEP]
            [--family=NAME] [--dtype=float32|bfloat16] [--drop=REGEX]
 
-The first makes a workdir of a directory with config.json, weights and tokenizer, which
+The first makes a workdir of a directory with config.json, weights and tokenizer, or of
+a model of the hub (hf:org/model or hf:org/model@revision, fetched once), which
 lm.evaluate evaluates and init.source starts from; --init-missing names the parameters
 that may be absent. The second makes such a directory of a run; --drop names parameters
 that it is not to have."""
@@ -91,6 +92,8 @@ def import_checkpoint(flags: Any, place: str, overrides: list[str]) -> int:
 
 def tree(opened: checkpoint.Checkpoint, place: str) -> dict[str, Any]:
     """A config as its file would give it, with the task that the weights are for."""
+    from lm.hf.tokenizer_out import PAIRS
+
     parts, labels = opened.parts, opened.labels
     kinds = {"decoder": "causal_lm", "encoder_decoder": "span_corruption"}
     objective: dict[str, Any] = {"name": kinds.get(opened.model["kind"], "mlm")}
@@ -99,7 +102,11 @@ def tree(opened: checkpoint.Checkpoint, place: str) -> dict[str, Any]:
     if "classify" in parts:
         named = () if all(re.fullmatch(r"LABEL_\d+", n) for n in labels) else labels
         objective = {"name": "classification", "classes": opened.sizes["C"]}
-        objective |= {"labels": named}
+        objective |= {"labels": named, "summary": opened.family.summary}
+        if opened.family.summary == "last":
+            # Whether the family's own tokenizers begin a text with it.
+            single, _ = PAIRS.get(opened.family.model_type, ("", ""))
+            objective["bos"] = "{bos}" in single
         evals = {}
     elif {"mlm", "nsp"} <= {*parts}:
         objective["next"] = "nsp"

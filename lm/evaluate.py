@@ -44,18 +44,20 @@ def run(argv: list[str]) -> int:
             print(line, file=sys.stderr, flush=True)
 
     config = parts.with_tokenizer(config, workdir)
-    step = checkpoint.find(workdir, int(which) if which.isdecimal() else which)
-    corpus = parts.open_corpus(config, workdir, note)
-    program = parts.open_program(config, corpus)
-    evaluators = parts.open_evaluators(config, workdir, corpus, program)
-    if not evaluators:
-        raise ConfigError("evals", "no evaluation", "at least one")
-    init = checkpoint.Init(source=str(workdir), checkpoint=int(step.name))
-    with jax.set_mesh(program.mesh):
-        params, _ = transfer.load_params(init, program.params)
-        found = {"step": int(step.name)}
-        for evaluate in evaluators.values():
-            found |= evaluate(params, int(step.name))
+    with checkpoint.reading(
+        workdir, int(which) if which.isdecimal() else which
+    ) as step:
+        corpus = parts.open_corpus(config, workdir, note)
+        program = parts.open_program(config, corpus)
+        evaluators = parts.open_evaluators(config, workdir, corpus, program)
+        if not evaluators:
+            raise ConfigError("evals", "no evaluation", "at least one")
+        init = checkpoint.Init(source=str(workdir), checkpoint=int(step.name))
+        with jax.set_mesh(program.mesh):
+            params, _ = transfer.load_params(init, program.params)
+            found = {"step": int(step.name)}
+            for evaluate in evaluators.values():
+                found |= evaluate(params, int(step.name))
     if jax.process_index() == 0:
         print(json.dumps(found, indent=1))
     return 0

@@ -54,12 +54,14 @@ def run(argv: list[str]) -> int:
 
     settings = decode.Settings(**options)
     config = parts.with_tokenizer(config, workdir)
-    step = checkpoint.find(workdir, int(which) if which.isdecimal() else which)
-    corpus = parts.open_corpus(config, workdir, note)
-    program = parts.open_program(config, corpus)
-    init = checkpoint.Init(source=str(workdir), checkpoint=int(step.name))
+    pinned = checkpoint.reading(workdir, int(which) if which.isdecimal() else which)
+    with pinned as step:
+        corpus = parts.open_corpus(config, workdir, note)
+        program = parts.open_program(config, corpus)
+        init = checkpoint.Init(source=str(workdir), checkpoint=int(step.name))
+        with jax.set_mesh(program.mesh):
+            params, _ = transfer.load_params(init, program.params)
     with jax.set_mesh(program.mesh):
-        params, _ = transfer.load_params(init, program.params)
         decoder = decode.holding(parts.make_decoder(corpus, program), params)
         del params
         if flags.chat:
@@ -68,7 +70,7 @@ def run(argv: list[str]) -> int:
         speaker = Speaker(decoder, settings, tuple(flags.stop), rows)
         ids = [
             speaker.fit(
-                parts.prompt_ids(corpus, program, prompt.text),
+                corpus.objective.prompt(corpus.codec, prompt.text),
                 prompt.where,
                 truncate=flags.truncate,
             )

@@ -346,22 +346,8 @@ def on_devices(batch: dict[str, np.ndarray], mesh: Any) -> dict[str, jax.Array]:
 
 def make_decoder(corpus: Corpus, program: Program) -> decode.Decoder:
     """What makes the run's model speak; it holds no parameters yet."""
-    prefix = corpus.config.objective.name == "prefix_lm"
+    prefix = corpus.objective.sees_prompt
     return decode.make_decoder(program.model, corpus.codec, prefix=prefix)
-
-
-def prompt_ids(corpus: Corpus, program: Program, text: str) -> list[int]:
-    """A text as the run's objective shows one to the model, for it to answer."""
-    codec, objective = corpus.codec, corpus.objective
-    if program.model.kind == "encoder_decoder":
-        source = codec.encode(getattr(objective, "prefix", "") + text)
-        return [*source, codec.eos_id]
-    first = codec.bos_id
-    if corpus.config.objective.name == "prefix_lm":
-        first = decode.start_id(codec)
-    elif not getattr(objective, "bos", True):
-        first = None
-    return ([] if first is None else [first]) + codec.encode(text)
 
 
 def open_evaluators(
@@ -411,11 +397,14 @@ def open_evaluator(
     def decoder() -> decode.Decoder:
         return make_decoder(corpus, program)
 
-    def answer(params: Any, prompts: Sequence[Any], settings: decode.Settings) -> list:
-        holding = decode.holding(decoder(), params)
-        return decode.answer_all(holding, prompts, settings, batch_size=batch_size)
-
     def evaluate(params: Any, at: int) -> dict[str, float]:
+        holding = functools.cache(lambda: decode.holding(decoder(), params))
+
+        def answer(prompts: Sequence[Any], settings: decode.Settings) -> list:
+            return decode.answer_all(
+                holding(), prompts, settings, batch_size=batch_size
+            )
+
         tools = Tools(
             stream=stream,
             rows=rows,
@@ -427,7 +416,7 @@ def open_evaluator(
             train_counts=corpus.token_counts,
             samples=workdir / "samples" / f"{name}-{at}.txt",
             answer=answer,
-            prompt=functools.partial(prompt_ids, corpus, program),
+            prompt=lambda text: corpus.objective.prompt(corpus.codec, text),
             records=lambda: pipeline.records_of(stream, data, rows),
             references=getattr(objective, "references", None),
             note=corpus.note,

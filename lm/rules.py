@@ -151,7 +151,7 @@ def _pair_rules(c: Mapping) -> Iterator[Rule]:
 # The kinds of model that an objective can train.
 _KINDS = {
     "mlm": ("encoder",),
-    "classification": ("encoder",),
+    "classification": ("encoder", "decoder"),
     "causal_lm": ("decoder",),
     "prefix_lm": ("decoder", "encoder_decoder"),
     "seq2seq": ("encoder_decoder",),
@@ -167,6 +167,11 @@ def _objective_rules(c: Mapping) -> Iterator[Rule]:
     expected = f"{' or '.join(map(str, kinds))}, for objective {name}"
     fix = "choose a model of that kind, or another objective."
     yield kind in (None, *kinds), "model.kind", repr(kind), expected, fix
+    if name == "classification":
+        found = objective.get("summary")
+        expected = "'last', since a decoder's first token sees no other"
+        reads = kind != "decoder" or found == "last"
+        yield reads, "objective.summary", repr(found), expected, None
     if name == "prefix_lm" and kind is not None:
         fix = "set objective.kind to the model's."
         expected = f"model.kind={kind!r}"

@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+from tests import xla
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Eight devices; and programs that run for milliseconds are not worth long compilation.
 os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=8 "
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    "XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {xla.FLAGS}"
 )
 
 # The shapes and types written in signatures are checked here, and only here.

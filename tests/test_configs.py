@@ -7,6 +7,7 @@ import pytest
 import lm.config as configs
 from lm.main import main
 from lm.writer import read_rows
+from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -38,17 +39,7 @@ def test_loads(config, monkeypatch):
     assert config.steps
 
 
-# One of each kind in every run of the tests, the others with the slow ones.
-FAST = {"bert_tiny", "llama_tiny", "multi30k", "sst2"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
-        for name in FILES
-    ],
-)
+@pytest.mark.parametrize("name", tiny.few(FILES, {"llama_tiny"}))
 def test_trains_two_quick_steps(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     size = ["--config.model.num_layers=2", "--config.model.d_model=64"]

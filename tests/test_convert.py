@@ -132,6 +132,27 @@ def test_a_run_starts_from_a_folder_and_exports_itself(bert, tmp_path):
     assert "after 3 steps" in (out / "README.md").read_text()
 
 
+def test_a_decoder_that_classifies_goes_in_and_out(tmp_path):
+    case, workdir = goldens.PLACE / "gpt2_classify", tmp_path / "run"
+    assert convert.main([f"--from=hf:{case}", f"--workdir={workdir}"]) == 0
+    objective = configs.of_run(workdir).objective
+    assert (objective.name, objective.summary, objective.bos) == (
+        *("classification", "last"),
+        False,
+    )
+    assert tuple(objective.labels) == ("no", "maybe", "yes")
+    out = tmp_path / "out"
+    assert convert.main([f"--to=hf:{out}", f"--workdir={workdir}"]) == 0
+    theirs = safetensors.read(case / "model.safetensors")
+    ours = safetensors.read(out / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array, name)
+    config = checkpoint.open_checkpoint(out).config
+    assert config["architectures"] == ["GPT2ForSequenceClassification"]
+    assert config["pad_token_id"] == 0
+
+
 def test_first_the_weights_are_those_of_the_folder(bert, tmp_path):
     settings = fine_tune(bert)
     config = source.complete(settings, tmp_path / "new")
@@ -152,8 +173,8 @@ def test_a_model_that_computes_something_else_is_refused(bert, tmp_path):
     model = dict(checkpoint.read_model(bert)) | {"norm_epsilon": 1e-5}
     with pytest.raises(CheckpointError, match=r"norm_epsilon=1e-12, .*1e-05"):
         source.check(fine_tune(bert, model=model), tmp_path)
-    with pytest.raises(CheckpointError, match="hub-name: found no such folder"):
-        init = {"source": "hf:hub-name", "missing": []}
+    with pytest.raises(CheckpointError, match="hub/a/name: found no such folder"):
+        init = {"source": "hf:hub/a/name", "missing": []}
         source.check(fine_tune(bert, init=init), tmp_path)
 
 

@@ -62,7 +62,7 @@ ALLOWED = {
 }
 NEVER = {"torch", "transformers", "tensorflow", "configs", "experiments", "tests"}
 LAZY = {"grain", "tensorflow_datasets", "orbax", "tensorboardX", "tokenizers"}
-LAZY |= {"sentencepiece", "sklearn", "rich"}
+LAZY |= {"sentencepiece", "sklearn", "rich", "huggingface_hub"}
 LIGHT = {"jax", "flax", "optax", "jaxtyping", "numpy", "lm"}  # and the standard library
 
 

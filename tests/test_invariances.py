@@ -52,12 +52,7 @@ def afresh(subject):
     return subject
 
 
-SLOW = pytest.param("devices", marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize(
-    "name", [SLOW if name == "devices" else name for name in invariances.CHECKS]
-)
+@pytest.mark.parametrize("name", tiny.few(invariances.CHECKS, {"padding", "cache"}))
 def test_a_sound_model_passes(subject, name):
     found = invariances.CHECKS[name](subject)
     assert found.first is None and found.largest < 1e-5
@@ -92,6 +87,7 @@ def test_padding_that_is_seen(afresh, monkeypatch):
     sees(invariances.padding, afresh, "loss")
 
 
+@pytest.mark.slow
 def test_segments_that_see_each_other(afresh, monkeypatch):
     visible = attention_kernels.visible
 
@@ -103,6 +99,7 @@ def test_segments_that_see_each_other(afresh, monkeypatch):
     sees(invariances.packing, afresh)
 
 
+@pytest.mark.slow
 def test_rows_that_count_by_their_place(afresh, monkeypatch):
     loss = TeacherForcing.loss
 
@@ -115,6 +112,7 @@ def test_rows_that_count_by_their_place(afresh, monkeypatch):
     sees(invariances.order, afresh, "loss")
 
 
+@pytest.mark.slow
 def test_micro_batches_that_are_one_and_the_same(afresh, monkeypatch):
     def defect(x, parts):
         part = x[: x.shape[0] // parts]
@@ -124,6 +122,7 @@ def test_micro_batches_that_are_one_and_the_same(afresh, monkeypatch):
     sees(invariances.accumulation, afresh)
 
 
+@pytest.mark.slow
 def test_a_scan_in_another_order(afresh, monkeypatch):
     scan = stack.nn.scan
 
@@ -134,6 +133,7 @@ def test_a_scan_in_another_order(afresh, monkeypatch):
     sees(invariances.scan, afresh, "loss")
 
 
+@pytest.mark.slow
 def test_a_gradient_that_remat_loses(afresh, monkeypatch):
     right = stack._rematerialised
 

@@ -17,7 +17,7 @@ def check(objective: dict, **model):
             "model": model,
             "objective": objective,
             "optim": {"name": "adamw"},
-            "data": {"sources": (), "pack": True},
+            "data": {"sources": (), "pack": objective["name"] != "classification"},
             "checkpoint": {},
             "log": {},
             "evals": {},
@@ -44,8 +44,19 @@ def test_what_each_kind_of_model_can_be_trained_on():
         *("mlm", "classification")
     }
     assert {name for name, kinds in _KINDS.items() if "decoder" in kinds} == {
-        *("causal_lm", "prefix_lm")
+        *("causal_lm", "prefix_lm", "classification")
     }
+
+
+def test_a_decoder_is_read_at_its_last_token():
+    check({"name": "classification", "summary": "last"}, kind="decoder")
+    check({"name": "classification", "summary": "last"}, kind="encoder")
+    with pytest.raises(
+        ConfigError, match=r"objective\.summary: found 'tanh', .*'last'"
+    ):
+        check({"name": "classification", "summary": "tanh"}, kind="decoder")
+    with pytest.raises(ConfigError, match=r"model\.kind: found 'encoder_decoder'"):
+        check({"name": "classification"}, kind="encoder_decoder")
 
 
 def test_a_model_or_an_objective_of_another_package_is_let_be():

@@ -51,7 +51,7 @@ SGD = {"optim": {"name": "sgd", "lr": 0.1, "warmup": 0, "clip": 0.0}}
 TOLERANCE = 2e-6
 
 
-@pytest.mark.parametrize("grad_accum", [2, 4])
+@pytest.mark.parametrize("grad_accum", tiny.few([2, 4], {4}))
 def test_accumulation_is_the_full_batch_for_two_terms(tmp_path, grad_accum):
     whole, at_once = after(tmp_path / "a", **PAIRS, **STILL, **SGD)
     split, in_parts = after(
@@ -66,10 +66,10 @@ def test_accumulation_is_the_full_batch_for_two_terms(tmp_path, grad_accum):
 @pytest.mark.parametrize(
     "mesh",
     [
-        {"data": 8},
-        {"data": 2, "fsdp": 4},
+        pytest.param({"data": 8}, marks=pytest.mark.slow),
+        pytest.param({"data": 2, "fsdp": 4}, marks=pytest.mark.slow),
         {"data": 2, "fsdp": 2, "tensor": 2},
-        {"data": 2, "tensor": 2, "sequence": 2},
+        pytest.param({"data": 2, "tensor": 2, "sequence": 2}, marks=pytest.mark.slow),
     ],
     ids=lambda mesh: "-".join(f"{axis}{size}" for axis, size in mesh.items()),
 )

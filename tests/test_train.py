@@ -68,9 +68,11 @@ def stop_after(monkeypatch, step):
     "changes, steps, stop",
     [
         ({}, 8, 3),  # mid-epoch, packed
-        ({"steps": 16}, 16, 13),  # the second epoch
-        (PAIRS | {"steps": 14}, 14, 11),  # pairs with NSP, mixing, a later epoch
-        ({"grad_accum": 2}, 8, 5),
+        # the second epoch
+        pytest.param({"steps": 16}, 16, 13, marks=pytest.mark.slow),
+        # pairs with NSP, mixing, a later epoch
+        pytest.param(PAIRS | {"steps": 14}, 14, 11, marks=pytest.mark.slow),
+        pytest.param({"grad_accum": 2}, 8, 5, marks=pytest.mark.slow),
     ],
     ids=["packed", "later-epoch", "pairs-mixed", "accumulated"],
 )
@@ -142,6 +144,7 @@ def test_other_data_are_refused(tmp_path):
         tiny.run({"steps": 6, "data__sources": other}, tmp_path, allow_change=allowed)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_and_is_not_saved(tmp_path):
     huge = {"optim": {"name": "sgd", "lr": 1e38, "clip": 0.0, "schedule": "constant"}}
     with pytest.raises(NumericalError, match=r"step 1: .*finite numbers"):
@@ -151,6 +154,7 @@ def test_a_loss_that_is_not_finite_stops_and_is_not_saved(tmp_path):
     assert all(np.isfinite(row["train/loss"]) for row in tiny.rows(tmp_path))
 
 
+@pytest.mark.slow
 def test_early_stopping_and_the_best_checkpoint(tmp_path):
     changes = {
         "steps": 40,

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import io
 import json
 import math
@@ -11,9 +12,10 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import lm.config as configs
-from lm import checkpoint, parts, sharding, train
+from lm import checkpoint, parts, sharding, step, train
 from lm.writer import read_rows
 
 WORDS = [
@@ -21,6 +23,14 @@ WORDS = [
     *("tree", "house", "river", "hill", "runs", "sees", "likes", "finds", "eats"),
     *("sleeps", "under", "over", "near", "with", "and", "then", "now", "here", "there"),
 ]
+
+
+def few(names, fast):
+    """The parameters of a test, of which those not in `fast` run with the slow ones."""
+    names = list(names)
+    assert {*fast} <= {*names}
+    slow = pytest.mark.slow
+    return [n if n in fast else pytest.param(n, marks=slow, id=str(n)) for n in names]
 
 
 def sentence(rng) -> str:
@@ -117,6 +127,12 @@ def state_bits(workdir: Path) -> dict[str, bytes]:
 
 def host(workdir: Path) -> dict:
     return json.loads((checkpoint.find(workdir) / "host.json").read_text())
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def new(model):
+    """Fresh parameters; compiled, since one operation at a time takes seconds."""
+    return step.make(model, None).init(jax.random.key(0))
 
 
 def program(settings, workdir: Path):

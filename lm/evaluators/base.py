@@ -52,7 +52,7 @@ class Tools:
       show: (batch, predictions, codec, row) -> a row as text.
       train_counts: (V,) how often each token stands in the training rows.
       samples: the file that samples go to.
-      answer: (params, prompts as ids, settings) -> the answers to each, best first.
+      answer: (prompts as ids, settings) -> the answers to each, best first.
       prompt: a text as the ids of a prompt.
       records: what the rows were made of, in their order.
       references: the right answers of a record; None where the objective has none.
@@ -68,7 +68,7 @@ class Tools:
     show: Callable[[dict, dict, Any, int], str]
     train_counts: Callable[[], np.ndarray]
     samples: Path
-    answer: Callable[[PyTree, Sequence[Sequence[int]], Settings], list[list[Answer]]]
+    answer: Callable[[Sequence[Sequence[int]], Settings], list[list[Answer]]]
     prompt: Callable[[str], list[int]]
     records: Callable[[], Iterator[Record]]
     references: Callable[[Record], tuple[str, ...]] | None

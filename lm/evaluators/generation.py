@@ -57,16 +57,16 @@ class Evaluator(base.Evaluator):
         shown = []
         if self.prompts:
             ids = [tools.prompt(text) for text in self.prompts]
-            for text, answers in zip(self.prompts, tools.answer(params, ids, settings)):
+            for text, answers in zip(self.prompts, tools.answer(ids, settings)):
                 said = tools.codec.decode(answers[0].ids)
                 shown.append(f"prompt: {text}\nsaid: {said}")
         if self.metrics:
-            yield from self._score(tools, params, settings, shown)
+            yield from self._score(tools, settings, shown)
         if jax.process_index() == 0:
             storage.write_text(tools.samples, "\n\n".join(shown) + "\n")
 
     def _score(
-        self, tools: base.Tools, params: PyTree, settings: Settings, shown: list[str]
+        self, tools: base.Tools, settings: Settings, shown: list[str]
     ) -> Iterator[tuple[str, float]]:
         if tools.references is None:
             raise ConfigError(
@@ -77,7 +77,7 @@ class Evaluator(base.Evaluator):
             )
         references = [tools.references(record) for record in tools.records()]
         sources = [source_of(tools.stream.example(n)) for n in range(tools.rows)]
-        answers = tools.answer(params, sources, settings)
+        answers = tools.answer(sources, settings)
         said = [tools.codec.decode(best.ids) for best, *_ in answers]
         for number in range(min(self.rows, len(said))):
             parts = {

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lm.hf import hub
 from lm.hf.family import Family, layers, sizes
 from lm.hf.files import is_file, read_json, refuse
 from lm.hf.table import Rule, Sizes, Source, check, sources
@@ -19,7 +20,7 @@ from lm.hf.tensors import open_tensors
 
 FAMILIES = ("bert", "distilbert", "roberta", "gpt2", "t5", "llama", "mistral", "qwen2")
 # Parts that are taken along wherever they are; the others belong to an architecture.
-ALONG = ("pooler", "mlm", "nsp")
+ALONG = ("pooler", "mlm", "nsp", "lm")
 PREFIX = "hf:"
 
 
@@ -63,17 +64,22 @@ class Checkpoint:
 def directory_of(source: str) -> Path | None:
     """The directory that "hf:DIR" names; None for a source of another kind.
 
+    Where there is no such directory, DIR is the name of a model on the hub, which is
+    fetched (see lm.hf.hub).
+
     Raises:
-      CheckpointError: it is none, as for the name of a model on the hub.
+      CheckpointError: it is neither, or cannot be fetched.
     """
     if not source.startswith(PREFIX):
         return None
-    place = Path(source.removeprefix(PREFIX)).expanduser()
-    if not place.is_dir():
-        name = source.removeprefix(PREFIX)
-        fix = f"hf download {name} --local-dir=DIR fetches a model of the hub."
-        refuse(source, "no such folder", "a folder with config.json and weights", fix)
-    return place
+    name = source.removeprefix(PREFIX)
+    place = Path(name).expanduser()
+    if place.is_dir():
+        return place
+    if hub.is_name(name):
+        return hub.fetch(name)
+    fix = "hf:org/model takes a model of the hub."
+    refuse(source, "no such folder", "a folder with config.json and weights", fix)
 
 
 def family_of(model_type: str) -> Family:

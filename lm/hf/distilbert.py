@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al. 2019): BERT without token types and without a pooler."""
+"""DistilBERT (Sanh et al. 2019): BERT without token types and without its pooler."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +31,8 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
         *linear("vocab_transform", "heads/mlm/dense", "D E -> E D", "mlm"),
         *norm("vocab_layer_norm", "heads/mlm/norm", "mlm"),
         Rule("vocab_projector.bias", "heads/mlm/bias", "V -> V", "mlm"),
+        *linear("pre_classifier", "pooler", "D E -> E D", "classify"),
+        *linear("classifier", "heads/classify", "C D -> D C", "classify"),
         *bert.HEADS,
     )
 
@@ -57,12 +59,13 @@ FAMILY = Family(
     wanted={"tie_word_embeddings": (True,)},
     rules=rules,
     tied=lambda model: {"vocab_projector.weight": f"{EMBED}.word_embeddings.weight"},
-    # Not its sequence classifier: that pools with relu, ours with tanh.
     architectures={
         "DistilBertForMaskedLM": ("mlm",),
+        "DistilBertForSequenceClassification": ("classify",),
         "DistilBertForTokenClassification": ("tag",),
         "DistilBertForQuestionAnswering": ("span",),
         "DistilBertModel": (),
     },
     unused=bert.UNUSED,
+    summary="relu",
 )

@@ -50,12 +50,13 @@ def plan(config: Config, shapes: Shapes, family: str | None = None) -> Plan:
       family: a model type; None looks for one that fits.
 
     Raises:
-      ConfigError: the model is of no family; says what is different in each.
+      ConfigError: the model is of no family, and what is different in each; or the
+        family's classifier computes something else.
       CheckpointError: parameters that the family has no tensor for, or the reverse.
     """
     labels = config.objective.get("labels") or ()
-    heads = [shapes.get(f"heads/{name}/bias", (2,)) for name in ("classify", "tag")]
-    (count,) = max(heads)
+    heads = [shapes.get(f"heads/{name}/kernel", (2,)) for name in ("classify", "tag")]
+    count = max(shape[-1] for shape in heads)
     vocab_size = shapes["embed/token/embedding"][0]
     model = Config(config.model | {"vocab_size": vocab_size})
     chosen, keys = _family(model, family)
@@ -67,6 +68,8 @@ def plan(config: Config, shapes: Shapes, family: str | None = None) -> Plan:
         here = {path: source.shape for path, source in found.items()}
         if here == dict(shapes):
             keys["architectures"] = [architecture]
+            if "classify" in parts:
+                _check_summary(config.objective, chosen, architecture)
             if {"classify", "tag"} & {*parts}:
                 keys |= _labels(labels, count)
             return Plan(chosen, architecture, model, keys, known, found)
@@ -78,6 +81,18 @@ def plan(config: Config, shapes: Shapes, family: str | None = None) -> Plan:
         f"the parameters of a {architecture}",
         "--family chooses another family; --drop=REGEX leaves parameters out.",
     )
+
+
+def _check_summary(objective: Config, family: Family, architecture: str) -> None:
+    """The pooler's tensors do not tell which function follows it."""
+    found = objective.get("summary", family.summary)
+    if found != family.summary:
+        raise ConfigError(
+            "objective.summary",
+            repr(found),
+            f"{family.summary!r}, which is what a {architecture} computes",
+            "train it with that, or see whether --family has another one.",
+        )
 
 
 def _family(model: Config, name: str | None) -> tuple[Family, dict[str, Any]]:

@@ -160,6 +160,7 @@ class Family:
       adapt_in: (config.json, its path) -> more fields of ours, and the keys it read.
       adapt_out: config.model -> more keys of theirs; ConfigError where there are none.
       unused: regex of tensors that hold no parameter.
+      summary: where its classifier of texts reads a row; see objective classification.
     """
 
     model_type: str
@@ -175,6 +176,7 @@ class Family:
     adapt_in: Callable[[dict, Path], tuple[dict, set]] = _same
     adapt_out: Callable[[Mapping[str, Any]], dict] = lambda model: {}
     unused: str = r"$^"
+    summary: str = "tanh"
 
     def read(self, config: dict[str, Any], path: Path) -> dict[str, Any]:
         """config.model of a config.json: the fields by name, groups as dicts.

@@ -6,7 +6,7 @@ from typing import Any
 
 from lm.hf.family import ACTIVATIONS, Family, Field
 from lm.hf.files import refuse
-from lm.hf.table import Rule, norm
+from lm.hf.table import Rule, linear, norm
 
 LAYER = "transformer.h.{i}"
 QKV = tuple(f"layers/attention/{name}" for name in ("query", "key", "value"))
@@ -32,6 +32,8 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
         Rule(f"{LAYER}.mlp.c_proj.weight", "layers/mlp/down/kernel", "F D -> F D"),
         Rule(f"{LAYER}.mlp.c_proj.bias", "layers/mlp/down/bias", "D -> D"),
         *norm("transformer.ln_f", "norm"),
+        *linear("score", "heads/classify", "C D -> D C", "classify", bias=False),
+        *linear("classifier", "heads/tag", "C D -> D C", "tag"),
     )
 
 
@@ -85,6 +87,12 @@ FAMILY = Family(
     own=frozenset({"d_ff"}),
     adapt_in=adapt_in,
     adapt_out=lambda model: {"n_inner": model["d_ff"], "embd_pdrop": model["dropout"]},
-    architectures={"GPT2LMHeadModel": (), "GPT2Model": ()},
+    architectures={
+        "GPT2LMHeadModel": (),
+        "GPT2ForSequenceClassification": ("classify",),
+        "GPT2ForTokenClassification": ("tag",),
+        "GPT2Model": (),
+    },
     unused=r".*\.attn\.(bias|masked_bias)",
+    summary="last",
 )

@@ -51,7 +51,7 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
     attention, qkv = f"{LAYER}.self_attn", model["bias"] != "none"
     all_ = model["bias"] == "all"
     to = "layers/attention"
-    untied = Rule("lm_head.weight", "output/embedding", "V D -> V D")
+    untied = Rule("lm_head.weight", "output/embedding", "V D -> V D", "lm")
     return (
         Rule("model.embed_tokens.weight", "embed/token/embedding", "V D -> V D"),
         *norm(f"{LAYER}.input_layernorm", "layers/attention_norm", bias=False),
@@ -65,6 +65,8 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
         *linear(f"{LAYER}.mlp.down_proj", "layers/mlp/down", "D F -> F D", bias=all_),
         *norm("model.norm", "norm", bias=False),
         *((untied,) if model["output"] == "untied" else ()),
+        *linear("score", "heads/classify", "C D -> D C", "classify", bias=False),
+        *linear("score", "heads/tag", "C D -> D C", "tag"),
     )
 
 
@@ -157,6 +159,16 @@ def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
     return shape_out(model) | {"attention_bias": biased, "mlp_bias": biased}
 
 
+def architectures(name: str) -> dict[str, tuple[str, ...]]:
+    """The classes of Llama or one of its like; all read a text at its last token."""
+    return {
+        f"{name}ForCausalLM": ("lm",),
+        f"{name}ForSequenceClassification": ("classify",),
+        f"{name}ForTokenClassification": ("tag",),
+        f"{name}Model": (),
+    }
+
+
 ROTARY = r".*rotary_emb\.inv_freq"
 FAMILY = Family(
     model_type="llama",
@@ -170,6 +182,7 @@ FAMILY = Family(
     own=OWN,
     adapt_in=adapt_in,
     adapt_out=adapt_out,
-    architectures={"LlamaForCausalLM": (), "LlamaModel": ()},
+    architectures=architectures("Llama"),
     unused=ROTARY,
+    summary="last",
 )

@@ -31,6 +31,7 @@ FAMILY = Family(
     own=llama.OWN - {"bias"} | {"attention.window"},
     adapt_in=adapt_in,
     adapt_out=adapt_out,
-    architectures={"MistralForCausalLM": (), "MistralModel": ()},
+    architectures=llama.architectures("Mistral"),
     unused=llama.ROTARY,
+    summary="last",
 )

@@ -35,6 +35,7 @@ FAMILY = Family(
     own=llama.OWN - {"bias"},
     adapt_in=adapt_in,
     adapt_out=adapt_out,
-    architectures={"Qwen2ForCausalLM": (), "Qwen2Model": ()},
+    architectures=llama.architectures("Qwen2"),
     unused=llama.ROTARY,
+    summary="last",
 )

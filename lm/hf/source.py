@@ -29,7 +29,16 @@ def check(config: Config, workdir: Path) -> None:
     if is_hf(config.init.source) and not (workdir / "config.json").exists():
         complete(config, workdir)
         missing = [p for p in config.init.missing if _is_regex(p)]
-        open_checkpoint(directory_of(config.init.source), missing)
+        opened = open_checkpoint(directory_of(config.init.source), missing)
+        theirs = opened.family.summary
+        found = config.objective.get("summary", theirs)
+        if "classify" in opened.parts and found != theirs:
+            raise CheckpointError(
+                f"init.source {config.init.source}",
+                f"a classifier that reads a row by {theirs!r}",
+                f"by {found!r}, the config's objective.summary",
+                f"set objective.summary={theirs}.",
+            )
 
 
 def _is_regex(pattern: str) -> bool:

@@ -5,11 +5,15 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lm.models.layers import Dense, Shape, named, shape_norm
 from lm.ops.activations import activate
 from lm.ops.dense import project
+
+# Heads on the first token, and what follows the pooler.
+POOLED = {"pooled": jnp.tanh, "pooled_relu": nn.relu}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,13 +23,14 @@ class Head:
     Attributes:
       name: its parameters are heads/<name>.
       kind: "mlm" (dense, activation, norm, then the token embedding as decoder, and a
-        bias), "pooled" (the first token's state through the shared pooler, dense) or
-        "token" (each token's state, dense).
-      outputs: of a pooled or token head; the mlm head has one for each word.
+        bias), "pooled" (the first token's state through the shared pooler and tanh,
+        dense), "pooled_relu" (the same with relu), "last" (the state of the row's last
+        token, dense without bias) or "token" (each token's state, dense).
+      outputs: how many; the mlm head has one for each word.
     """
 
     name: str
-    kind: Literal["mlm", "pooled", "token"]
+    kind: Literal["mlm", "pooled", "pooled_relu", "last", "token"]
     outputs: int | None = None
 
 
@@ -67,8 +72,15 @@ class Heads(nn.Module):
         shape, dim = self.shape, (self.shape.d_model,)
         if head.kind == "mlm":
             return MlmHead(shape, self.vocab_size, name=head.name)
-        std, outputs = shape.std(shape.d_model), (head.outputs,)
-        return Dense(dim, outputs, ("embed", None), std, shape.compute, name=head.name)
+        return Dense(
+            dim,
+            (head.outputs,),
+            ("embed", None),
+            shape.std(shape.d_model),
+            shape.compute,
+            use_bias=head.kind != "last",
+            name=head.name,
+        )
 
     def __call__(self, name: str, *inputs: jax.Array) -> jax.Array:
         return self.modules[name](*inputs)

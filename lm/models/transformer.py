@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lm.errors import ConfigError
-from lm.models.heads import Head, Heads
+from lm.models.heads import POOLED, Head, Heads
 from lm.models.layers import (
     AttentionOptions,
     Compute,
@@ -232,7 +232,7 @@ class Model(nn.Module):
             self.untied = Table(
                 self.vocab_size, self.d_model, "vocab", std, name="output"
             )
-        if any(head.kind == "pooled" for head in self.heads):
+        if any(head.kind in POOLED for head in self.heads):
             dim = (self.d_model,)
             self.pooler = Dense(dim, dim, ("embed", None), std, compute)
         if self.heads:
@@ -348,11 +348,35 @@ class Model(nn.Module):
         return logits(hidden, table)
 
     def head(
-        self, name: str, hidden: Float[Array, "B T D"], *, train: bool
+        self,
+        name: str,
+        hidden: Float[Array, "B T D"],
+        segment_ids: Int[Array, "B T"] | None = None,
+        *,
+        train: bool,
     ) -> Float[Array, "B *T C"]:
-        """A head's outputs, float32: pooled, of each row; token, of each token."""
-        if next(head.kind for head in self.heads if head.name == name) == "pooled":
-            hidden = jnp.tanh(self.pooler(hidden[:, 0]))
+        """A head's outputs, float32, of each row; of a token head, of each token.
+
+        Args:
+          segment_ids: of the batch, for a head on the last token that is no padding.
+
+        Raises:
+          ConfigError: the head is on the first token, which in a decoder sees no other.
+        """
+        kind = next(head.kind for head in self.heads if head.name == name)
+        if kind in POOLED and self.kind != "encoder":
+            raise ConfigError(
+                where="model.kind",
+                found=f"{self.kind!r} with a head on the first token",
+                expected="'encoder', where that token sees the whole row",
+                fix="a decoder's row is read at its last token: objective.summary=last",
+            )
+        if kind in POOLED:
+            hidden = POOLED[kind](self.pooler(hidden[:, 0]))
+        elif kind == "last":
+            after = jnp.argmax(segment_ids[:, ::-1] != 0, axis=1)
+            place = hidden.shape[1] - 1 - after
+            hidden = jnp.take_along_axis(hidden, place[:, None, None], axis=1)[:, 0]
         return self.all_heads(name, self.drop(hidden, train=train)).astype(jnp.float32)
 
     def touch(self) -> None:
@@ -361,13 +385,14 @@ class Model(nn.Module):
         names = ("inputs", "positions", "segment_ids", "token_types")
         batch = {f"{side}{name}": one for side in ("", "source_") for name in names}
         hidden = self(batch, train=False)
-        if self.kind != "encoder":
+        # A classifier of texts has no table of words of its own to say.
+        if self.kind != "encoder" and not self.heads:
             self.logits(hidden)
         for head in self.heads:
             if head.kind == "mlm":
                 self.logits(hidden)
             else:
-                self.head(head.name, hidden, train=False)
+                self.head(head.name, hidden, batch["segment_ids"], train=False)
 
 
 def _places(batch: Batch, side: str, prefix: bool = False) -> Places:

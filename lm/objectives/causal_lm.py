@@ -37,6 +37,10 @@ class Objective(TeacherForcing):
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
 
+    def prompt(self, codec: Any, text: str) -> list[int]:
+        first = [codec.bos_id] if self.bos and codec.bos_id is not None else []
+        return first + codec.encode(text)
+
     def layout(self, codec: Any, *, seq_len: int, pack: bool) -> Layout:
         stride = self.stride or seq_len
         if stride > seq_len:

@@ -1,21 +1,26 @@
 """Classification of a text or of a pair of texts (Devlin et al. 2019, section 4.1)."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from lm.data import transforms
-from lm.data.index import Index, Layout
+from lm.data.index import Encoded, Index, Layout, Writer
 from lm.data.layouts import Labelled
+from lm.data.sources.base import Record
 from lm.errors import DataError
 from lm.models.transformer import Head
 from lm.objectives.base import Batch, Terms
 from lm.ops import losses
 
 BOUNDS = {"classes": "[2, 1000000]"}
+
+# summary -> the kind of head.
+KINDS = {"tanh": "pooled", "relu": "pooled_relu", "last": "last"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +32,12 @@ class Objective:
       text, pair: the columns of the first text, and of the second if there is one.
       label: the column of the label.
       labels: the labels in the order of their ids; empty where they are 0, 1, ...
+      summary: where a row's class is read. "tanh" and "relu": at [CLS], through a dense
+        layer and that function (BERT and RoBERTa; DistilBERT). "last": at the last
+        token, as decoders must, whose first one sees no other; a row is then the texts
+        one after the other (Radford et al. 2018, section 3.2, without delimiters).
+      bos: whether a row of summary="last" begins with the tokenizer's bos token, where
+        it has one.
     """
 
     classes: int = 2
@@ -34,26 +45,40 @@ class Objective:
     pair: str | None = None
     label: str = "label"
     labels: tuple[str, ...] = ()
+    summary: Literal["tanh", "relu", "last"] = "tanh"
+    bos: bool = True
 
     def heads(self) -> tuple[Head, ...]:
-        return (Head("classify", "pooled", self.classes),)
+        return (Head("classify", KINDS[self.summary], self.classes),)
 
     def columns(self) -> tuple[str, ...]:
         return (self.text, self.pair) if self.pair else (self.text,)
 
     def layout(self, codec: Any, *, seq_len: int, pack: bool) -> Layout:
-        if codec.cls_id is None or codec.sep_id is None:
+        kind = Labelled
+        if self.summary == "last":
+            kind = Labelled if self._start(codec) else NotEmpty
+        elif codec.cls_id is None or codec.sep_id is None:
             raise DataError(
-                "tokenizer", "no [CLS] or [SEP]", "both, for objective classification"
+                "tokenizer",
+                "no [CLS] or [SEP]",
+                f"both, for objective.summary={self.summary}",
+                "without them a row is read at its last token: objective.summary=last",
             )
-        return Labelled(self.columns(), self.label, self.labels, self.classes)
+        return kind(self.columns(), self.label, self.labels, self.classes)
+
+    def _start(self, codec: Any) -> tuple[int, ...]:
+        return (codec.bos_id,) if self.bos and codec.bos_id is not None else ()
 
     def transforms(
         self, index: Index, codec: Any, *, seq_len: int
     ) -> tuple[Callable, ...]:
         names = ("inputs", "positions", "segment_ids", "token_types", "labels")
+        join = transforms.WrapPair(seq_len, codec.cls_id, codec.sep_id)
+        if self.summary == "last":
+            join = Join(seq_len, self._start(codec))
         return (
-            transforms.WrapPair(seq_len, codec.cls_id, codec.sep_id),
+            join,
             transforms.Pad(seq_len, codec.pad_id or 0),
             Label(),
             transforms.Keep((*names, "label_weights")),
@@ -61,7 +86,7 @@ class Objective:
 
     def _output(self, model: Any, batch: Batch, train: bool) -> tuple:
         hidden = model(batch, train=train)
-        logits = model.head("classify", hidden, train=train)
+        logits = model.head("classify", hidden, batch["segment_ids"], train=train)
         return logits, batch["labels"], batch["label_weights"]
 
     def loss(self, model: Any, batch: Batch, *, train: bool) -> Terms:
@@ -82,6 +107,54 @@ class Objective:
         """`probabilities` (B, classes)."""
         logits = self._output(model, batch, False)[0]
         return {"probabilities": jax.nn.softmax(logits)}
+
+
+@dataclasses.dataclass(frozen=True)
+class NotEmpty(Labelled):
+    """`Labelled`, where each row has a token at which its class can be read."""
+
+    def texts(self, record: Record) -> list[str]:
+        texts = super().texts(record)
+        if not any(text.strip() for text in texts):
+            raise self._empty(record)
+        return texts
+
+    def write(self, records: Encoded, out: Writer) -> None:
+        def checked() -> Iterator:
+            for record, pieces in records:
+                if not any(pieces):
+                    raise self._empty(record)
+                yield record, pieces
+
+        super().write(checked(), out)
+
+    def _empty(self, record: Record) -> DataError:
+        return DataError(
+            record.where,
+            f"no text in {' and '.join(self.columns)}",
+            "a token, for objective.summary=last",
+            "complete or remove it, or set data.on_bad=skip",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Join:
+    """One or two pieces after `start`, nothing between them: one segment.
+
+    Shortened as by `transforms.WrapPair`.
+    """
+
+    length: int
+    start: tuple[int, ...]
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+        pieces = [piece.tolist() for piece in example["pieces"]]
+        while sum(map(len, pieces)) > self.length - len(self.start):
+            max(pieces, key=len).pop()
+        row = np.asarray([*self.start, *itertools.chain(*pieces)], np.int32)
+        counts = [len(self.start) + len(pieces[0]), *map(len, pieces[1:])]
+        types = np.repeat(np.arange(len(pieces), dtype=np.int32), counts)
+        return example | transforms.segments([row]) | {"token_types": types}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,6 +40,16 @@ class Objective(TeacherForcing):
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
 
+    @property
+    def sees_prompt(self) -> bool:
+        return self.kind == "decoder"
+
+    def prompt(self, codec: Any, text: str) -> list[int]:
+        if self.kind == "encoder_decoder":
+            return super().prompt(codec, text)
+        start, _ = start_and_end(codec, "prefix_lm")
+        return [start, *codec.encode(text)]
+
     def layout(self, codec: Any, *, seq_len: int, pack: bool) -> Layout:
         _, end = start_and_end(codec, "prefix_lm")
         if self.kind == "decoder":

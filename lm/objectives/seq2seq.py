@@ -45,6 +45,9 @@ class Objective(TeacherForcing):
     def columns(self) -> tuple[str, ...]:
         return (self.source, self.target)
 
+    def prompt(self, codec: Any, text: str) -> list[int]:
+        return super().prompt(codec, self.prefix + text)
+
     def layout(self, codec: Any, *, seq_len: int, pack: bool) -> Layout:
         start_and_end(codec, "seq2seq")
         return Pairs(

@@ -66,6 +66,15 @@ class TeacherForcing:
         logits = model.logits(model(batch, train=False))
         return {"tokens": lax.argmax(logits, logits.ndim - 1, jnp.int32)}
 
+    @property
+    def sees_prompt(self) -> bool:
+        """Whether all tokens of a prompt see each other, as in a prefix LM."""
+        return False
+
+    def prompt(self, codec: Any, text: str) -> list[int]:
+        """A text as the model is shown one, to answer it: here, of an encoder."""
+        return [*codec.encode(text), codec.eos_id]
+
     def show(self, batch: dict, predictions: dict, codec: Any, row: int) -> str:
         """The first segment of a row: source, target, and the guess at each place."""
         first = batch["segment_ids"][row] == 1

@@ -63,6 +63,7 @@ def workdir(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_in_training_and_after(workdir, capsys):
     row = tiny.rows(workdir)[-1]
     lines = (workdir / "samples" / "test-2.hypotheses.txt").read_text().splitlines()

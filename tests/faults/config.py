@@ -1,4 +1,4 @@
-"""The tiny run of the tests, as a config file; `:pairs` has a second source."""
+"""The tiny run of the tests; `:mixed` has three sources, `:decoder` says something."""
 
 from tests import tiny
 
@@ -12,4 +12,8 @@ def get_config(arg: str = "") -> dict:
         ]
         tree["data"] = {"sources": sources, "pack": True}
         tree["steps"] = 24
+    if arg == "decoder":
+        tree["model"] |= {"kind": "decoder", "token_types": 0}
+        tree["objective"] = {"name": "causal_lm"}
+        tree |= {"steps": 2, "evals": {}}
     return tree

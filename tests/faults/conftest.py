@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import xla
+
 ROOT = Path(__file__).resolve().parents[2]
-XLA = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 @dataclass
@@ -93,7 +94,8 @@ class Server:
         if config:
             argv.append(f"--config={config}")
         environ = {
-            "XLA_FLAGS": f"{XLA} --xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+            + xla.FLAGS,
             "LM_COMPILE_CACHE": str(self.cache),
             **environ,
         }

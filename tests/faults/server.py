@@ -28,10 +28,8 @@ def run(request: dict) -> None:
         if request["before"]:
             module, _, function = request["before"].partition(":")
             getattr(importlib.import_module(module), function)()
-        from lm import evaluate, main
-
         module, *argv = request["argv"]
-        code = {"lm.main": main, "lm.evaluate": evaluate}[module].main(argv)
+        code = importlib.import_module(module).main(argv)
         threading._shutdown()
         atexit._run_exitfuncs()
     except BaseException:

@@ -20,6 +20,7 @@ from tests import tiny
 HOOKS = "tests.faults.hooks:"
 
 
+@pytest.mark.slow
 def test_E1_a_disk_that_fills_during_a_save(server, golden, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(golden, run)

@@ -99,3 +99,30 @@ def test_G3_code_in_a_value_stays_text_or_is_refused(code, tmp_path, capsys):
         assert main([f"--config={FILE}", flag, f"--workdir={tmp_path / 'run'}"]) == 2
     assert not canary.exists()
     assert "Traceback" not in capsys.readouterr().err
+
+
+# 24 places; max_tokens is 8 where nothing else is said.
+PROMPTS = [
+    ([""], "3: error[data] prompt 1: found an empty prompt"),
+    (["the " * 30], "3: error[data] prompt 1: found a prompt of 31 tokens"),
+    (["the", "--max-tokens=0"], "2: error[config] --max-tokens: found 0"),
+    (["the", "--max-tokens=30"], "2: error[config] "),
+    (["--input={file}"], "3: error[data] {file}:2: found a byte that is not UTF-8"),
+    (["the " * 30, "--truncate"], "0: "),
+]
+
+
+def test_G4_a_prompt_that_cannot_be_answered_is_one_line(server, tmp_path):
+    workdir, file = tmp_path / "run", tmp_path / "prompts.jsonl"
+    made = server.run(workdir, config="tests/faults/config.py:decoder")
+    assert made.code == 0, made.text()
+    before = sorted(workdir.rglob("*"))
+    file.write_bytes(b'{"prompt": "the"}\n{"prompt": "na\xefve"}\n')
+    for flags, expected in PROMPTS:
+        flags = [flag.format(file=file) for flag in flags]
+        if not any(flag.startswith("--max-tokens") for flag in flags):
+            flags.append("--max-tokens=8")
+        done = server.run(workdir, *flags, module="lm.generate", config="")
+        said = f"{done.code}: {done.error() if done.code else ''}"
+        assert said.startswith(expected.format(file=file)), done.text()
+    assert sorted(workdir.rglob("*")) == before

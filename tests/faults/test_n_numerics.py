@@ -74,6 +74,7 @@ def test_N1_stop_names_step_examples_and_module_and_saves_nothing(tmp_path, pois
     assert [row["step"] for row in tiny.rows(tmp_path)] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_N1_skip_leaves_the_update_out_and_goes_on(tmp_path, poison):
     changes = RUN | {"stop": {"on_nonfinite": "skip", "max_skips": 1}}
     poison[4] = np.inf
@@ -93,6 +94,7 @@ def test_N1_skip_leaves_the_update_out_and_goes_on(tmp_path, poison):
     assert finite_checkpoints(again) == [3, 6]
 
 
+@pytest.mark.slow
 def test_N1_rollback_leaves_the_window_out_also_after_a_kill(tmp_path, poison):
     changes = RUN | {"stop": {"on_nonfinite": "rollback"}}
     poison[4] = np.nan
@@ -114,6 +116,7 @@ def test_N1_rollback_leaves_the_window_out_also_after_a_kill(tmp_path, poison):
         assert tiny.host(workdir) == tiny.host(straight)
 
 
+@pytest.mark.slow
 def test_N2_a_spike_sends_the_run_back_and_a_replay_decides_alike(tmp_path, poison):
     stop = {"on_spike": "rollback", "window": 3, "spike": 50.0}
     changes = RUN | {"stop": stop}

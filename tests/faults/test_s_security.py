@@ -1,6 +1,7 @@
 """S1 to S8: data are never code, and nothing listens, loads or tells in secret."""
 
 import ast
+import collections
 import pickle
 import re
 import time
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from lm import checkpoint, storage
 from lm.errors import CheckpointError
@@ -185,3 +188,22 @@ def test_S8_each_requirement_is_bounded():
         for line in (ROOT / name).read_text().splitlines():
             if line and not line.startswith(("#", "-r")):
                 assert re.search(r"[<=]", line), line
+
+
+def test_S8_the_lock_holds_each_requirement_with_its_hashes():
+    lock = (ROOT / "launch" / "requirements.lock").read_text().replace("\\\n", "")
+    pins = collections.defaultdict(list)
+    for line in lock.splitlines():
+        if line and not line.startswith("#"):
+            pinned = Requirement(line.partition("--hash")[0].strip())
+            assert re.search(r"--hash=sha256:[0-9a-f]{64}", line), pinned
+            pins[canonicalize_name(pinned.name)].append(pinned)
+    for file in ("requirements.txt", "tests/requirements.txt"):
+        for line in (ROOT / file).read_text().splitlines():
+            if line and not line.startswith("#"):
+                wanted = Requirement(line)
+                found = pins[canonicalize_name(wanted.name)]
+                assert found, f"{line}: make the lock again, as its head says"
+                for pinned in found:
+                    (version,) = pinned.specifier
+                    assert wanted.specifier.contains(version.version), (line, pinned)

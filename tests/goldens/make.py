@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 import torch
 import transformers as t
 
@@ -138,6 +139,53 @@ CASES = {
     "mistral": (t.MistralForCausalLM, t.MistralConfig(**DECODER, sliding_window=4)),
     "qwen2": (t.Qwen2ForCausalLM, t.Qwen2Config(**DECODER, tie_word_embeddings=True)),
 }
+DISTILBERT = {
+    "vocab_size": 61,
+    "dim": 24,
+    "n_layers": 2,
+    "n_heads": 4,
+    "hidden_dim": 40,
+    "max_position_embeddings": 40,
+}
+ROBERTA = {**ENCODER, "type_vocab_size": 1}
+GPT2 = {"vocab_size": 61, "n_positions": 40, "n_embd": 24, "n_layer": 2, "n_head": 4}
+SMALL = DECODER | {"num_hidden_layers": 2}
+# Apart, since the seeds of the first cases are their places in the alphabet.
+HEADS = {
+    "roberta_tag": (t.RobertaForTokenClassification, t.RobertaConfig(**ROBERTA)),
+    "roberta_span": (t.RobertaForQuestionAnswering, t.RobertaConfig(**ROBERTA)),
+    "distilbert_classify": (
+        t.DistilBertForSequenceClassification,
+        t.DistilBertConfig(**DISTILBERT),
+    ),
+    "distilbert_tag": (
+        t.DistilBertForTokenClassification,
+        t.DistilBertConfig(**DISTILBERT),
+    ),
+    "distilbert_span": (
+        t.DistilBertForQuestionAnswering,
+        t.DistilBertConfig(**DISTILBERT),
+    ),
+    "gpt2_classify": (t.GPT2ForSequenceClassification, t.GPT2Config(**GPT2)),
+    "gpt2_tag": (t.GPT2ForTokenClassification, t.GPT2Config(**GPT2)),
+    "llama_classify": (t.LlamaForSequenceClassification, t.LlamaConfig(**SMALL)),
+    "llama_tag": (t.LlamaForTokenClassification, t.LlamaConfig(**SMALL)),
+    "mistral_classify": (
+        t.MistralForSequenceClassification,
+        t.MistralConfig(**SMALL, sliding_window=4),
+    ),
+    "mistral_tag": (
+        t.MistralForTokenClassification,
+        t.MistralConfig(**SMALL, sliding_window=4),
+    ),
+    "qwen2_classify": (t.Qwen2ForSequenceClassification, t.Qwen2Config(**SMALL)),
+    "qwen2_tag": (t.Qwen2ForTokenClassification, t.Qwen2Config(**SMALL)),
+}
+for case, (_, config) in HEADS.items():
+    if not case.endswith("span"):
+        config.id2label = LABELS["id2label"]
+NAMES = (*sorted(CASES), *sorted(HEADS))
+CASES |= HEADS
 
 
 def randomise(model: torch.nn.Module, seed: int) -> None:
@@ -188,6 +236,19 @@ def outputs(model, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in kept.items()}
 
 
+def tokenizer(place: Path, size: int) -> None:
+    """A tokenizer of single letters, without one that begins a text."""
+    letters = [chr(code) for code in range(33, 33 + size - 2)]
+    words = {word: id for id, word in enumerate(("<pad>", *letters, "\u0120"))}
+    whole = tokenizers.Tokenizer(tokenizers.models.BPE(words, []))
+    whole.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    whole.decoder = tokenizers.decoders.ByteLevel()
+    fast = t.PreTrainedTokenizerFast(tokenizer_object=whole, pad_token="<pad>")
+    fast.save_pretrained(place)
+
+
+# Cases that also have a tokenizer.
+SPEAKING = ("gpt2_classify",)
 # Cases that also continue 50 prompts.
 GENERATING = ("gpt2", "llama_3_1", "t5_v1_0")
 EOS, NEW = 2, 10
@@ -226,7 +287,7 @@ def make(name: str, place: Path) -> None:
     cls, config = CASES[name]
     config.pad_token_id = 1 if config.model_type == "roberta" else 0
     config._attn_implementation = "eager"
-    seed = sorted(CASES).index(name)
+    seed = NAMES.index(name)
     torch.manual_seed(seed)
     model = cls(config).eval()
     if getattr(config, "scale_decoder_outputs", True) is False:
@@ -237,6 +298,8 @@ def make(name: str, place: Path) -> None:
     (place / "generation_config.json").unlink(missing_ok=True)
     given = inputs(config, seed)
     np.savez_compressed(place / "outputs.npz", **given, **outputs(model, given))
+    if name in SPEAKING:
+        tokenizer(place, config.vocab_size)
     if name in GENERATING:
         said = continuations(model, seed)
         np.savez_compressed(place / "generated.npz", **said)

@@ -10,6 +10,7 @@ import lm.config as configs
 from lm.hf import checkpoint, importing
 from lm.models.heads import Head
 from lm.models.transformer import Model
+from lm.objectives.classification import KINDS
 from lm.trees import nest
 
 PLACE = Path(__file__).resolve().parents[1] / "goldens"
@@ -17,14 +18,15 @@ NAMES = sorted(path.parent.name for path in PLACE.glob("*/outputs.npz"))
 HEADS = {
     "mlm": Head("mlm", "mlm"),
     "nsp": Head("nsp", "pooled", 2),
-    "classify": Head("classify", "pooled", 3),
     "tag": Head("tag", "token", 3),
     "span": Head("span", "token", 2),
 }
 
 
 def model(opened: checkpoint.Checkpoint, **changes) -> Model:
-    heads = tuple(HEADS[part] for part in opened.parts if part in HEADS)
+    classify = Head("classify", KINDS[opened.family.summary], 3)
+    known = HEADS | {"classify": classify}
+    heads = tuple(known[part] for part in opened.parts if part in known)
     return configs.build(Model, opened.model | changes, heads=heads)
 
 

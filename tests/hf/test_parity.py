@@ -10,6 +10,7 @@ from tests.hf import goldens
 
 # One of each kind in the fast suite.
 FEW = ("bert_pretraining", "gpt2", "llama_3_1", "mistral", "t5_v1_1")
+FEW += ("distilbert_classify", "llama_classify")
 
 
 def each(names):
@@ -36,13 +37,14 @@ def case(request):
 
 def all_outputs(model, batch):
     """Of a bound model: every head's, and the words'."""
-    hidden = model(batch, train=False)
+    hidden, segments = model(batch, train=False), batch["segment_ids"]
     found = {
-        head.name: model.head(head.name, hidden, train=False)
+        head.name: model.head(head.name, hidden, segments, train=False)
         for head in model.heads
         if head.kind != "mlm"
     }
-    if model.kind != "encoder" or any(head.kind == "mlm" for head in model.heads):
+    words = model.kind != "encoder" and not model.heads
+    if words or any(head.kind == "mlm" for head in model.heads):
         found["words"] = model.logits(hidden)
     return found
 

@@ -22,11 +22,12 @@ def config_of(opened):
     changes = {"model": dict(opened.model), "seq_len": 16}
     kinds = {"decoder": "causal_lm", "encoder_decoder": "span_corruption"}
     changes["objective"] = {"name": kinds.get(opened.model["kind"], "mlm")}
-    if "classify" in opened.parts:
-        names = {"classes": 3, "labels": opened.labels}
-        changes["objective"] = {"name": "classification"} | names
-        changes["data"] = tiny.tree()["data"] | {"pack": False}
-    return configs.resolve(tiny.tree(**changes, evals={}))
+    config = configs.resolve(tiny.tree(**changes, evals={}))
+    if "classify" not in opened.parts:
+        return config
+    objective = {"name": "classification", "labels": opened.labels}
+    objective["summary"] = opened.family.summary
+    return configs.Config(config | {"objective": configs.Config(objective)})
 
 
 def exported(name, place, **keywords):
@@ -35,6 +36,8 @@ def exported(name, place, **keywords):
     params = flatten(goldens.params(opened))
     shapes = {path: leaf.shape for path, leaf in params.items()}
     plan = exporting.plan(config_of(opened), shapes)
+    # The command takes it from the tokenizer; a decoder's classifier looks for it.
+    plan.config.setdefault("pad_token_id", opened.config["pad_token_id"])
     place.mkdir()
     exporting.write(plan, params, place, **keywords)
     return opened, params
@@ -93,6 +96,20 @@ def test_a_model_of_no_family_is_refused_with_what_differs():
         exporting.plan(config, shapes, "bert")
     with pytest.raises(ConfigError, match="--family"):
         exporting.plan(config, shapes, "bart")
+
+
+@pytest.mark.parametrize("name", ["bert_classify", "distilbert_classify"])
+def test_a_pooler_with_another_function_is_no_classifier_of_theirs(name):
+    """The tensors are the same with tanh and with relu."""
+    opened = checkpoint.open_checkpoint(goldens.PLACE / name)
+    config = config_of(opened)
+    shapes = {path: source.shape for path, source in opened.sources.items()}
+    theirs = config.objective.summary
+    other = {"tanh": "relu", "relu": "tanh"}[theirs]
+    objective = configs.Config(config.objective | {"summary": other})
+    config = configs.Config(config | {"objective": objective})
+    with pytest.raises(ConfigError, match=f"found '{other}', expected '{theirs}'"):
+        exporting.plan(config, shapes)
 
 
 @pytest.mark.skipif(not PEER, reason="LM_TRANSFORMERS_PYTHON names no Python")

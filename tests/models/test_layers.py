@@ -13,6 +13,7 @@ from lm import step, trees
 from lm.errors import ConfigError
 from lm.models.layers import Compute, constrain
 from lm.models.transformer import Head, Model
+from tests import tiny
 
 RULES = (
     ("batch", ("data", "fsdp")),
@@ -80,7 +81,7 @@ def test_an_axis_without_a_rule_is_an_error(mesh):
 
 def test_constraints_change_no_value(mesh):
     plain = Model(**TINY)
-    params = step.make(plain, None).init(jax.random.key(0))
+    params = tiny.new(plain)
     rows = batch(8, 6)
     ruled = plain.clone(compute=Compute(rules=RULES))
 
@@ -119,24 +120,28 @@ def test_every_parameter_names_its_axes():
 
 def test_rows_longer_than_the_table_of_positions_are_refused():
     model = Model(**TINY)
-    params = step.make(model, None).init(jax.random.key(0))
+    params = tiny.new(model)
     with pytest.raises(ConfigError, match=r"model\.max_len.*9 tokens"):
         model.apply({"params": params}, batch(1, 9), train=False)
     long = Model(**TINY | {"position": "sinusoidal"})
-    params = step.make(long, None).init(jax.random.key(0))
-    long.apply({"params": params}, batch(1, 9), train=False)
+    params = tiny.new(long)
+    jax.eval_shape(
+        lambda p: long.apply({"params": p}, batch(1, 9), train=False), params
+    )
 
 
 def test_the_position_offset_skips_rows_of_the_table():
     model = Model(**TINY | {"position_offset": 2})
-    params = step.make(model, None).init(jax.random.key(0))
+    params = tiny.new(model)
     table = params["embed"]["position"]["embedding"]
     assert table.shape == (8 + 2, 8)
 
     def total(table):
         embed = params["embed"] | {"position": {"embedding": table}}
         changed = params | {"embed": embed}
-        out = model.apply({"params": changed}, batch(1, 4), train=False)
+        out = jax.jit(lambda p: model.apply({"params": p}, batch(1, 4), train=False))(
+            changed
+        )
         return (out * jnp.arange(8)).sum()
 
     used = np.abs(jax.grad(total)(table)).max(axis=1) > 0
@@ -145,7 +150,7 @@ def test_the_position_offset_skips_rows_of_the_table():
 
 def test_dropout_acts_in_training_alone_and_in_pooled_heads():
     model = Model(**TINY | {"dropout": 0.5})
-    params = step.make(model, None).init(jax.random.key(0))
+    params = tiny.new(model)
     states = jax.random.normal(jax.random.key(1), (4, 3, 8))
 
     def outputs(seed, train):
@@ -166,12 +171,15 @@ def test_dropout_acts_in_training_alone_and_in_pooled_heads():
 def test_each_layer_drops_its_own_elements():
     """With nothing but a bias of 1 in each layer, states count the layers that kept."""
     model = Model(**TINY | {"norm_position": "pre", "d_model": 64, "dropout": 0.5})
-    params = step.make(model, None).init(jax.random.key(0))
+    params = tiny.new(model)
     params = jax.tree.map(jnp.zeros_like, params)
     params["norm"]["scale"] += 1
     params["layers"]["mlp"]["down"]["bias"] += 1
     rngs = {"dropout": jax.random.key(0)}
-    states = model.apply({"params": params}, batch(1, 1), train=True, rngs=rngs)
+    rows = batch(1, 1)
+    states = jax.jit(lambda p: model.apply({"params": p}, rows, train=True, rngs=rngs))(
+        params
+    )
     assert len(np.unique(states)) == 3
 
 

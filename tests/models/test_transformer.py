@@ -13,6 +13,7 @@ from lm import step, trees
 from lm.models.presets import PRESETS
 from lm.models.transformer import Compute, Head, Model
 from lm.ops import losses
+from tests import tiny
 
 HEADS = (Head("mlm", "mlm"), Head("nsp", "pooled", 2))
 TINY = {
@@ -29,12 +30,7 @@ TINY = {
 
 def make(**changes):
     model = configs.build(Model, TINY | {"heads": HEADS} | changes)
-    return model, new(model)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def new(model):
-    return step.make(model, None).init(jax.random.key(0))
+    return model, tiny.new(model)
 
 
 def batch(segments, seed=0, **given):
@@ -146,7 +142,7 @@ def test_padding_changes_nothing():
     assert np.isfinite(b).all()
 
 
-@pytest.mark.parametrize("position", ["learned", "sinusoidal"])
+@pytest.mark.parametrize("position", tiny.few(["learned", "sinusoidal"], {"learned"}))
 def test_packed_is_separate(position):
     """Values and gradients: no document of a row sees another."""
     model, params = make(position=position)
@@ -180,9 +176,9 @@ def test_packed_is_separate(position):
 @pytest.mark.parametrize(
     "compute",
     [
-        Compute(remat="none"),
-        Compute(remat="full"),
-        Compute(unroll=0),
+        pytest.param(Compute(remat="none"), marks=pytest.mark.slow),
+        pytest.param(Compute(remat="full"), marks=pytest.mark.slow),
+        pytest.param(Compute(unroll=0), marks=pytest.mark.slow),
         Compute(unroll=0, remat="full"),
     ],
     ids=["kept", "full", "unrolled", "unrolled-full"],
@@ -207,7 +203,8 @@ def test_how_it_is_computed_changes_nothing(compute):
         np.testing.assert_allclose(
             leaf, trees.flatten(again)[path], atol=limit, err_msg=path
         )
-    assert loss(params, dataclasses.replace(model, dropout=0.0)) != first
+    still = dataclasses.replace(model, dropout=0.0)
+    assert jax.jit(loss, static_argnums=1)(params, still) != first
 
 
 def test_bfloat16_stays_close_and_gives_float32_logits():

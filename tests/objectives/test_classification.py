@@ -1,10 +1,18 @@
 """Classification: single texts and pairs, their labels and their predictions."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax.core import meta
 
 from lm import step
+from lm.errors import ConfigError, DataError
+from lm.models.heads import Head
+from lm.models.transformer import Model
 from tests import tiny
 
 TEXTS = tuple(
@@ -13,8 +21,8 @@ TEXTS = tuple(
 )
 
 
-def opened(tmp_path, **objective):
-    source = {"sources": [{"name": "memory", "items": TEXTS}], "pack": False}
+def opened(tmp_path, items=TEXTS, **objective):
+    source = {"sources": [{"name": "memory", "items": items}], "pack": False}
     config = tiny.config(
         objective={"name": "classification", "classes": 3, **objective},
         data=source,
@@ -56,3 +64,158 @@ def test_predictions_are_distributions_that_the_loss_uses(tmp_path):
     expected = -np.log(found[np.arange(4), batch["labels"]]).sum()
     assert total == pytest.approx(expected, rel=1e-5)
     assert count == 4
+
+
+WITHOUT_BOS = {"name": "word", "kind": "word", "specials": ("pad", "unk", "eos")}
+
+
+@pytest.mark.parametrize("pair", [None, "pair"])
+@pytest.mark.parametrize("bos", ["its own", "none", "not wanted"])
+def test_a_row_read_at_its_end_has_no_delimiters(tmp_path, pair, bos):
+    """Texts one after the other, from the tokenizer's bos on, if it has one."""
+    tokenizer = {"tokenizer": WITHOUT_BOS} if bos == "none" else {}
+    objective = {"name": "classification", "classes": 3, "pair": pair}
+    objective |= {"summary": "last", "bos": bos != "not wanted"}
+    source = {"sources": [{"name": "memory", "items": TEXTS}], "pack": False}
+    settings = tiny.config(objective=objective, data=source, evals={}, **tokenizer)
+    with tiny.some_devices(settings):
+        corpus, _ = tiny.program(settings, tmp_path)
+    codec, cut = corpus.codec, 0
+    start = [codec.bos_id] if bos == "its own" else []
+    for n in range(12):
+        example = corpus.stream.example(n)
+        _, _, row = corpus.stream.locate(n)
+        text, ending = codec.encode(TEXTS[row]["text"]), codec.encode("the end")
+        room = 24 - len(start) - len(ending) * bool(pair)
+        first = [*start, *text[:room]]
+        wanted = [*first, *ending] if pair else first
+        cut += len(text) > room
+        used = len(wanted)
+        assert example["inputs"].tolist() == wanted + [codec.pad_id] * (24 - used)
+        assert example["segment_ids"].tolist() == [1] * used + [0] * (24 - used)
+        assert example["positions"][:used].tolist() == list(range(used))
+        types = [0] * len(first) + [1] * (used - len(first))
+        assert example["token_types"][:used].tolist() == types
+    assert 0 < cut < 12
+
+
+def test_a_row_without_a_token_cannot_be_read_at_its_end(tmp_path):
+    items = ({"text": " ", "label": 0}, *TEXTS)
+    objective = {"name": "classification", "classes": 3, "summary": "last"}
+    source = {"sources": [{"name": "memory", "items": items}], "pack": False}
+    changes = {"objective": objective, "evals": {}, "tokenizer": WITHOUT_BOS}
+    with pytest.raises(DataError, match="no text in text, expected a token"):
+        settings = tiny.config(data=source, **changes)
+        tiny.program(settings, tmp_path / "error")[0].stream.example(0)
+    settings = tiny.config(data=source | {"on_bad": "skip", "max_bad": 0.5}, **changes)
+    stream = tiny.program(settings, tmp_path / "skip")[0].stream
+    assert {stream.locate(n)[2] for n in range(12)} == {*range(12)}
+    settings = tiny.config(data=source, **{**changes, "tokenizer": {"name": "word"}})
+    example = tiny.program(settings, tmp_path / "bos")[0].stream
+    assert min(example.example(n)["segment_ids"].sum() for n in range(13)) == 1
+
+
+def test_only_the_last_needs_no_special_tokens(tmp_path):
+    changes = {"data": {"sources": [{"name": "memory", "items": TEXTS}]}, "evals": {}}
+    changes |= {"tokenizer": WITHOUT_BOS}
+    objective = {"name": "classification", "classes": 3, "summary": "relu"}
+    with pytest.raises(DataError, match=r"no \[CLS\] or \[SEP\].*summary=last"):
+        settings = tiny.config(objective=objective, **changes)
+        tiny.program(settings, tmp_path)[0].stream.example(0)
+
+
+SIZES = {"vocab_size": 16, "num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 32}
+
+
+def bound(head, **fields):
+    """A model with one head, and its parameters."""
+    model = Model(**SIZES, heads=(Head("classify", head, 3),), **fields)
+    made = jax.jit(lambda key: model.init(key, method="touch")["params"])
+    return model, meta.unbox(made(jax.random.key(0)))
+
+
+def logits(model, params, inputs, segments):
+    """Of the head; and the states that it reads."""
+    places = np.arange(inputs.shape[1])[None].repeat(len(inputs), 0)
+    batch = {"inputs": inputs, "segment_ids": segments, "positions": places}
+    batch["token_types"] = np.zeros_like(inputs)
+    batch = {key: jnp.asarray(leaf, jnp.int32) for key, leaf in batch.items()}
+
+    def head(model):
+        hidden = model(batch, train=False)
+        ids = batch["segment_ids"]
+        return model.head("classify", hidden, ids, train=False), hidden
+
+    both = jax.jit(lambda params: model.apply({"params": params}, method=head))
+    return jax.tree.map(np.asarray, both(params))
+
+
+def test_the_last_token_is_the_last_that_is_no_padding():
+    model, params = bound("last", kind="decoder", output="untied", token_types=0)
+    assert params["heads"]["classify"].keys() == {"kernel"}
+    assert "output" not in params  # it says no words
+    inputs = np.random.default_rng(0).integers(1, 16, (3, 6))
+    right = np.arange(6) < np.array([[4], [6], [1]])
+    kernel = params["heads"]["classify"]["kernel"]
+    for segments, last in ((right, [3, 5, 0]), (right[:, ::-1], [5, 5, 5])):
+        found, hidden = logits(model, params, inputs, segments)
+        wanted = hidden[np.arange(3), last] @ kernel
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_pooler_ends_in_tanh_or_relu():
+    inputs = np.random.default_rng(1).integers(1, 16, (2, 5))
+    segments = np.ones_like(inputs)
+    tanh, params = bound("pooled", init_std=0.5)
+    relu, other = bound("pooled_relu", init_std=0.5)
+    assert jax.tree.structure(params) == jax.tree.structure(other)
+
+    state = logits(tanh, params, inputs, segments)[1][:, 0]
+    dense, last = params["pooler"], params["heads"]["classify"]
+    pooled = state @ dense["kernel"] + dense["bias"]
+    for model, function in ((tanh, np.tanh), (relu, lambda x: np.maximum(x, 0))):
+        wanted = function(pooled) @ last["kernel"] + last["bias"]
+        found, _ = logits(model, params, inputs, segments)
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["pooled", "pooled_relu"])
+def test_a_decoder_has_no_head_on_its_first_token(kind):
+    with pytest.raises(ConfigError, match=r"first token.*objective\.summary=last"):
+        bound(kind, kind="decoder")
+
+
+def test_a_decoder_learns_to_classify(tmp_path):
+    """The label is the last word but one, which the first token does not see."""
+    items = tuple(
+        {"text": f"the old dog {('runs', 'sees', 'eats')[i % 3]} here", "label": i % 3}
+        for i in range(24)
+    )
+    corpus, _ = opened(tmp_path, items, summary="last")
+    decoder = {"norm_position": "pre", "embedding": "plain", "output": "untied"}
+    objective = corpus.objective
+    model = Model(
+        **SIZES | {"vocab_size": corpus.codec.vocab_size},
+        **decoder,
+        kind="decoder",
+        heads=objective.heads(),
+    )
+    optimiser, batch = optax.adam(3e-2), tiny.batch(corpus, 24)
+
+    def loss(params):
+        ask = functools.partial(objective.loss, batch=batch, train=False)
+        total, count = model.apply({"params": params}, method=ask)["classify"]
+        return total / count
+
+    @jax.jit
+    def update(params, state):
+        value, gradient = jax.value_and_grad(loss)(params)
+        changes, state = optimiser.update(gradient, state)
+        return optax.apply_updates(params, changes), state, value
+
+    params = step.make(model, objective).init(jax.random.key(0))
+    state, losses = optimiser.init(params), []
+    for _ in range(20):
+        params, state, value = update(params, state)
+        losses.append(float(value))
+    assert losses[0] > 0.9 and losses[-1] < 0.5 * losses[0], losses

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from lm import step
 from lm.errors import ConfigError
 from lm.models import layers
 from lm.models.transformer import Compute, Model
@@ -21,6 +20,7 @@ from lm.ops import attention_kernels
 from lm.ops.attention import Places
 from lm.ops.attention_kernels import attend_by
 from lm.rules import check_rules
+from tests import tiny
 
 HEADS, DIM = 4, 8
 DTYPES = {"xla": "float32", "splash": "float32", "cudnn": "bfloat16"}
@@ -295,7 +295,7 @@ def test_a_model_is_the_same_by_either_implementation(monkeypatch, kind):
         batch |= {f"{side}inputs": tokens, f"{side}positions": of.positions}
         batch |= {f"{side}segment_ids": of.segments, f"{side}token_types": tokens * 0}
     plain, splash = model("xla", kind), model("splash", kind)
-    params = step.make(plain, None).init(jax.random.key(0))
+    params = tiny.new(plain)
     real = (where.segments != 0)[..., None]
     found = []
     for each in (plain, splash):
@@ -309,7 +309,7 @@ def test_with_a_cache_a_model_does_without_kernels(monkeypatch):
     used = mock.Mock(wraps=attention_kernels.attend_by)
     monkeypatch.setattr(layers, "attend_by", used)
     decoder = model("splash", "decoder")
-    params = step.make(model("xla", "decoder"), None).init(jax.random.key(0))
+    params = tiny.new(model("xla", "decoder"))
     where = places(4)
     batch = {"inputs": where.positions, "positions": where.positions}
     batch |= {"segment_ids": where.segments, "token_types": where.positions * 0}

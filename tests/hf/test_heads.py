@@ -1,0 +1,90 @@
+"""Heads of checkpoints: which fit together with a config, and which come along."""
+
+import json
+import shutil
+
+import pytest
+
+import lm.config as configs
+from lm.errors import CheckpointError
+from lm.hf import checkpoint, exporting, source
+from tests import tiny
+from tests.hf import folders, goldens
+
+
+def fine_tune(place, **objective):
+    """A classifier that starts from the folder."""
+    items = [{"text": "good dog.", "label": 1}, {"text": "bad cat.", "label": 0}] * 8
+    return configs.resolve(
+        tiny.tree(
+            model=dict(checkpoint.read_model(place)) | {"vocab_size": None},
+            objective={"name": "classification", "classes": 3, **objective},
+            data={"sources": [{"name": "memory", "items": items}]},
+            tokenizer=None,
+            init={"source": f"hf:{place}"},
+            evals={},
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("case", "theirs", "other"),
+    [("distilbert_classify", "relu", "tanh"), ("bert_classify", "tanh", "relu")],
+)
+def test_a_classifier_is_continued_with_its_own_function(tmp_path, case, theirs, other):
+    """The pooler's tensors have the same shapes whatever follows it."""
+    place = folders.bert(tmp_path / "hf", case)
+    source.check(fine_tune(place, summary=theirs), tmp_path / "run")
+    with pytest.raises(CheckpointError, match=f"set objective.summary={theirs}"):
+        source.check(fine_tune(place, summary=other), tmp_path / "run")
+
+
+def test_an_encoder_without_a_classifier_may_get_any(tmp_path):
+    place = folders.bert(tmp_path / "hf", "distilbert_mlm")
+    for summary in ("tanh", "relu", "last"):
+        source.check(fine_tune(place, summary=summary), tmp_path / "run")
+
+
+def renamed(case, place, **config):
+    """A golden case whose config.json says something else."""
+    shutil.copytree(goldens.PLACE / case, place)
+    path = place / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    return place
+
+
+def test_the_table_of_words_belongs_to_the_class_that_says_them(tmp_path):
+    """And comes along with a bare model, where it is there."""
+    bare = renamed("llama", tmp_path / "bare", architectures=["LlamaModel"])
+    opened = checkpoint.open_checkpoint(bare)
+    assert opened.parts == ("lm",) and "output/embedding" in opened.sources
+    other = {"architectures": ["LlamaForCausalLM"]}
+    place = renamed("llama_classify", tmp_path / "causal", **other)
+    with pytest.raises(CheckpointError, match=r"lm_head.weight: missing.*score"):
+        checkpoint.open_checkpoint(place)
+
+
+def test_one_name_for_two_heads_is_told_apart_by_the_class(tmp_path):
+    """Llama calls both `score`; the head of single tokens has a bias."""
+    other = {"architectures": ["LlamaForSequenceClassification"]}
+    place = renamed("llama_tag", tmp_path / "wrong", **other)
+    with pytest.raises(CheckpointError, match=r"score\.bias: extra"):
+        checkpoint.open_checkpoint(place)
+    for case, head in (("llama_tag", "tag"), ("llama_classify", "classify")):
+        opened = checkpoint.open_checkpoint(goldens.PLACE / case)
+        shapes = {path: found.shape for path, found in opened.sources.items()}
+        assert {path for path in shapes if path.startswith("heads/")} == (
+            {f"heads/{head}/kernel"} | ({"heads/tag/bias"} if head == "tag" else set())
+        )
+        config = tiny.config(evals={})
+        config = configs.Config(config | {"model": configs.Config(nested(opened))})
+        plan = exporting.plan(config, shapes)
+        assert plan.architecture == opened.config["architectures"][0]
+
+
+def nested(opened):
+    """config.model with its groups as configs."""
+    return {
+        key: configs.Config(value) if isinstance(value, dict) else value
+        for key, value in opened.model.items()
+    }
