@@ -49,10 +49,8 @@ KILLS = ("step:8", "step:3")
 LIMIT = 3600  # seconds for a process of the small run
 CHECKS = ("resume", "padding", "packing", "order", "accumulation", "scan", "remat")
 CHECKS += ("devices", "cache")
-ENVIRON = (
-    "XLA_FLAGS",
-    "TF_CPP_MIN_LOG_LEVEL",
-)  # set for this process, not for the runs that it starts
+# Set for this process alone, not for the runs that it starts.
+ENVIRON = ("XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL")
 
 
 @dataclasses.dataclass(frozen=True)

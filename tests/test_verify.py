@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,9 +45,9 @@ sys.meta_path.insert(0, Late())
 """
 
 
-def command(*flags, **environ):
+def command(*flags, config=CONFIG, **environ):
     return subprocess.run(
-        [sys.executable, "-m", "lm.verify", f"--config={CONFIG}", *flags],
+        [sys.executable, "-m", "lm.verify", f"--config={config}", *flags],
         cwd=ROOT,
         env=os.environ | environ,
         text=True,
@@ -56,17 +57,21 @@ def command(*flags, **environ):
 
 
 @pytest.mark.slow
-def test_a_sound_config_passes(tmp_path):
-    """Killed twice and resumed; and one check that computes in the same process."""
-    done = command("--only=resume,order", f"--workdir={tmp_path / 'kept'}")
+def test_the_command_of_the_readme_says_what_stands_there(tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    wanted = re.search(
+        r"python -m (lm\.verify \S+)\n```\n\n```text\n(.*?)```", readme, re.S
+    )
+    config = wanted[1].partition("--config=")[2]
+    done = command(f"--workdir={tmp_path / 'kept'}", config=config)
     assert done.returncode == 0, done.stdout
-    lines = done.stdout.splitlines()
-    assert [line.split()[:2] for line in lines[2:4]] == [
-        ["resume", "pass"],
-        ["order", "pass"],
+    head, *lines, last = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        line.split()[:2] for line in wanted[2].splitlines()
     ]
-    assert lines[-1].startswith("all hold") and len(lines) == 5
-    assert all(len(line) <= 80 for line in lines)
+    assert [line.split()[0] for line in lines[1:]] == list(verify.CHECKS)
+    assert head.startswith("small run: 9 steps") and last.startswith("all hold")
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
     rows = tiny.rows(tmp_path / "kept" / "killed")
     assert [row["step"] for row in rows] == list(range(1, verify.STEPS + 1))
     said = (tmp_path / "kept/killed/run.log").read_text()

@@ -250,7 +250,7 @@ def tokenizer(place: Path, size: int) -> None:
 # Cases that also have a tokenizer.
 SPEAKING = ("gpt2_classify",)
 # Cases that also continue 50 prompts.
-GENERATING = ("gpt2", "llama_3_1", "t5_v1_0")
+GENERATING = ("gpt2", "llama_3_1", "mistral", "qwen2", "t5_v1_0", "t5_v1_1")
 EOS, NEW = 2, 10
 
 
