@@ -249,8 +249,8 @@ def tokenizer(place: Path, size: int) -> None:
 
 # Cases that also have a tokenizer.
 SPEAKING = ("gpt2_classify",)
-# Cases that also continue 50 prompts; not t5_v1_1, with which `generate` fails where the
-# decoder has more layers than the encoder.
+# Cases that also continue 50 prompts; not t5_v1_1: `generate` fails where the decoder
+# has more layers than the encoder.
 GENERATING = ("gpt2", "llama_3_1", "mistral", "qwen2", "t5_v1_0")
 EOS, NEW = 2, 10
 
