@@ -85,30 +85,39 @@ def run(argv: list[str]) -> int:
     for name in wanted:
         if name not in CHECKS:
             raise configs.no_such("--only", name, CHECKS)
+    environ = simulate_devices()
     config = configs.load(flags.config, overrides)
+    given = {flag.partition("=")[0].removeprefix("--config.") for flag in overrides}
     if flags.workdir is None:
         with tempfile.TemporaryDirectory(prefix="lm-verify-") as folder:
-            return verify(config, overrides, Path(folder), wanted, flags.full)
+            return verify(config, given, Path(folder), wanted, flags.full, environ)
     workdir = Path(flags.workdir)
     storage.check_directory(workdir)
     if workdir.exists() and any(workdir.iterdir()):
         found = "a directory that is not empty"
         raise ConfigError(f"--workdir {workdir}", found, "a new or an empty one")
-    return verify(config, overrides, workdir, wanted, flags.full)
+    return verify(config, given, workdir, wanted, flags.full, environ)
 
 
 def verify(
-    config: Config, overrides: list[str], workdir: Path, wanted: list[str], full: bool
+    config: Config,
+    given: set[str],
+    workdir: Path,
+    wanted: list[str],
+    full: bool,
+    environ: dict[str, str | None],
 ) -> int:
-    """Runs the checks and prints their table; returns the exit code."""
-    environ = {name: os.environ.get(name) for name in ENVIRON}
-    simulate_devices()
+    """Runs the checks and prints their table; returns the exit code.
+
+    Args:
+      given: the fields that the command line sets.
+      environ: of the runs that are started.
+    """
     runtime.platform_setup()
 
     from lm import parts
 
     config = parts.with_tokenizer(config, workdir)
-    given = {flag.partition("=")[0].removeprefix("--config.") for flag in overrides}
     tree = small(config, given, workdir / "data", full)
     say(describe(configs.resolve(tree)))
     say(f"{'check':<12}  {'':<4}  {'largest':>8}  first that differs, or why none")
@@ -125,14 +134,21 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def simulate_devices() -> None:
-    """Eight devices where there is only a CPU; must come before jax starts."""
-    # XLA warns that some of the meshes are slow for so small a model.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+def simulate_devices() -> dict[str, str | None]:
+    """Eight devices where there is only a CPU; must come before jax is imported.
+
+    Returns:
+      What the environment said of it before.
+    """
+    before = {name: os.environ.get(name) for name in ENVIRON}
+    # XLA warns that some of the meshes are slow for so small a model; 1 is jax's own.
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     flag = "--xla_force_host_platform_device_count"
     given = os.environ.get("XLA_FLAGS", "")
     if flag not in given:
         os.environ["XLA_FLAGS"] = f"{given} {flag}=8".strip()
+    return before
 
 
 def results(
