@@ -13,7 +13,7 @@ from lm import config as configs
 from lm import runtime, storage
 from lm.config import Config
 from lm.errors import ConfigError
-from lm.flags import Parser
+from lm.flags import Parser, which_step
 from lm.hf import checkpoint, source
 
 USAGE = """python -m lm.convert --from=hf:DIR --workdir=DIR [--init-missing=REGEX]
@@ -127,9 +127,7 @@ def tree(opened: checkpoint.Checkpoint, place: str) -> dict[str, Any]:
 
 def export_run(flags: Any, target: Path) -> int:
     """Makes the directory `target`, all of it or nothing."""
-    workdir, which = Path(flags.workdir), flags.checkpoint
-    if which not in ("latest", "best") and not which.isdecimal():
-        raise ConfigError("--checkpoint", repr(which), "latest, best or a step")
+    workdir, which = Path(flags.workdir), which_step(flags.checkpoint)
     config = configs.of_run(workdir)
     if target.exists():
         fix = "choose another name, or remove it."
@@ -140,7 +138,7 @@ def export_run(flags: Any, target: Path) -> int:
     from lm.checkpoint import find, read_leaves
     from lm.hf import exporting
 
-    step = find(workdir, int(which) if which.isdecimal() else which)
+    step = find(workdir, which)
     drop = re.compile(flags.drop)
     shapes = {
         path.removeprefix("params/"): tuple(shape)

@@ -10,7 +10,7 @@ from pathlib import Path
 import lm.config as configs
 from lm import runtime
 from lm.errors import ConfigError
-from lm.flags import Parser
+from lm.flags import Parser, which_step
 
 USAGE = """python -m lm.evaluate --workdir=DIR [--checkpoint=latest|best|STEP]
     [--config=FILE[:ARG]] [--config.a.b=value ...]
@@ -26,9 +26,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--config", metavar="FILE[:ARG]")
     flags, overrides = parser.parse_known_args(argv)
     workdir = Path(flags.workdir)
-    which = flags.checkpoint
-    if which not in ("latest", "best") and not which.isdecimal():
-        raise ConfigError("--checkpoint", repr(which), "latest, best or a step")
+    which = which_step(flags.checkpoint)
     if flags.config:
         config = configs.load(flags.config, overrides)
     else:
@@ -44,9 +42,7 @@ def run(argv: list[str]) -> int:
             print(line, file=sys.stderr, flush=True)
 
     config = parts.with_tokenizer(config, workdir)
-    with checkpoint.reading(
-        workdir, int(which) if which.isdecimal() else which
-    ) as step:
+    with checkpoint.reading(workdir, which) as step:
         corpus = parts.open_corpus(config, workdir, note)
         program = parts.open_program(config, corpus)
         evaluators = parts.open_evaluators(config, workdir, corpus, program)

@@ -17,3 +17,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError("flags", message, f"{self.usage.splitlines()[0]}")
+
+
+def which_step(text: str) -> int | str:
+    """The value of --checkpoint: "latest", "best" or a step.
+
+    Raises:
+      ConfigError: it is none of them.
+    """
+    if text not in ("latest", "best") and not text.isdecimal():
+        raise ConfigError("--checkpoint", repr(text), "latest, best or a step")
+    return int(text) if text.isdecimal() else text

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import lm.config as configs
 from lm import chat, runtime, schema, storage
 from lm.errors import ConfigError, DataError
-from lm.flags import Parser
+from lm.flags import Parser, which_step
 
 USAGE = """python -m lm.generate --workdir=DIR [--checkpoint=latest|best|STEP]
     PROMPT ... | --input=FILE.jsonl | --chat | < a prompt on each line
@@ -54,8 +54,7 @@ def run(argv: list[str]) -> int:
 
     settings = decode.Settings(**options)
     config = parts.with_tokenizer(config, workdir)
-    pinned = checkpoint.reading(workdir, int(which) if which.isdecimal() else which)
-    with pinned as step:
+    with checkpoint.reading(workdir, which) as step:
         corpus = parts.open_corpus(config, workdir, note)
         program = parts.open_program(config, corpus)
         init = checkpoint.Init(source=str(workdir), checkpoint=int(step.name))
@@ -116,9 +115,7 @@ def parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
     if type(rows) is not int or rows < 1:
         raise ConfigError("--batch-size", flags.batch_size, "a whole number from 1")
     flags.batch_size = rows
-    if flags.checkpoint not in ("latest", "best") and not flags.checkpoint.isdecimal():
-        found = repr(flags.checkpoint)
-        raise ConfigError("--checkpoint", found, "latest, best or a step")
+    flags.checkpoint = which_step(flags.checkpoint)
     if "" in flags.stop:
         raise ConfigError("--stop", "an empty text", "a text that ends an answer")
     given = [name for name in ("prompts", "input", "chat") if getattr(flags, name)]
