@@ -11,6 +11,7 @@ Environment, all optional:
 - LM_PEER_TIMEOUT: seconds to wait for the other processes at the start, 300 by default.
 """
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -18,7 +19,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -46,15 +47,9 @@ def run_main(run: Callable[[], int | None], *, debug: bool = False) -> int:
     A process that fails alone among several ends here and at once: the end of a normal
     one waits for the others.
     """
-
-    def terminate(*_: Any) -> None:
-        raise Terminated
-
-    previous = None
-    if threading.current_thread() is threading.main_thread():
-        previous = signal.signal(signal.SIGTERM, terminate)
     try:
-        return run() or 0
+        with _terminable():
+            return run() or 0
     except KeyboardInterrupt:
         _say("stopped by Ctrl-C; the same command again continues")
         return _end(INTERRUPTED)
@@ -70,9 +65,47 @@ def run_main(run: Callable[[], int | None], *, debug: bool = False) -> int:
             return _end(1)
         _say(refusal.line())
         return _end(refusal.exit_code)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Makes SIGTERM raise, and lets a signal be heard also while the process waits.
+
+    Python calls a handler between two steps of the main thread. A signal that comes
+    just before that thread begins to wait, or that the system gives to another thread,
+    is not heard until the wait is over, which may be never. So each signal is followed
+    by SIGURG, which breaks the wait off and does nothing else.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(*_: Any) -> None:
+        raise Terminated
+
+    heard, come = os.pipe()
+    os.set_blocking(come, False)
+    main, over = threading.get_ident(), threading.Event()
+
+    def follow() -> None:
+        while number := os.read(heard, 1):
+            for seconds in (0.1, 0.4, 1.5) if number[0] != signal.SIGURG else ():
+                if not over.wait(seconds):
+                    signal.pthread_kill(main, signal.SIGURG)
+        os.close(heard)
+
+    handlers = {signal.SIGTERM: terminate, signal.SIGURG: lambda *_: None}
+    before = {number: signal.signal(number, act) for number, act in handlers.items()}
+    fd = signal.set_wakeup_fd(come, warn_on_full_buffer=False)
+    threading.Thread(target=follow, daemon=True, name="signals").start()
+    try:
+        yield
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        over.set()
+        signal.set_wakeup_fd(fd)
+        os.close(come)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(code: int) -> int:

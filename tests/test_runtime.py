@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -91,10 +92,17 @@ def test_another_runtime_error_of_jax_is_not_called_memory(capsys):
     assert run_main(raising(RuntimeError("RESOURCE_EXHAUSTED"))) == 1
 
 
-def test_the_handler_is_given_back():
-    before = signal.getsignal(signal.SIGTERM)
-    run_main(lambda: None)
-    assert signal.getsignal(signal.SIGTERM) is before
+def test_the_handlers_are_given_back():
+    numbers = (signal.SIGTERM, signal.SIGURG)
+    before = [signal.getsignal(number) for number in numbers]
+    threads = threading.active_count()
+    assert run_main(lambda: signal.getsignal(signal.SIGTERM) is before[0]) == 0
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert signal.set_wakeup_fd(-1) == -1
+    deadline = time.monotonic() + 10
+    while threading.active_count() > threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == threads
 
 
 IDLE = """
@@ -119,6 +127,36 @@ def test_a_signal_before_the_loop_ends_the_command(number, code):
     returned, _, err = finish(process, 20)
     assert (returned, err.count("\n")) == (code, 1)
     assert "the same command again" in err
+
+
+# The system may give a signal to any thread; then nothing wakes the main one.
+ELSEWHERE = """
+    import os, signal, sys, threading, time
+    from lm.runtime import Preemption, run_main
+    other = threading.Thread(target=time.sleep, args=(60,), daemon=True)
+    def signal_it():
+        time.sleep(0.3)
+        signal.pthread_kill(other.ident, signal.SIGTERM)
+    def sleep():
+        other.start()
+        threading.Thread(target=signal_it, daemon=True).start()
+        time.sleep(60)
+    def run():
+        if os.environ["WHERE"] == "before":
+            sleep()
+        with Preemption() as preemption:
+            preemption.wait(sleep)
+            assert preemption.requested(1)
+            return preemption.exit_code
+    sys.exit(run_main(run))
+"""
+
+
+@pytest.mark.parametrize("where", ["before", "loop"])
+def test_a_signal_that_another_thread_gets_breaks_a_wait_off(where):
+    began = time.monotonic()
+    returned, _, err = finish(start(ELSEWHERE, WHERE=where), 20)
+    assert returned == 75 and time.monotonic() - began < 10, err
 
 
 # A loop of steps of 0.1 s whose save takes 0.5 s in two halves.

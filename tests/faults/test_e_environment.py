@@ -67,8 +67,8 @@ def test_E2_a_workdir_that_cannot_be(server, tmp_path, kind):
 
 def test_E3_one_workdir_one_run(server, golden, tmp_path):
     run = tmp_path / "run"
-    first = server.start(run, before=HOOKS + "slow")
-    first.await_text("compiled")
+    first = server.start(run, before=HOOKS + "data_that_stop")
+    first.await_text("no more data")
     before = (run / "run.log").read_bytes()
     began = time.monotonic()
     second = server.run(run)
