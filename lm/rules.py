@@ -151,12 +151,19 @@ def _pair_rules(c: Mapping) -> Iterator[Rule]:
 # The kinds of model that an objective can train.
 _KINDS = {
     "mlm": ("encoder",),
-    "classification": ("encoder", "decoder"),
+    "classification": ("encoder", "decoder", "encoder_decoder"),
     "causal_lm": ("decoder",),
     "prefix_lm": ("decoder", "encoder_decoder"),
     "seq2seq": ("encoder_decoder",),
     "span_corruption": ("encoder_decoder",),
     "denoising": ("encoder_decoder",),
+}
+
+# Where classification can read a row: a decoder's first token sees no other.
+_SUMMARIES = {
+    "encoder": ("tanh", "relu", "last"),
+    "decoder": ("last",),
+    "encoder_decoder": ("decoder",),
 }
 
 
@@ -169,9 +176,9 @@ def _objective_rules(c: Mapping) -> Iterator[Rule]:
     yield kind in (None, *kinds), "model.kind", repr(kind), expected, fix
     if name == "classification":
         found = objective.get("summary")
-        expected = "'last', since a decoder's first token sees no other"
-        reads = kind != "decoder" or found == "last"
-        yield reads, "objective.summary", repr(found), expected, None
+        words = _SUMMARIES.get(kind, (found,))
+        expected = f"{' or '.join(map(repr, words))}, with model.kind={kind!r}"
+        yield found in words, "objective.summary", repr(found), expected, None
     if name == "prefix_lm" and kind is not None:
         fix = "set objective.kind to the model's."
         expected = f"model.kind={kind!r}"

@@ -132,13 +132,22 @@ def test_a_run_starts_from_a_folder_and_exports_itself(bert, tmp_path):
     assert "after 3 steps" in (out / "README.md").read_text()
 
 
-def test_a_decoder_that_classifies_goes_in_and_out(tmp_path):
-    case, workdir = goldens.PLACE / "gpt2_classify", tmp_path / "run"
+@pytest.mark.parametrize(
+    ("name", "summary", "bos", "architecture"),
+    [
+        ("gpt2_classify", "last", False, "GPT2ForSequenceClassification"),
+        ("t5_classify", "decoder", True, "T5ForSequenceClassification"),
+    ],
+)
+def test_a_decoder_that_classifies_goes_in_and_out(
+    tmp_path, name, summary, bos, architecture
+):
+    case, workdir = goldens.PLACE / name, tmp_path / "run"
     assert convert.main([f"--from=hf:{case}", f"--workdir={workdir}"]) == 0
     objective = configs.of_run(workdir).objective
     assert (objective.name, objective.summary, objective.bos) == (
-        *("classification", "last"),
-        False,
+        *("classification", summary),
+        bos,
     )
     assert tuple(objective.labels) == ("no", "maybe", "yes")
     out = tmp_path / "out"
@@ -149,7 +158,7 @@ def test_a_decoder_that_classifies_goes_in_and_out(tmp_path):
     for name, array in theirs.items():
         np.testing.assert_array_equal(ours[name], array, name)
     config = checkpoint.open_checkpoint(out).config
-    assert config["architectures"] == ["GPT2ForSequenceClassification"]
+    assert config["architectures"] == [architecture]
     assert config["pad_token_id"] == 0
 
 

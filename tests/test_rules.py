@@ -55,8 +55,12 @@ def test_a_decoder_is_read_at_its_last_token():
         ConfigError, match=r"objective\.summary: found 'tanh', .*'last'"
     ):
         check({"name": "classification", "summary": "tanh"}, kind="decoder")
-    with pytest.raises(ConfigError, match=r"model\.kind: found 'encoder_decoder'"):
-        check({"name": "classification"}, kind="encoder_decoder")
+    check({"name": "classification", "summary": "decoder"}, kind="encoder_decoder")
+    with pytest.raises(ConfigError, match=r"found 'tanh', expected 'decoder', with"):
+        check({"name": "classification", "summary": "tanh"}, kind="encoder_decoder")
+    with pytest.raises(ConfigError, match="'tanh' or 'relu' or 'last', with model"):
+        check({"name": "classification", "summary": "decoder"}, kind="encoder")
+    check({"name": "classification", "summary": "decoder"})
 
 
 def test_a_model_or_an_objective_of_another_package_is_let_be():

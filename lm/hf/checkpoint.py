@@ -15,7 +15,7 @@ import numpy as np
 from lm.hf import hub
 from lm.hf.family import Family, layers, sizes
 from lm.hf.files import is_file, read_json, refuse
-from lm.hf.table import Rule, Sizes, Source, check, sources
+from lm.hf.table import Sizes, Source, check, sources
 from lm.hf.tensors import open_tensors
 
 FAMILIES = ("bert", "distilbert", "roberta", "gpt2", "t5", "llama", "mistral", "qwen2")
@@ -82,8 +82,10 @@ def directory_of(source: str) -> Path | None:
     refuse(source, "no such folder", "a folder with config.json and weights", fix)
 
 
-def family_of(model_type: str) -> Family:
-    return importlib.import_module(f"lm.hf.{model_type}").FAMILY
+def families_of(model_type: str) -> tuple[Family, ...]:
+    """The family, and those of its classes that have other stacks."""
+    family = importlib.import_module(f"lm.hf.{model_type}").FAMILY
+    return (family, *family.others)
 
 
 def read_config(place: Path) -> tuple[Family, dict[str, Any], Path]:
@@ -91,7 +93,7 @@ def read_config(place: Path) -> tuple[Family, dict[str, Any], Path]:
     path = place / "config.json"
     if not is_file(path) and is_file(place / "bert_config.json"):
         path = place / "bert_config.json"
-        return family_of("bert"), read_json(path), path
+        return families_of("bert")[0], read_json(path), path
     config = read_json(path)
     if "auto_map" in config:
         fix = "use a model that is computed without it."
@@ -100,7 +102,10 @@ def read_config(place: Path) -> tuple[Family, dict[str, Any], Path]:
     if kind not in FAMILIES:
         found = f"model_type {str(kind)[:60]!r}"
         refuse(path, found, f"one of {', '.join(FAMILIES)}", "use another model.")
-    return family_of(kind), config, path
+    families = families_of(kind)
+    name = _architecture(config, path, [n for f in families for n in f.architectures])
+    family = next((f for f in families if name in f.architectures), families[0])
+    return family, config, path
 
 
 def read_model(place: Path) -> dict[str, Any]:
@@ -123,12 +128,18 @@ def open_checkpoint(place: Path, missing: Iterable[str] = ()) -> Checkpoint:
     family, config, path = read_config(place)
     model = family.read(config, path)
     labels = _labels(config, path)
-    parts = _parts(family, config, path)
+    (name,) = config.get("architectures") or [None]
+    # A bare model may have been saved without its pooler.
+    bare = name is None or name.endswith("Model")
+    parts = () if bare else family.architectures[name]
     known = sizes(model, len(labels) or 2)
     file, tensors = open_tensors(place)
     table = family.rules(model)
-    tensors = _own_names(tensors, family, table)
-    tensors = _untied(tensors, family.tied(model), file)
+    tied = family.tied(model)
+    known_names = {*(rule.name for rule in table), *tied}
+    prefixes = (family.prefixes.get(name, family.prefix), family.prefix)
+    tensors = _own_names(tensors, family, prefixes, known_names)
+    tensors = _untied(tensors, tied, file)
     along = {rule.part for rule in table if rule.name in tensors} & {*ALONG}
     used = [rule for rule in table if rule.part in {"", *parts} | along]
     found = {
@@ -159,7 +170,8 @@ def open_checkpoint(place: Path, missing: Iterable[str] = ()) -> Checkpoint:
     )
 
 
-def _parts(family: Family, config: dict, path: Path) -> tuple[str, ...]:
+def _architecture(config: dict, path: Path, known: list[str]) -> str | None:
+    """The class of the weights, if config.json names one."""
     names = config.get("architectures") or [None]
     if (
         not isinstance(names, list)
@@ -167,14 +179,10 @@ def _parts(family: Family, config: dict, path: Path) -> tuple[str, ...]:
         or isinstance(names[0], list | dict)
     ):
         refuse(path, f"architectures {names!r}"[:120], "one")
-    if names[0] is None:
-        return ()
-    if not isinstance(names[0], str) or names[0] not in family.architectures:
-        expected = f"one of {', '.join(family.architectures)}"
-        fix = "use another model."
-        refuse(path, f"architecture {str(names[0])[:80]!r}", expected, fix)
-    # A bare model may have been saved without its pooler.
-    return () if names[0].endswith("Model") else family.architectures[names[0]]
+    if names[0] not in (None, *known):
+        found, expected = str(names[0])[:80], f"one of {', '.join(known)}"
+        refuse(path, f"architecture {found!r}", expected, "use another model.")
+    return names[0]
 
 
 def _labels(config: dict, path: Path) -> tuple[str, ...]:
@@ -191,27 +199,35 @@ def _labels(config: dict, path: Path) -> tuple[str, ...]:
         refuse(path, f"id2label {names!r}"[:120], "the names of 0, 1, ...")
 
 
-def _own_names(tensors: Mapping, family: Family, table: tuple[Rule, ...]) -> dict:
+def _own_names(
+    tensors: Mapping, family: Family, prefixes: tuple[str, ...], names: set[str]
+) -> dict:
     """The tensors under the names of the table.
 
-    Bare models were saved without the family's prefix; the first BERTs call the
-    parameters of a norm gamma and beta.
+    Bare models were saved without the family's prefix, and some classes have another
+    one; the first BERTs call the parameters of a norm gamma and beta.
+
+    Args:
+      prefixes: that the names may begin with, beside none.
+      names: of the table; `{i}` is any layer.
     """
     renamed: dict[str, np.ndarray] = {}
-    bare = not any(name.startswith(family.prefix) for name in tensors)
-    known = re.compile("|".join(_pattern(rule) for rule in table))
+    begun = (p for p in prefixes if any(name.startswith(p) for name in tensors))
+    prefix = next(begun, "")
+    known = re.compile("|".join(map(_pattern, names)))
     for name, tensor in tensors.items():
         new = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
         new = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", new)
-        if bare and known.fullmatch(family.prefix + new):
-            new = family.prefix + new
+        own = family.prefix + new.removeprefix(prefix)
+        if new.startswith(prefix) and known.fullmatch(own):
+            new = own
         if not re.fullmatch(family.unused, new):
             renamed[new if new not in renamed else name] = tensor
     return renamed
 
 
-def _pattern(rule: Rule) -> str:
-    return re.escape(rule.name).replace(re.escape("{i}"), r"\d+")
+def _pattern(name: str) -> str:
+    return re.escape(name).replace(re.escape("{i}"), r"\d+")
 
 
 def _untied(tensors: dict, tied: Mapping[str, str], file: Path) -> dict:

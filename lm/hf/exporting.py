@@ -12,7 +12,7 @@ from lm import storage
 from lm.config import Config
 from lm.errors import CheckpointError, ConfigError
 from lm.hf import safetensors
-from lm.hf.checkpoint import FAMILIES, family_of
+from lm.hf.checkpoint import FAMILIES, families_of
 from lm.hf.family import Family, layers, sizes
 from lm.hf.table import Shape, Source, nearest, sources
 
@@ -63,7 +63,7 @@ def plan(config: Config, shapes: Shapes, family: str | None = None) -> Plan:
     known = sizes(model, count)
     problems = {}
     for architecture, parts in chosen.architectures.items():
-        rules = [rule for rule in chosen.rules(model) if rule.part in {"", *parts}]
+        rules = chosen.table(model, architecture)
         found = sources(rules, known, layers(model))
         here = {path: source.shape for path, source in found.items()}
         if here == dict(shapes):
@@ -100,11 +100,11 @@ def _family(model: Config, name: str | None) -> tuple[Family, dict[str, Any]]:
         raise ConfigError("--family", repr(name), f"one of {', '.join(FAMILIES)}")
     problems = []
     for kind in [name] if name else FAMILIES:
-        family = family_of(kind)
-        try:
-            return family, family.write(model)
-        except ConfigError as error:
-            problems.append(f"{kind}: {error.found}")
+        for family in families_of(kind):
+            try:
+                return family, family.write(model)
+            except ConfigError as error:
+                problems.append(f"{kind}: {error.found}")
     raise ConfigError("model", " | ".join(problems), "the model of one of these")
 
 

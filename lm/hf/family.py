@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,8 @@ class Family:
       adapt_out: config.model -> more keys of theirs; ConfigError where there are none.
       unused: regex of tensors that hold no parameter.
       summary: where its classifier of texts reads a row; see objective classification.
+      prefixes: of the classes that have another prefix.
+      others: classes with other stacks, as families of the same model_type.
     """
 
     model_type: str
@@ -177,6 +179,20 @@ class Family:
     adapt_out: Callable[[Mapping[str, Any]], dict] = lambda model: {}
     unused: str = r"$^"
     summary: str = "tanh"
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    others: tuple["Family", ...] = ()
+
+    def table(self, model: Mapping[str, Any], architecture: str) -> tuple[Rule, ...]:
+        """The rules of a class, by the names that its tensors have."""
+        parts = {"", *self.architectures[architecture]}
+        new = self.prefixes.get(architecture, self.prefix)
+        return tuple(
+            replace(rule, name=new + rule.name.removeprefix(self.prefix))
+            if rule.part == ""
+            else rule
+            for rule in self.rules(model)
+            if rule.part in parts
+        )
 
     def read(self, config: dict[str, Any], path: Path) -> dict[str, Any]:
         """config.model of a config.json: the fields by name, groups as dicts.

@@ -34,6 +34,7 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
         *norm("transformer.ln_f", "norm"),
         *linear("score", "heads/classify", "C D -> D C", "classify", bias=False),
         *linear("classifier", "heads/tag", "C D -> D C", "tag"),
+        *linear("qa_outputs", "heads/span", "T D -> D T", "span"),
     )
 
 
@@ -91,6 +92,7 @@ FAMILY = Family(
         "GPT2LMHeadModel": (),
         "GPT2ForSequenceClassification": ("classify",),
         "GPT2ForTokenClassification": ("tag",),
+        "GPT2ForQuestionAnswering": ("span",),
         "GPT2Model": (),
     },
     unused=r".*\.attn\.(bias|masked_bias)",

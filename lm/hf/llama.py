@@ -67,6 +67,7 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
         *((untied,) if model["output"] == "untied" else ()),
         *linear("score", "heads/classify", "C D -> D C", "classify", bias=False),
         *linear("score", "heads/tag", "C D -> D C", "tag"),
+        *linear("qa_outputs", "heads/span", "T D -> D T", "span"),
     )
 
 
@@ -165,6 +166,7 @@ def architectures(name: str) -> dict[str, tuple[str, ...]]:
         f"{name}ForCausalLM": ("lm",),
         f"{name}ForSequenceClassification": ("classify",),
         f"{name}ForTokenClassification": ("tag",),
+        f"{name}ForQuestionAnswering": ("span",),
         f"{name}Model": (),
     }
 
@@ -183,6 +185,7 @@ FAMILY = Family(
     adapt_in=adapt_in,
     adapt_out=adapt_out,
     architectures=architectures("Llama"),
+    prefixes={"LlamaForQuestionAnswering": "transformer."},
     unused=ROTARY,
     summary="last",
 )

@@ -36,6 +36,7 @@ FAMILY = Family(
     adapt_in=adapt_in,
     adapt_out=adapt_out,
     architectures=llama.architectures("Qwen2"),
+    prefixes={"Qwen2ForQuestionAnswering": "transformer."},
     unused=llama.ROTARY,
     summary="last",
 )

@@ -1,10 +1,12 @@
 """T5 (Raffel et al. 2020), its version 1.1 (Shazeer 2020) and Flan (Chung et al. 2022).
 
 Version 1.0 ties the output to the embeddings and scales the states before it; 1.1 has a
-gated mlp and an output of its own, and scales nothing.
+gated mlp and an output of its own, and scales nothing. Some classes are the encoder
+alone.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,12 @@ GATED = ("geglu", "geglu_tanh", "reglu", "swiglu")
 
 
 def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
-    untied = Rule("lm_head.weight", "output/embedding", "V D -> V D")
+    untied = Rule("lm_head.weight", "output/embedding", "V D -> V D", "lm")
     found = [Rule("shared.weight", "embed/token/embedding", "V D -> V D")]
-    for stack, mlp in (("encoder", 1), ("decoder", 2)):
-        block, to = f"{stack}.block.{{i}}.layer", f"{stack}/layers"
+    both = model["kind"] == "encoder_decoder"
+    for stack, mlp in (("encoder", 1), ("decoder", 2)) if both else (("encoder", 1),):
+        place = f"{stack}/" if both else ""
+        block, to = f"{stack}.block.{{i}}.layer", f"{place}layers"
         first = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias"
         found += attention(f"{block}.0.SelfAttention", f"{to}/attention")
         found += norm(f"{block}.0.layer_norm", f"{to}/attention_norm", bias=False)
@@ -44,9 +48,18 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
             )
         found += linear(f"{dense}.wo", f"{to}/mlp/down", "D F -> F D", bias=False)
         found += norm(f"{block}.{mlp}.layer_norm", f"{to}/mlp_norm", bias=False)
-        found += [Rule(f"{first}.weight", f"{stack}/relative/embedding", "B N -> B N")]
-        found += norm(f"{stack}.final_layer_norm", f"{stack}/norm", bias=False)
-    return (*found, *((untied,) if model["output"] == "untied" else ()))
+        found += [Rule(f"{first}.weight", f"{place}relative/embedding", "B N -> B N")]
+        found += norm(f"{stack}.final_layer_norm", f"{place}norm", bias=False)
+    return (
+        *found,
+        *((untied,) if both and model["output"] == "untied" else ()),
+        *linear("classification_head.dense", "pooler", "D E -> E D", "classify"),
+        *linear(
+            "classification_head.out_proj", "heads/classify", "C D -> D C", "classify"
+        ),
+        *linear("classifier", "heads/tag", "C D -> D C", "tag"),
+        *linear("qa_outputs", "heads/span", "T D -> D T", "span"),
+    )
 
 
 def attention(name: str, path: str) -> tuple[Rule, ...]:
@@ -112,7 +125,17 @@ def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-FAMILY = Family(
+def encoder_in(config: dict, path: Path) -> tuple[dict, set]:
+    more, keys = adapt_in(config, path)
+    del more["num_layers"]
+    return more | {"output": "tied"}, keys
+
+
+def encoder_out(model: Mapping[str, Any]) -> dict[str, Any]:
+    return {"n_positions": model["max_len"], "is_encoder_decoder": False}
+
+
+ENCODER = Family(
     model_type="t5",
     prefix="",
     fields=(
@@ -120,7 +143,7 @@ FAMILY = Family(
         Field("d_model", "d_model", 512),
         Field("d_kv", "attention.head_dim", 64),
         Field("d_ff", "d_ff", 2048),
-        Field("num_layers", "encoder_layers", 6),
+        Field("num_layers", "num_layers", 6),
         Field("num_heads", "num_heads", 8),
         Field("relative_attention_num_buckets", "attention.buckets", 32),
         Field("relative_attention_max_distance", "attention.max_distance", 128),
@@ -129,7 +152,7 @@ FAMILY = Family(
         Field("feed_forward_proj", "activation", "relu", ACTIVATIONS),
     ),
     fixed={
-        "kind": "encoder_decoder",
+        "kind": "encoder",
         "position": "relative",
         "norm": "rms",
         "norm_position": "pre",
@@ -140,9 +163,27 @@ FAMILY = Family(
     },
     rules=rules,
     tied=tied,
-    own=frozenset({"num_layers", "encoder_layers", "output", "max_len"})
-    | {"attention.dropout"},
+    own=frozenset({"output", "max_len", "attention.dropout"}),
+    adapt_in=encoder_in,
+    adapt_out=encoder_out,
+    architectures={"T5ForTokenClassification": ("tag",), "T5EncoderModel": ()},
+    prefixes={"T5ForTokenClassification": "transformer."},
+)
+LAYERS = {"num_layers": Field("num_layers", "encoder_layers", 6)}
+FAMILY = replace(
+    ENCODER,
+    fields=tuple(LAYERS.get(item.key, item) for item in ENCODER.fields),
+    fixed={**ENCODER.fixed, "kind": "encoder_decoder"},
+    own=ENCODER.own | {"num_layers", "encoder_layers"},
     adapt_in=adapt_in,
     adapt_out=adapt_out,
-    architectures={"T5ForConditionalGeneration": ()},
+    architectures={
+        "T5ForConditionalGeneration": ("lm",),
+        "T5ForSequenceClassification": ("classify",),
+        "T5ForQuestionAnswering": ("span",),
+        "T5Model": (),
+    },
+    summary="decoder",
+    prefixes={"T5ForSequenceClassification": "transformer."},
+    others=(ENCODER,),
 )

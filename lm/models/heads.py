@@ -12,8 +12,11 @@ from lm.models.layers import Dense, Shape, named, shape_norm
 from lm.ops.activations import activate
 from lm.ops.dense import project
 
-# Heads on the first token, and what follows the pooler.
-POOLED = {"pooled": jnp.tanh, "pooled_relu": nn.relu}
+# Heads through the pooler, and what follows it.
+POOLED = {"pooled": jnp.tanh, "pooled_relu": nn.relu, "pooled_last": jnp.tanh}
+# Heads on a row's first token, and on its last.
+FIRST = ("pooled", "pooled_relu")
+LAST = ("last", "pooled_last")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +27,14 @@ class Head:
       name: its parameters are heads/<name>.
       kind: "mlm" (dense, activation, norm, then the token embedding as decoder, and a
         bias), "pooled" (the first token's state through the shared pooler and tanh,
-        dense), "pooled_relu" (the same with relu), "last" (the state of the row's last
-        token, dense without bias) or "token" (each token's state, dense).
+        dense), "pooled_relu" (the same with relu), "pooled_last" (as "pooled", of the
+        row's last token), "last" (the state of the row's last token, dense without
+        bias) or "token" (each token's state, dense).
       outputs: how many; the mlm head has one for each word.
     """
 
     name: str
-    kind: Literal["mlm", "pooled", "pooled_relu", "last", "token"]
+    kind: Literal["mlm", "pooled", "pooled_relu", "pooled_last", "last", "token"]
     outputs: int | None = None
 
 

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lm.errors import ConfigError
-from lm.models.heads import POOLED, Head, Heads
+from lm.models.heads import FIRST, LAST, POOLED, Head, Heads
 from lm.models.layers import (
     AttentionOptions,
     Compute,
@@ -364,19 +364,22 @@ class Model(nn.Module):
           ConfigError: the head is on the first token, which in a decoder sees no other.
         """
         kind = next(head.kind for head in self.heads if head.name == name)
-        if kind in POOLED and self.kind != "encoder":
+        if kind in FIRST and self.kind != "encoder":
             raise ConfigError(
                 where="model.kind",
                 found=f"{self.kind!r} with a head on the first token",
                 expected="'encoder', where that token sees the whole row",
-                fix="a decoder's row is read at its last token: objective.summary=last",
+                fix="a decoder's row is read at its last token: objective.summary=last "
+                "or, with an encoder, decoder",
             )
-        if kind in POOLED:
-            hidden = POOLED[kind](self.pooler(hidden[:, 0]))
-        elif kind == "last":
+        if kind in FIRST:
+            hidden = hidden[:, 0]
+        elif kind in LAST:
             after = jnp.argmax(segment_ids[:, ::-1] != 0, axis=1)
             place = hidden.shape[1] - 1 - after
             hidden = jnp.take_along_axis(hidden, place[:, None, None], axis=1)[:, 0]
+        if kind in POOLED:
+            hidden = POOLED[kind](self.pooler(hidden))
         return self.all_heads(name, self.drop(hidden, train=train)).astype(jnp.float32)
 
     def touch(self) -> None:

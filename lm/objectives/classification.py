@@ -15,12 +15,18 @@ from lm.data.sources.base import Record
 from lm.errors import DataError
 from lm.models.transformer import Head
 from lm.objectives.base import Batch, Terms
+from lm.objectives.teacher_forcing import start_and_end
 from lm.ops import losses
 
 BOUNDS = {"classes": "[2, 1000000]"}
 
 # summary -> the kind of head.
-KINDS = {"tanh": "pooled", "relu": "pooled_relu", "last": "last"}
+KINDS = {
+    "tanh": "pooled",
+    "relu": "pooled_relu",
+    "last": "last",
+    "decoder": "pooled_last",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +42,9 @@ class Objective:
         layer and that function (BERT and RoBERTa; DistilBERT). "last": at the last
         token, as decoders must, whose first one sees no other; a row is then the texts
         one after the other (Radford et al. 2018, section 3.2, without delimiters).
+        "decoder": an encoder reads the texts, each with the eos token after it, and a
+        decoder says them again; its state where it says the last eos goes through a
+        dense layer and tanh (Lewis et al. 2020, section 3.1; T5 in other libraries).
       bos: whether a row of summary="last" begins with the tokenizer's bos token, where
         it has one.
     """
@@ -45,7 +54,7 @@ class Objective:
     pair: str | None = None
     label: str = "label"
     labels: tuple[str, ...] = ()
-    summary: Literal["tanh", "relu", "last"] = "tanh"
+    summary: Literal["tanh", "relu", "last", "decoder"] = "tanh"
     bos: bool = True
 
     def heads(self) -> tuple[Head, ...]:
@@ -58,6 +67,8 @@ class Objective:
         kind = Labelled
         if self.summary == "last":
             kind = Labelled if self._start(codec) else NotEmpty
+        elif self.summary == "decoder":
+            start_and_end(codec, "classification")
         elif codec.cls_id is None or codec.sep_id is None:
             raise DataError(
                 "tokenizer",
@@ -73,16 +84,18 @@ class Objective:
     def transforms(
         self, index: Index, codec: Any, *, seq_len: int
     ) -> tuple[Callable, ...]:
-        names = ("inputs", "positions", "segment_ids", "token_types", "labels")
-        join = transforms.WrapPair(seq_len, codec.cls_id, codec.sep_id)
+        pad = transforms.Pad(seq_len, codec.pad_id or 0)
+        names = ("inputs", "positions", "segment_ids", "token_types")
         if self.summary == "last":
-            join = Join(seq_len, self._start(codec))
-        return (
-            join,
-            transforms.Pad(seq_len, codec.pad_id or 0),
-            Label(),
-            transforms.Keep((*names, "label_weights")),
-        )
+            row = (Join(seq_len, self._start(codec)), pad)
+        elif self.summary == "decoder":
+            start, end = start_and_end(codec, "classification")
+            sides = transforms.PadSides(seq_len, seq_len, codec.pad_id or 0)
+            row = (Join(seq_len, end=(end,)), Again(start), sides)
+            names = (*sides.SOURCE, *sides.OWN[:3])
+        else:
+            row = (transforms.WrapPair(seq_len, codec.cls_id, codec.sep_id), pad)
+        return (*row, Label(), transforms.Keep((*names, "labels", "label_weights")))
 
     def _output(self, model: Any, batch: Batch, train: bool) -> tuple:
         hidden = model(batch, train=train)
@@ -139,22 +152,42 @@ class NotEmpty(Labelled):
 
 @dataclasses.dataclass(frozen=True)
 class Join:
-    """One or two pieces after `start`, nothing between them: one segment.
+    """One or two pieces after `start`, `end` after each of them: one segment.
 
     Shortened as by `transforms.WrapPair`.
     """
 
     length: int
-    start: tuple[int, ...]
+    start: tuple[int, ...] = ()
+    end: tuple[int, ...] = ()
 
     def __call__(self, example: dict, rng: np.random.Generator) -> dict:
         pieces = [piece.tolist() for piece in example["pieces"]]
-        while sum(map(len, pieces)) > self.length - len(self.start):
+        room = self.length - len(self.start) - len(self.end) * len(pieces)
+        while sum(map(len, pieces)) > room:
             max(pieces, key=len).pop()
+        pieces = [[*piece, *self.end] for piece in pieces]
         row = np.asarray([*self.start, *itertools.chain(*pieces)], np.int32)
         counts = [len(self.start) + len(pieces[0]), *map(len, pieces[1:])]
         types = np.repeat(np.arange(len(pieces), dtype=np.int32), counts)
         return example | transforms.segments([row]) | {"token_types": types}
+
+
+@dataclasses.dataclass(frozen=True)
+class Again:
+    """The row as an encoder reads it, and as a decoder does that is to say it again.
+
+    Adds `source_inputs`, `source_positions`, `source_segment_ids`; `inputs` begin with
+    `start` and end before the last token.
+    """
+
+    start: int
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+        names = ("inputs", "positions", "segment_ids")
+        source = {f"source_{name}": example[name] for name in names}
+        inputs = np.asarray([self.start, *example["inputs"][:-1]], np.int32)
+        return example | source | {"inputs": inputs}
 
 
 @dataclasses.dataclass(frozen=True)

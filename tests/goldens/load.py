@@ -33,7 +33,8 @@ def main(directory: str, inputs: str = "", outputs: str = "") -> None:
         batch = {n: torch.tensor(given[n]) for n in names if n in given}
         with torch.no_grad():
             out = model.eval()(**batch)
-        kept = {name: out[name].numpy() for name in out if "logits" in name}
+        names = (n for n in out if "logits" in n or n == "last_hidden_state")
+        kept = {name: out[name].numpy() for name in names}
         np.savez(outputs, **kept)
     print(json.dumps(found))
 

@@ -181,11 +181,29 @@ HEADS = {
     "qwen2_classify": (t.Qwen2ForSequenceClassification, t.Qwen2Config(**SMALL)),
     "qwen2_tag": (t.Qwen2ForTokenClassification, t.Qwen2Config(**SMALL)),
 }
-for case, (_, config) in HEADS.items():
-    if not case.endswith("span"):
+T5 = {"d_kv": 8, "num_heads": 3, "decoder_start_token_id": 0}
+GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+MORE = {
+    "t5_classify": (t.T5ForSequenceClassification, t.T5Config(**SEQ2SEQ, **T5)),
+    "t5_span": (
+        t.T5ForQuestionAnswering,
+        t.T5Config(**SEQ2SEQ, **T5, **GATED, num_decoder_layers=1),
+    ),
+    "t5_tag": (t.T5ForTokenClassification, t.T5Config(**SEQ2SEQ, **T5, **GATED)),
+    "t5_encoder": (t.T5EncoderModel, t.T5Config(**SEQ2SEQ, **T5)),
+    "gpt2_span": (t.GPT2ForQuestionAnswering, t.GPT2Config(**GPT2)),
+    "llama_span": (t.LlamaForQuestionAnswering, t.LlamaConfig(**SMALL)),
+    "mistral_span": (
+        t.MistralForQuestionAnswering,
+        t.MistralConfig(**SMALL, sliding_window=4),
+    ),
+    "qwen2_span": (t.Qwen2ForQuestionAnswering, t.Qwen2Config(**SMALL)),
+}
+for case, (_, config) in (HEADS | MORE).items():
+    if case.endswith(("classify", "tag")):
         config.id2label = LABELS["id2label"]
-NAMES = (*sorted(CASES), *sorted(HEADS))
-CASES |= HEADS
+NAMES = (*sorted(CASES), *sorted(HEADS), *sorted(MORE))
+CASES |= HEADS | MORE
 
 
 def randomise(model: torch.nn.Module, seed: int) -> None:
@@ -198,7 +216,7 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
             parameter.copy_(1 + 0.2 * noise if norm else 0.25 * noise)
 
 
-def inputs(config, seed: int) -> dict[str, np.ndarray]:
+def inputs(cls, config, seed: int) -> dict[str, np.ndarray]:
     """Three rows, padded on the right."""
     rng = np.random.default_rng(seed)
     mask = np.arange(T) < np.array(LENGTHS)[:, None]
@@ -209,7 +227,15 @@ def inputs(config, seed: int) -> dict[str, np.ndarray]:
     }
     if config.model_type == "bert":
         found["token_type_ids"] = (np.arange(T) >= 4).astype(np.int64) * mask
-    if config.is_encoder_decoder:
+    if cls is t.T5ForSequenceClassification:
+        # It reads the row where it ends, in a decoder that says it again.
+        last = np.array(LENGTHS)[:, None] - 1
+        np.put_along_axis(found["input_ids"], last, config.eos_token_id, 1)
+        again = np.roll(found["input_ids"], 1, 1)
+        again[:, 0] = config.decoder_start_token_id
+        found["decoder_input_ids"] = np.where(mask, again, 0)
+        found["decoder_attention_mask"] = found["attention_mask"]
+    elif config.is_encoder_decoder:
         rows = rng.permutation(len(LENGTHS))
         ids = rng.integers(3, config.vocab_size, (len(LENGTHS), T))
         found["decoder_input_ids"] = np.where(mask[rows], ids, 0)
@@ -236,19 +262,20 @@ def outputs(model, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in kept.items()}
 
 
-def tokenizer(place: Path, size: int) -> None:
+def tokenizer(place: Path, size: int, end: tuple[str, ...]) -> None:
     """A tokenizer of single letters, without one that begins a text."""
-    letters = [chr(code) for code in range(33, 33 + size - 2)]
-    words = {word: id for id, word in enumerate(("<pad>", *letters, "\u0120"))}
+    letters = [chr(code) for code in range(33, 33 + size - 2 - len(end))]
+    words = {word: id for id, word in enumerate(("<pad>", *end, *letters, "\u0120"))}
     whole = tokenizers.Tokenizer(tokenizers.models.BPE(words, []))
     whole.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     whole.decoder = tokenizers.decoders.ByteLevel()
-    fast = t.PreTrainedTokenizerFast(tokenizer_object=whole, pad_token="<pad>")
+    special = {"pad_token": "<pad>", **({"eos_token": end[0]} if end else {})}
+    fast = t.PreTrainedTokenizerFast(tokenizer_object=whole, **special)
     fast.save_pretrained(place)
 
 
-# Cases that also have a tokenizer.
-SPEAKING = ("gpt2_classify",)
+# Cases that also have a tokenizer, and what ends its texts.
+SPEAKING = {"gpt2_classify": (), "t5_classify": ("</s>",)}
 # Cases that also continue 50 prompts; not t5_v1_1: `generate` fails where the decoder
 # has more layers than the encoder.
 GENERATING = ("gpt2", "llama_3_1", "mistral", "qwen2", "t5_v1_0")
@@ -291,16 +318,17 @@ def make(name: str, place: Path) -> None:
     seed = NAMES.index(name)
     torch.manual_seed(seed)
     model = cls(config).eval()
-    if getattr(config, "scale_decoder_outputs", True) is False:
+    untied = getattr(config, "scale_decoder_outputs", True) is False
+    if untied and hasattr(model, "lm_head"):
         # transformers 5 ties the two in a new model, and not in one that is loaded.
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
     randomise(model, seed)
     model.save_pretrained(place)
     (place / "generation_config.json").unlink(missing_ok=True)
-    given = inputs(config, seed)
+    given = inputs(cls, config, seed)
     np.savez_compressed(place / "outputs.npz", **given, **outputs(model, given))
     if name in SPEAKING:
-        tokenizer(place, config.vocab_size)
+        tokenizer(place, config.vocab_size, SPEAKING[name])
     if name in GENERATING:
         said = continuations(model, seed)
         np.savez_compressed(place / "generated.npz", **said)

@@ -10,7 +10,8 @@ from tests.hf import goldens
 
 # One of each kind in the fast suite.
 FEW = ("bert_pretraining", "gpt2", "llama_3_1", "mistral", "t5_v1_1")
-FEW += ("distilbert_classify", "llama_classify")
+FEW += ("distilbert_classify", "llama_classify", "llama_span")
+FEW += ("t5_classify", "t5_tag")
 
 
 def each(names):
@@ -36,7 +37,7 @@ def case(request):
 
 
 def all_outputs(model, batch):
-    """Of a bound model: every head's, and the words'."""
+    """Of a bound model: every head's, and the words'; without any its states."""
     hidden, segments = model(batch, train=False), batch["segment_ids"]
     found = {
         head.name: model.head(head.name, hidden, segments, train=False)
@@ -46,7 +47,7 @@ def all_outputs(model, batch):
     words = model.kind != "encoder" and not model.heads
     if words or any(head.kind == "mlm" for head in model.heads):
         found["words"] = model.logits(hidden)
-    return found
+    return found or {"states": hidden}
 
 
 def test_the_parameters_are_those_of_the_model(case):
@@ -64,6 +65,7 @@ def test_logits(case):
     name, _, model, params, batch, wanted = case
     found = model.apply({"params": params}, batch, method=all_outputs)
     mask = batch["segment_ids"]
+    assert ("states" in found) == (name == "t5_encoder")
     if name == "bert_pretraining":
         goldens.close(found["words"], wanted["prediction_logits"], mask)
         goldens.close(found["nsp"], wanted["seq_relationship_logits"])
@@ -71,7 +73,14 @@ def test_logits(case):
         goldens.close(found["classify"], wanted["logits"])
     else:
         assert len(found) == 1
-        goldens.close(*found.values(), wanted["logits"], mask)
+        goldens.close(*found.values(), theirs(wanted), mask)
+
+
+def theirs(wanted):
+    for name in ("logits", "prediction_logits"):
+        if name in wanted:
+            return wanted[name]
+    return wanted["hidden_states"][-1]
 
 
 def first_layers(params, count, stack=""):
@@ -94,8 +103,8 @@ def normed(states, params, model):
 
 
 def test_states_of_each_layer(case):
-    name, opened, model, params, batch, wanted = case
-    if name.startswith("t5"):
+    _, opened, model, params, batch, wanted = case
+    if model.kind == "encoder_decoder":
         pytest.skip("has two stacks, which follow")
     states, count = wanted["hidden_states"], model.num_layers
     assert len(states) == count + 1
@@ -104,10 +113,10 @@ def test_states_of_each_layer(case):
         found = shorter.apply(
             {"params": first_layers(params, layer)}, batch, train=False
         )
-        theirs = states[layer]
+        wanted = states[layer]
         if model.norm_position == "pre" and layer < count:
-            theirs = normed(theirs, params, model)
-        goldens.close(found, theirs, batch["segment_ids"])
+            wanted = normed(wanted, params, model)
+        goldens.close(found, wanted, batch["segment_ids"])
 
 
 @pytest.mark.parametrize("name", each(["t5_v1_0", "t5_v1_1"]))
@@ -126,10 +135,10 @@ def test_states_of_each_layer_of_two_stacks(name, stack):
         shorter = goldens.model(opened, **sizes)
         cut = first_layers(params, layer, stack)
         found = shorter.apply({"params": cut}, batch, train=False, method=method)
-        theirs = states[layer]
+        wanted = states[layer]
         if layer < count:
-            theirs = normed(theirs, params[stack], shorter)
-        goldens.close(found, theirs, batch[f"{side}segment_ids"])
+            wanted = normed(wanted, params[stack], shorter)
+        goldens.close(found, wanted, batch[f"{side}segment_ids"])
 
 
 def test_packed_rows_have_the_same_logits(case):
@@ -147,6 +156,5 @@ def test_packed_rows_have_the_same_logits(case):
     one = {key: packed(key, leaf) for key, leaf in batch.items()}
     found = model.apply({"params": params}, one, method=all_outputs)
     found.pop("nsp", None)
-    theirs = wanted.get("logits", wanted.get("prediction_logits"))
-    (ours,) = found.values()
-    goldens.close(ours.reshape(theirs.shape), theirs, batch["segment_ids"])
+    (ours,), wanted = found.values(), theirs(wanted)
+    goldens.close(ours.reshape(wanted.shape), wanted, batch["segment_ids"])

@@ -115,6 +115,36 @@ def test_a_row_without_a_token_cannot_be_read_at_its_end(tmp_path):
     assert min(example.example(n)["segment_ids"].sum() for n in range(13)) == 1
 
 
+@pytest.mark.parametrize("pair", [None, "pair"])
+def test_an_encoder_decoder_says_the_row_again(tmp_path, pair):
+    """Each text ends with eos; the decoder reads the row a place later."""
+    objective = {"name": "classification", "classes": 3, "pair": pair}
+    objective["summary"] = "decoder"
+    source = {"sources": [{"name": "memory", "items": TEXTS}], "pack": False}
+    model = tiny.tree()["model"] | {"kind": "encoder_decoder", "token_types": 0}
+    settings = tiny.config(objective=objective, data=source, evals={}, model=model)
+    with tiny.some_devices(settings):
+        corpus, _ = tiny.program(settings, tmp_path)
+    codec, cut = corpus.codec, 0
+    for n in range(12):
+        example = corpus.stream.example(n)
+        _, _, row = corpus.stream.locate(n)
+        text, ending = codec.encode(TEXTS[row]["text"]), codec.encode("the end")
+        room = 24 - 1 - (len(ending) + 1) * bool(pair)
+        wanted = [*text[:room], codec.eos_id]
+        wanted += [*ending, codec.eos_id] if pair else []
+        cut += len(text) > room
+        rest = [0] * (24 - len(wanted))
+        said = [codec.bos_id, *wanted[:-1], *rest]
+        assert example["source_inputs"].tolist() == [*wanted, *rest]
+        assert example["inputs"].tolist() == said
+        for side in ("", "source_"):
+            ones, places = [1] * len(wanted), range(len(wanted))
+            assert example[f"{side}segment_ids"].tolist() == [*ones, *rest]
+            assert example[f"{side}positions"].tolist() == [*places, *rest]
+    assert 0 < cut < 12 and codec.pad_id == 0
+
+
 def test_only_the_last_needs_no_special_tokens(tmp_path):
     changes = {"data": {"sources": [{"name": "memory", "items": TEXTS}]}, "evals": {}}
     changes |= {"tokenizer": WITHOUT_BOS}
@@ -122,6 +152,12 @@ def test_only_the_last_needs_no_special_tokens(tmp_path):
     with pytest.raises(DataError, match=r"no \[CLS\] or \[SEP\].*summary=last"):
         settings = tiny.config(objective=objective, **changes)
         tiny.program(settings, tmp_path)[0].stream.example(0)
+    changes |= {"tokenizer": WITHOUT_BOS | {"specials": ("pad", "unk")}}
+    model = tiny.tree()["model"] | {"kind": "encoder_decoder", "token_types": 0}
+    with pytest.raises(DataError, match=r"no end-of-text token.*classification"):
+        objective["summary"] = "decoder"
+        settings = tiny.config(objective=objective, model=model, **changes)
+        tiny.program(settings, tmp_path / "other")[0].stream.example(0)
 
 
 SIZES = {"vocab_size": 16, "num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 32}
@@ -138,6 +174,7 @@ def logits(model, params, inputs, segments):
     """Of the head; and the states that it reads."""
     places = np.arange(inputs.shape[1])[None].repeat(len(inputs), 0)
     batch = {"inputs": inputs, "segment_ids": segments, "positions": places}
+    batch |= {f"source_{name}": leaf for name, leaf in batch.items()}
     batch["token_types"] = np.zeros_like(inputs)
     batch = {key: jnp.asarray(leaf, jnp.int32) for key, leaf in batch.items()}
 
@@ -157,9 +194,15 @@ def test_the_last_token_is_the_last_that_is_no_padding():
     inputs = np.random.default_rng(0).integers(1, 16, (3, 6))
     right = np.arange(6) < np.array([[4], [6], [1]])
     kernel = params["heads"]["classify"]["kernel"]
+    two, both = bound("pooled_last", kind="encoder_decoder", token_types=0)
+    pooler, last_layer = both["pooler"], both["heads"]["classify"]
     for segments, last in ((right, [3, 5, 0]), (right[:, ::-1], [5, 5, 5])):
         found, hidden = logits(model, params, inputs, segments)
         wanted = hidden[np.arange(3), last] @ kernel
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+        found, hidden = logits(two, both, inputs, segments)
+        dense = hidden[np.arange(3), last] @ pooler["kernel"] + pooler["bias"]
+        wanted = np.tanh(dense) @ last_layer["kernel"] + last_layer["bias"]
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
