@@ -103,6 +103,7 @@ def tree(opened: checkpoint.Checkpoint, place: str) -> dict[str, Any]:
         named = () if all(re.fullmatch(r"LABEL_\d+", n) for n in labels) else labels
         objective = {"name": "classification", "classes": opened.sizes["C"]}
         objective |= {"labels": named, "summary": opened.family.summary}
+        objective["separators"] = opened.family.separators
         if opened.family.summary == "last":
             # Whether the family's own tokenizers begin a text with it.
             single, _ = PAIRS.get(opened.family.model_type, ("", ""))
@@ -174,7 +175,7 @@ def write(
         config.tokenizer, workdir / "tokenizer", iter, pipeline.Shares(), print
     )
     kind, ids = plan.family.model_type, tokenizer_out.token_ids(codec)
-    tokenizer_out.write(codec, config.tokenizer, workdir / "tokenizer", kind, place)
+    tokenizer_out.write(codec, config, workdir / "tokenizer", kind, place)
     if config.model.kind == "encoder_decoder":
         start = codec.pad_id if codec.bos_id is None else codec.bos_id
         ids["decoder_start_token_id"] = start

@@ -47,23 +47,26 @@ class Wrap:
 class WrapPair:
     """[CLS] A [SEP], or [CLS] A [SEP] B [SEP], of one or two pieces: one segment.
 
-    What is longer than `length` is shortened at the end of the longer piece, token
-    by token (Devlin et al. 2019, section A.2).
+    Between two pieces stand `separators` of [SEP], which count to the first. What is
+    longer than `length` is shortened at the end of the longer piece, token by token
+    (Devlin et al. 2019, section A.2).
     """
 
     length: int
     cls_id: int
     sep_id: int
+    separators: int = 1
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         pieces = [piece.tolist() for piece in example["pieces"]]
-        room = self.length - 1 - len(pieces)
+        ends = [self.separators] * (len(pieces) - 1) + [1]
+        room = self.length - 1 - sum(ends)
         while sum(map(len, pieces)) > room:
             max(pieces, key=len).pop()
         inputs, token_types = [self.cls_id], [0]
-        for number, piece in enumerate(pieces):
-            inputs += [*piece, self.sep_id]
-            token_types += [number] * (len(piece) + 1)
+        for number, (piece, end) in enumerate(zip(pieces, ends)):
+            inputs += [*piece, *[self.sep_id] * end]
+            token_types += [number] * (len(piece) + end)
         return example | {
             "inputs": np.asarray(inputs, np.int32),
             "positions": np.arange(len(inputs), dtype=np.int32),

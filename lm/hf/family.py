@@ -161,6 +161,7 @@ class Family:
       adapt_out: config.model -> more keys of theirs; ConfigError where there are none.
       unused: regex of tensors that hold no parameter.
       summary: where its classifier of texts reads a row; see objective classification.
+      separators: how many [SEP] stand between two texts.
       prefixes: of the classes that have another prefix.
       others: classes with other stacks, as families of the same model_type.
     """
@@ -179,6 +180,7 @@ class Family:
     adapt_out: Callable[[Mapping[str, Any]], dict] = lambda model: {}
     unused: str = r"$^"
     summary: str = "tanh"
+    separators: int = 1
     prefixes: Mapping[str, str] = field(default_factory=dict)
     others: tuple["Family", ...] = ()
 

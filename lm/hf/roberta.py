@@ -68,4 +68,5 @@ FAMILY = Family(
         "RobertaModel": ("pooler",),
     },
     unused=bert.UNUSED,
+    separators=2,
 )

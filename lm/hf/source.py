@@ -12,7 +12,7 @@ from lm import config as configs
 from lm.config import Config
 from lm.errors import CheckpointError
 from lm.hf.checkpoint import PREFIX, directory_of, open_checkpoint, read_config
-from lm.hf.family import DERIVED, TRAINING, USUAL, elsewhere, get, shown
+from lm.hf.family import DERIVED, TRAINING, USUAL, Family, elsewhere, get, shown
 from lm.hf.tokenizer import section
 
 
@@ -30,14 +30,23 @@ def check(config: Config, workdir: Path) -> None:
         complete(config, workdir)
         missing = [p for p in config.init.missing if _is_regex(p)]
         opened = open_checkpoint(directory_of(config.init.source), missing)
-        theirs = opened.family.summary
-        found = config.objective.get("summary", theirs)
-        if "classify" in opened.parts and found != theirs:
+        if "classify" in opened.parts and config.objective.name == "classification":
+            _check_rows(opened.family, config)
+
+
+def _check_rows(family: Family, config: Config) -> None:
+    """A classifier goes on with rows as it was trained on."""
+    fields = ["summary"]
+    if config.objective.pair and family.summary in ("tanh", "relu"):
+        fields.append("separators")
+    for field in fields:
+        theirs, found = getattr(family, field), config.objective[field]
+        if found != theirs:
             raise CheckpointError(
                 f"init.source {config.init.source}",
-                f"a classifier that reads a row by {theirs!r}",
-                f"by {found!r}, the config's objective.summary",
-                f"set objective.summary={theirs}.",
+                f"a classifier with {field} {theirs!r}",
+                f"{found!r}, the config's objective.{field}",
+                f"set objective.{field}={theirs}.",
             )
 
 

@@ -1,21 +1,22 @@
 """A run's tokenizer as files that `transformers` reads."""
 
 import json
+import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lm import storage
+from lm.config import Config
 from lm.errors import DataError
 from lm.hf import pieces
 from lm.hf.tokenizer import ROLES
 
-# What a family puts around one text and around two; ours does the same in training.
+# What a family puts around one text and around two.
 PAIRS = {
     "bert": ("{cls} $A {sep}", "{cls} $A {sep} $B:1 {sep}:1"),
     "distilbert": ("{cls} $A {sep}", "{cls} $A {sep} $B:1 {sep}:1"),
-    "roberta": ("{cls} $A {sep}", "{cls} $A {sep} $B:1 {sep}:1"),
+    "roberta": ("{cls} $A {sep}", "{cls} $A {sep} {sep} $B:1 {sep}:1"),
     "llama": ("{bos} $A", "{bos} $A {bos}:1 $B:1"),
     "mistral": ("{bos} $A", "{bos} $A {bos}:1 $B:1"),
     "t5": ("$A {eos}", "$A {eos} $B:1 {eos}:1"),
@@ -35,14 +36,37 @@ def token_ids(codec: Any) -> dict[str, int]:
     return {name: id for name, id in found.items() if id is not None}
 
 
+def rows(config: Config, kind: str, codec: Any) -> tuple[str, str] | None:
+    """What stands around one text and around two, None where nobody says it.
+
+    A classifier's rows are those that it was trained on; else it is the family's way.
+    """
+    objective, found = config.objective, PAIRS.get(kind)
+    if objective.name == "classification":
+        bos = "{bos} " if objective.bos and codec.bos_id is not None else ""
+        between = " ".join(["{sep}"] * objective.separators)
+        pooled = ("{cls} $A {sep}", f"{{cls}} $A {between} $B:1 {{sep}}:1")
+        last = (f"{bos}$A", f"{bos}$A $B:1")
+        found = {"last": last, "decoder": PAIRS["t5"]}.get(objective.summary, pooled)
+    if found is None:
+        return None
+    single, pair = found
+    if config.model.token_types < 2:  # The second kind would be outside the table.
+        pair = pair.replace(":1", "")
+    names = _specials(codec)
+    if not names.keys() >= set(re.findall(r"{(\w+)}", pair)):
+        return None
+    return single.format(**names), pair.format(**names)
+
+
 def write(
-    codec: Any, options: Mapping[str, Any], folder: Path, kind: str, directory: Path
+    codec: Any, config: Config, folder: Path, kind: str, directory: Path
 ) -> list[str]:
     """Writes the tokenizer's files; gives their names.
 
     Args:
       codec: the run's tokenizer.
-      options: config.tokenizer.
+      config: of the run.
       folder: where the run keeps it.
       kind: the family's model type.
       directory: exists.
@@ -52,55 +76,64 @@ def write(
     """
     import tokenizers
 
-    names = ["tokenizer.json", "tokenizer_config.json"]
-    if options["name"] not in ("hf", "spm"):
-        found = f"name={options['name']}"
+    name, around = config.tokenizer["name"], rows(config, kind, codec)
+    if name not in ("hf", "spm"):
+        found = f"name={name}"
         raise DataError("tokenizer", found, "hf or spm", "train with one of these")
-    if (folder / "tokenizer.json").is_file():
-        shutil.copyfile(folder / "tokenizer.json", directory / "tokenizer.json")
-    elif options["name"] == "hf":
-        built = tokenizers.Tokenizer.from_str(codec._tokenizer.to_str())
-        _write_json(built, codec, kind, directory)
+    written = ["tokenizer.json", "tokenizer_config.json"]
+    settings_file, own = folder / written[1], folder / written[0]
+    settings = json.loads(settings_file.read_text()) if settings_file.is_file() else {}
+    changed = not own.is_file()
+    if not changed:
+        built = tokenizers.Tokenizer.from_file(str(own))
     else:
-        model = folder / "spm.model"
-        built = pieces.to_tokenizer(model.read_bytes(), codec, model)
-        _write_json(built, codec, kind, directory)
-        if kind in PIECES:
-            names.append(PIECES[kind])
-            shutil.copyfile(model, directory / PIECES[kind])
+        if name == "hf":
+            built = tokenizers.Tokenizer.from_str(codec._tokenizer.to_str())
+        else:
+            model = folder / "spm.model"
+            built = pieces.to_tokenizer(model.read_bytes(), codec, model)
+            if kind in PIECES:
+                written.append(PIECES[kind])
+                shutil.copyfile(model, directory / PIECES[kind])
+        built.encode_special_tokens = False
+        special = [codec.token(id) for id in sorted(codec.special_ids)]
+        built.add_special_tokens(special)
+    if around and (changed or config.objective.name == "classification"):
+        changed |= _surround(built, codec, *around)
+        for again in ("add_bos_token", "add_eos_token"):
+            settings.pop(again, None)
+    if changed:
+        storage.write_text(directory / written[0], built.to_str(pretty=True))
+    else:
+        shutil.copyfile(own, directory / written[0])
     if (folder / "chat_template.jinja").is_file():
-        names.append("chat_template.jinja")
-        shutil.copyfile(folder / names[-1], directory / names[-1])
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | _specials(codec)
-    own = folder / "tokenizer_config.json"
-    if own.is_file():
-        settings = json.loads(own.read_text()) | settings
-    storage.write_text(directory / "tokenizer_config.json", storage.to_json(settings))
-    return names
+        written.append("chat_template.jinja")
+        shutil.copyfile(folder / written[-1], directory / written[-1])
+    types = ["token_type_ids"] * (config.model.token_types > 1)
+    settings |= {f"{role}_token": token for role, token in _specials(codec).items()}
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings["model_input_names"] = ["input_ids", *types, "attention_mask"]
+    storage.write_text(directory / written[1], storage.to_json(settings))
+    return written
 
 
 def _specials(codec: Any) -> dict[str, str]:
-    ids = {f"{role}_token": getattr(codec, f"{role}_id") for role in ROLES}
-    return {name: codec.token(id) for name, id in ids.items() if id is not None}
+    """role -> token."""
+    ids = {role: getattr(codec, f"{role}_id") for role in ROLES}
+    return {role: codec.token(id) for role, id in ids.items() if id is not None}
 
 
-def _write_json(tokenizer: Any, codec: Any, kind: str, directory: Path) -> None:
-    """The tokenizer with its special tokens recognised, and put where they belong."""
-    import tokenizers
+def _surround(tokenizer: Any, codec: Any, single: str, pair: str) -> bool:
+    """Puts tokens around one text and around two; says whether others were there."""
+    from tokenizers.processors import TemplateProcessing
 
-    tokenizer.encode_special_tokens = False
-    special = [codec.token(id) for id in sorted(codec.special_ids)]
-    tokenizer.add_special_tokens(special)
-    names = {role: getattr(codec, f"{role}_id") for role in ROLES}
-    names = {role: codec.token(id) for role, id in names.items() if id is not None}
-    if kind in PAIRS and all(
-        f"{{{r}}}" not in PAIRS[kind][0] or r in names for r in ROLES
-    ):
-        single, pair = (template.format(**names) for template in PAIRS[kind])
-        tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-            single=single,
-            pair=pair,
-            special_tokens=[(t, tokenizer.token_to_id(t)) for t in names.values()],
-        )
-    text = tokenizer.to_str(pretty=True)
-    storage.write_text(directory / "tokenizer.json", text)
+    def encoded() -> list:
+        found = (tokenizer.encode("a"), tokenizer.encode("a", "a"))
+        return [(each.ids, each.type_ids) for each in found]
+
+    before, tokens = encoded(), sorted({*_specials(codec).values()})
+    ids = [(token, tokenizer.token_to_id(token)) for token in tokens]
+    tokenizer.post_processor = TemplateProcessing(
+        single=single, pair=pair, special_tokens=ids
+    )
+    return encoded() != before

@@ -123,7 +123,8 @@ class Embed(nn.Module):
         elif self.position == "sinusoidal":
             x += sinusoidal(positions + self.position_offset, self.shape.d_model)
         if self.token_types:
-            x += self.type()[types]
+            # RoBERTa has one type for both texts.
+            x += self.type()[jnp.minimum(types, self.token_types - 1)]
         if self.embedding == "norm":
             x = self.norm(x)
         x = self.drop(x.astype(self.shape.compute.dtype), train=train)

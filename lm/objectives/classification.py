@@ -18,7 +18,7 @@ from lm.objectives.base import Batch, Terms
 from lm.objectives.teacher_forcing import start_and_end
 from lm.ops import losses
 
-BOUNDS = {"classes": "[2, 1000000]"}
+BOUNDS = {"classes": "[2, 1000000]", "separators": "[1, 8]"}
 
 # summary -> the kind of head.
 KINDS = {
@@ -45,6 +45,8 @@ class Objective:
         "decoder": an encoder reads the texts, each with the eos token after it, and a
         decoder says them again; its state where it says the last eos goes through a
         dense layer and tanh (Lewis et al. 2020, section 3.1; T5 in other libraries).
+      separators: how many [SEP] stand between two texts, with "tanh" and "relu": 1 in
+        BERT, 2 in RoBERTa.
       bos: whether a row of summary="last" begins with the tokenizer's bos token, where
         it has one.
     """
@@ -55,6 +57,7 @@ class Objective:
     label: str = "label"
     labels: tuple[str, ...] = ()
     summary: Literal["tanh", "relu", "last", "decoder"] = "tanh"
+    separators: int = 1
     bos: bool = True
 
     def heads(self) -> tuple[Head, ...]:
@@ -94,7 +97,8 @@ class Objective:
             row = (Join(seq_len, end=(end,)), Again(start), sides)
             names = (*sides.SOURCE, *sides.OWN[:3])
         else:
-            row = (transforms.WrapPair(seq_len, codec.cls_id, codec.sep_id), pad)
+            ids = (codec.cls_id, codec.sep_id)
+            row = (transforms.WrapPair(seq_len, *ids, self.separators), pad)
         return (*row, Label(), transforms.Keep((*names, "labels", "label_weights")))
 
     def _output(self, model: Any, batch: Batch, train: bool) -> tuple:

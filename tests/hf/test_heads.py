@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 import lm.config as configs
+from lm import convert
 from lm.errors import CheckpointError
 from lm.hf import checkpoint, exporting, source
 from tests import tiny
@@ -37,6 +38,16 @@ def test_a_classifier_is_continued_with_its_own_function(tmp_path, case, theirs,
     source.check(fine_tune(place, summary=theirs), tmp_path / "run")
     with pytest.raises(CheckpointError, match=f"set objective.summary={theirs}"):
         source.check(fine_tune(place, summary=other), tmp_path / "run")
+
+
+def test_a_classifier_of_pairs_is_continued_with_its_own_separators(tmp_path):
+    place = folders.bert(tmp_path / "hf", "roberta_classify")
+    source.check(fine_tune(place), tmp_path / "run")
+    source.check(fine_tune(place, pair="pair", separators=2), tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"separators 2.*set objective\.separ"):
+        source.check(fine_tune(place, pair="pair"), tmp_path / "run")
+    found = convert.tree(checkpoint.open_checkpoint(place), f"hf:{place}")
+    assert found["objective"]["separators"] == 2
 
 
 def test_an_encoder_without_a_classifier_may_get_any(tmp_path):

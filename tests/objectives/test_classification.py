@@ -170,12 +170,12 @@ def bound(head, **fields):
     return model, meta.unbox(made(jax.random.key(0)))
 
 
-def logits(model, params, inputs, segments):
+def logits(model, params, inputs, segments, types=0):
     """Of the head; and the states that it reads."""
     places = np.arange(inputs.shape[1])[None].repeat(len(inputs), 0)
     batch = {"inputs": inputs, "segment_ids": segments, "positions": places}
     batch |= {f"source_{name}": leaf for name, leaf in batch.items()}
-    batch["token_types"] = np.zeros_like(inputs)
+    batch["token_types"] = np.zeros_like(inputs) + types
     batch = {key: jnp.asarray(leaf, jnp.int32) for key, leaf in batch.items()}
 
     def head(model):
@@ -220,6 +220,18 @@ def test_the_pooler_ends_in_tanh_or_relu():
         wanted = function(pooled) @ last["kernel"] + last["bias"]
         found, _ = logits(model, params, inputs, segments)
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("types", "same"), [(1, True), (2, False)])
+def test_the_second_text_has_a_type_only_where_the_model_has_two(types, same):
+    inputs = np.random.default_rng(1).integers(1, 16, (2, 5))
+    model, params = bound("pooled", init_std=0.5, token_types=types)
+    second = np.arange(5) >= 3
+    zeros, ones = (
+        logits(model, params, inputs, np.ones_like(inputs), kinds)[0]
+        for kinds in (0, second)
+    )
+    assert np.array_equal(zeros, ones) == same
 
 
 @pytest.mark.parametrize("kind", ["pooled", "pooled_relu"])
