@@ -179,6 +179,11 @@ def _objective_rules(c: Mapping) -> Iterator[Rule]:
         words = _SUMMARIES.get(kind, (found,))
         expected = f"{' or '.join(map(repr, words))}, with model.kind={kind!r}"
         yield found in words, "objective.summary", repr(found), expected, None
+    typed = name == "mlm" or (name == "classification" and kind != "encoder_decoder")
+    types = model.get("token_types") or 0
+    expected = f"0: with objective {name} and kind={kind!r} no token has a type"
+    holds = typed or name not in _KINDS or types == 0
+    yield holds, "model.token_types", types, expected, None
     if name == "prefix_lm" and kind is not None:
         fix = "set objective.kind to the model's."
         expected = f"model.kind={kind!r}"

@@ -63,6 +63,22 @@ def test_a_decoder_is_read_at_its_last_token():
     check({"name": "classification", "summary": "decoder"})
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "summary"),
+    [
+        ("causal_lm", "decoder", None),
+        ("seq2seq", "encoder_decoder", None),
+        ("classification", "encoder_decoder", "decoder"),
+    ],
+)
+def test_a_model_has_types_only_where_tokens_have_one(name, kind, summary):
+    check({"name": name, "summary": summary}, kind=kind, token_types=0)
+    with pytest.raises(ConfigError, match=r"model\.token_types: found 2, expected 0:"):
+        check({"name": name, "summary": summary}, kind=kind, token_types=2)
+    check({"name": "mlm"}, kind="encoder", token_types=2)
+    check({"name": "classification", "summary": "last"}, kind="decoder", token_types=2)
+
+
 def test_a_model_or_an_objective_of_another_package_is_let_be():
     check({"name": "seq2seq"})
     check({"name": "experiments.mine.objective"}, kind="encoder")
