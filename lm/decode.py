@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -314,13 +314,18 @@ def answer_all(
     settings: Settings,
     *,
     batch_size: int,
+    going: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> list[list[Answer]]:
-    """Answers of any number of prompts, in their order; batches are of like length."""
+    """Answers of any number of prompts, in their order; batches are of like length.
+
+    Args:
+      going: is given the batches' numbers and gives them back, one after the other.
+    """
     by_length = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
     draws = draws_of(prompts)
     found: dict[int, list[Answer]] = {}
-    for first in range(0, len(prompts), batch_size):
-        chosen = by_length[first : first + batch_size]
+    for number in going(range(-(-len(prompts) // batch_size))):
+        chosen = by_length[number * batch_size : (number + 1) * batch_size]
         answers = answer(
             decoder,
             [prompts[n] for n in chosen],

@@ -7,7 +7,7 @@ checkpoint means the same to each of them.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lm import config as configs
-from lm import decode, optim, sharding, step, trees
+from lm import decode, optim, sharding, step, timing, trees
 from lm.config import Config
 from lm.data import pipeline
 from lm.data.pipeline import Data, Shares, Stream
@@ -380,18 +380,24 @@ def open_evaluator(
     data = configs.build(Data, section.data)
     objective = changed(corpus.objective, section.objective)
 
+    def going(items: Iterable, total: int) -> Iterator:
+        return timing.told(
+            items, total, lambda text: corpus.note(f"{name}: batch {text}")
+        )
+
     def batches() -> Iterator[dict[str, jax.Array]]:
+        count = math.ceil(rows / batch_size)
         host = pipeline.batches(
             stream,
             batch_size=batch_size,
             first_step=0,
-            last_step=math.ceil(rows / batch_size),
+            last_step=count,
             data=data,
             shares=corpus.shares,
             rows=rows,
         )
         put = functools.partial(on_devices, mesh=program.mesh)
-        return pipeline.prefetch(host, put)
+        return going(pipeline.prefetch(host, put), count)
 
     @functools.cache
     def decoder() -> decode.Decoder:
@@ -402,7 +408,11 @@ def open_evaluator(
 
         def answer(prompts: Sequence[Any], settings: decode.Settings) -> list:
             return decode.answer_all(
-                holding(), prompts, settings, batch_size=batch_size
+                holding(),
+                prompts,
+                settings,
+                batch_size=batch_size,
+                going=lambda numbers: going(numbers, len(numbers)),
             )
 
         tools = Tools(

@@ -1,13 +1,16 @@
 """Part: how fast a step is: its time, its waiting, its share of the machine's peak."""
 
+import datetime
 import re
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # Dense peaks of one device in FLOP/s: (half precision, float32), as the makers state
 # them. A float32 product counts at jax's default precision: bfloat16 passes on TPU,
@@ -116,6 +119,20 @@ def peak_memory(compiled: Any = None) -> dict[str, int]:
             - plan.alias_size_in_bytes
         )
     return peak
+
+
+def told(
+    items: Iterable[T], total: int, tell: Callable[[str], None], every: float = 30.0
+) -> Iterator[T]:
+    """The items; says every so many seconds how many are done and what is left."""
+    began = last = time.monotonic()
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if done and now - last >= every:
+            left = (now - began) / done * (total - done)
+            tell(f"{done} of {total}, left {datetime.timedelta(seconds=round(left))}")
+            last = now
+        yield item
 
 
 class StepTimer:

@@ -204,7 +204,16 @@ def test_draws_depend_on_the_prompt_and_the_seed_alone():
 def test_all_prompts_in_their_order():
     _, _, decoder = make("transformer", words=codec())
     prompts = [[3 + n] * (1 + n * 7 % 5) for n in range(7)]
-    together = decode.answer_all(decoder, prompts, SAMPLED, batch_size=3)
+    numbers = []
+
+    def going(batches):
+        for number in batches:
+            numbers.append((number, len(batches)))
+            yield number
+
+    together = decode.answer_all(decoder, prompts, SAMPLED, batch_size=3, going=going)
+    batches = -(-len(prompts) // 3)
+    assert numbers == [(n, batches) for n in range(batches)]
     assert ids(together) == ids(decode.answer(decoder, prompts, SAMPLED))
 
 

@@ -1,10 +1,11 @@
 """lm.evaluate: the same numbers as in training, from any checkpoint."""
 
+import functools
 import json
 
 import pytest
 
-from lm import evaluate
+from lm import evaluate, timing
 from tests import tiny
 
 
@@ -48,6 +49,16 @@ def test_another_batch_size_gives_the_same_means(workdir, capsys):
     )
     for name, value in first.items():
         assert second[name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_a_long_evaluation_says_how_far_it_is(workdir, capsys, monkeypatch):
+    often = functools.partial(timing.told, every=0)
+    monkeypatch.setattr(timing, "told", often)
+    _, _, shown = run(capsys, f"--workdir={workdir}")
+    lines = [t for t in shown.splitlines() if t.startswith("heldout: batch ")]
+    count = int(lines[0].split()[4].strip(","))
+    numbers = [line.partition(",")[0].split()[2] for line in lines]
+    assert numbers == [str(n) for n in range(1, count)] and count > 2
 
 
 def test_refusals(workdir, tmp_path, capsys):

@@ -48,7 +48,7 @@ ALLOWED = {
     "lock": "storage",
     "watch": "storage",
     "diagnose": "trees",
-    "parts": "config data decode evaluators hf models optim sharding step trees",
+    "parts": "config data decode evaluators hf models optim sharding step timing trees",
     # the loop and the commands
     "train": "checkpoint config data diagnose guard parts runtime sharding storage "
     "timing transfer watch writer",
