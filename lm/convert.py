@@ -174,7 +174,7 @@ def write(
     codec = pipeline.open_tokenizer(
         config.tokenizer, workdir / "tokenizer", iter, pipeline.Shares(), print
     )
-    kind, ids = plan.family.model_type, tokenizer_out.token_ids(codec)
+    kind, ids = plan.family.model_type, tokenizer_out.token_ids(config, codec)
     tokenizer_out.write(codec, config, workdir / "tokenizer", kind, place)
     if config.model.kind == "encoder_decoder":
         start = codec.pad_id if codec.bos_id is None else codec.bos_id

@@ -29,11 +29,22 @@ PIECES = {
 }
 
 
-def token_ids(codec: Any) -> dict[str, int]:
+def roles(config: Config, codec: Any) -> dict[str, int]:
+    """role -> id of the special tokens.
+
+    A classifier that reads its row's last token needs padding to be told from it: where
+    the tokenizer has none it is, as usual for GPT-2, the token that ends a text.
+    """
+    found = {role: getattr(codec, f"{role}_id") for role in ROLES}
+    if found["pad"] is None and config.objective.get("summary") == "last":
+        found["pad"] = found["eos"]
+    return {role: id for role, id in found.items() if id is not None}
+
+
+def token_ids(config: Config, codec: Any) -> dict[str, int]:
     """The ids that config.json and generation_config.json name."""
-    found = {f"{role}_token_id": getattr(codec, f"{role}_id") for role in ROLES[:4]}
-    del found["unk_token_id"]
-    return {name: id for name, id in found.items() if id is not None}
+    found = roles(config, codec)
+    return {f"{r}_token_id": found[r] for r in ("pad", "bos", "eos") if r in found}
 
 
 def rows(config: Config, kind: str, codec: Any) -> tuple[str, str] | None:
@@ -53,7 +64,7 @@ def rows(config: Config, kind: str, codec: Any) -> tuple[str, str] | None:
     single, pair = found
     if config.model.token_types < 2:  # The second kind would be outside the table.
         pair = pair.replace(":1", "")
-    names = _specials(codec)
+    names = _specials(config, codec)
     if not names.keys() >= set(re.findall(r"{(\w+)}", pair)):
         return None
     return single.format(**names), pair.format(**names)
@@ -96,10 +107,9 @@ def write(
                 written.append(PIECES[kind])
                 shutil.copyfile(model, directory / PIECES[kind])
         built.encode_special_tokens = False
-        special = [codec.token(id) for id in sorted(codec.special_ids)]
-        built.add_special_tokens(special)
+        built.add_special_tokens([codec.token(id) for id in sorted(codec.special_ids)])
     if around and (changed or config.objective.name == "classification"):
-        changed |= _surround(built, codec, *around)
+        changed |= _surround(built, {*_specials(config, codec).values()}, *around)
         for again in ("add_bos_token", "add_eos_token"):
             settings.pop(again, None)
     if changed:
@@ -110,20 +120,20 @@ def write(
         written.append("chat_template.jinja")
         shutil.copyfile(folder / written[-1], directory / written[-1])
     types = ["token_type_ids"] * (config.model.token_types > 1)
-    settings |= {f"{role}_token": token for role, token in _specials(codec).items()}
+    special = _specials(config, codec)
+    settings |= {f"{role}_token": token for role, token in special.items()}
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     settings["model_input_names"] = ["input_ids", *types, "attention_mask"]
     storage.write_text(directory / written[1], storage.to_json(settings))
     return written
 
 
-def _specials(codec: Any) -> dict[str, str]:
+def _specials(config: Config, codec: Any) -> dict[str, str]:
     """role -> token."""
-    ids = {role: getattr(codec, f"{role}_id") for role in ROLES}
-    return {role: codec.token(id) for role, id in ids.items() if id is not None}
+    return {role: codec.token(id) for role, id in roles(config, codec).items()}
 
 
-def _surround(tokenizer: Any, codec: Any, single: str, pair: str) -> bool:
+def _surround(tokenizer: Any, special: set[str], single: str, pair: str) -> bool:
     """Puts tokens around one text and around two; says whether others were there."""
     from tokenizers.processors import TemplateProcessing
 
@@ -131,8 +141,8 @@ def _surround(tokenizer: Any, codec: Any, single: str, pair: str) -> bool:
         found = (tokenizer.encode("a"), tokenizer.encode("a", "a"))
         return [(each.ids, each.type_ids) for each in found]
 
-    before, tokens = encoded(), sorted({*_specials(codec).values()})
-    ids = [(token, tokenizer.token_to_id(token)) for token in tokens]
+    before = encoded()
+    ids = [(token, tokenizer.token_to_id(token)) for token in sorted(special)]
     tokenizer.post_processor = TemplateProcessing(
         single=single, pair=pair, special_tokens=ids
     )

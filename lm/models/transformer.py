@@ -124,7 +124,7 @@ class Embed(nn.Module):
             x += sinusoidal(positions + self.position_offset, self.shape.d_model)
         if self.token_types:
             # RoBERTa has one type for both texts.
-            x += self.type()[jnp.minimum(types, self.token_types - 1)]
+            x += self.type().at[types].get(mode="clip")
         if self.embedding == "norm":
             x = self.norm(x)
         x = self.drop(x.astype(self.shape.compute.dtype), train=train)

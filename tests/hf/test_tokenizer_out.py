@@ -3,11 +3,13 @@
 import json
 import os
 import subprocess
+import types
 
 import pytest
 import tokenizers
 
 from lm.hf import tokenizer_out
+from lm.hf.tokenizer import ROLES
 from tests import tiny
 
 PEER = os.environ.get("LM_TRANSFORMERS_PYTHON")
@@ -72,12 +74,12 @@ def of_library(out, *texts):
 def test_texts_become_the_rows_of_the_run(tmp_path, case, pair):
     corpus, config = run(tmp_path, case, pair)
     out = written(tmp_path, case, corpus, config)
-    ids, types = of_library(out, TEXT, *([PAIR] if pair else []))
+    ids, kinds = of_library(out, TEXT, *([PAIR] if pair else []))
     wanted, segments = trained_on(corpus)
     assert ids == wanted
     settings = json.loads((out / "tokenizer_config.json").read_text())
     has_types = config.model.token_types > 1
-    assert types == (segments if has_types else [0] * len(ids))
+    assert kinds == (segments if has_types else [0] * len(ids))
     assert ("token_type_ids" in settings["model_input_names"]) == has_types
 
 
@@ -96,10 +98,10 @@ def test_transformers_makes_the_same_rows(tmp_path, case):
     out = written(tmp_path, case, corpus, config)
     command = [PEER, "-c", FROM_TRANSFORMERS, out, TEXT, PAIR]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found, (ids, types) = json.loads(done.stdout), trained_on(corpus)
+    found, (ids, kinds) = json.loads(done.stdout), trained_on(corpus)
     assert found.pop("input_ids") == ids
     assert found.pop("attention_mask") == [1] * len(ids)
-    assert found == ({"token_type_ids": types} if case == "bert" else {})
+    assert found == ({"token_type_ids": kinds} if case == "bert" else {})
 
 
 def test_a_tokenizer_that_came_along_is_changed_where_the_rows_differ(tmp_path):
@@ -119,6 +121,22 @@ def test_a_tokenizer_that_came_along_is_changed_where_the_rows_differ(tmp_path):
         assert of_library(out, TEXT, PAIR)[0] == trained_on(corpus)[0]
         kept = json.loads((out / "tokenizer_config.json").read_text())
         assert kept["model_max_length"] == 77 and "add_bos_token" not in kept
+
+
+@pytest.mark.parametrize("summary", ["last", None])
+def test_a_row_read_at_its_end_needs_a_padding_token(tmp_path, summary):
+    """GPT-2 has none: there the end of a text is one."""
+    corpus, config = run(tmp_path, "gpt2", None)
+    codec = corpus.codec
+    if summary is None:
+        config = tiny.config(objective={"name": "mlm"}, evals={})
+    assert tokenizer_out.roles(config, codec)["pad"] == codec.pad_id != codec.eos_id
+    bare = types.SimpleNamespace(**{f"{role}_id": None for role in ROLES})
+    bare.eos_id = 7
+    wanted = {"pad": 7, "eos": 7} if summary else {"eos": 7}
+    assert tokenizer_out.roles(config, bare) == wanted
+    ids = {f"{role}_token_id": id for role, id in wanted.items()}
+    assert tokenizer_out.token_ids(config, bare) == ids
 
 
 def test_only_a_classifiers_rows_are_the_runs_own(tmp_path):
