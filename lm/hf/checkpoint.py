@@ -90,15 +90,14 @@ def families_of(model_type: str) -> tuple[Family, ...]:
 
 def read_config(place: Path) -> tuple[Family, dict[str, Any], Path]:
     """The family, the config.json and where it is; also BERT's own bert_config.json."""
-    path = place / "config.json"
+    path, kind = place / "config.json", None
     if not is_file(path) and is_file(place / "bert_config.json"):
-        path = place / "bert_config.json"
-        return families_of("bert")[0], read_json(path), path
+        path, kind = place / "bert_config.json", "bert"
     config = read_json(path)
     if "auto_map" in config:
         fix = "use a model that is computed without it."
         refuse(path, "auto_map: code of its own", "a config.json without code", fix)
-    kind = config.get("model_type")
+    kind = kind or config.get("model_type")
     if kind not in FAMILIES:
         found = f"model_type {str(kind)[:60]!r}"
         refuse(path, found, f"one of {', '.join(FAMILIES)}", "use another model.")

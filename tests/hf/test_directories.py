@@ -229,7 +229,11 @@ def test_a_google_checkpoint_is_opened_as_bert(tmp_path):
         "hidden_act": "gelu",
         "initializer_range": 0.02,
     }
-    (place / "bert_config.json").write_text(json.dumps(config))
+    path = place / "bert_config.json"
+    path.write_text(json.dumps(config | {"architectures": ["BertModel", "Other"]}))
+    with pytest.raises(CheckpointError, match=r"bert_config.json: .*architectures"):
+        checkpoint.open_checkpoint(place)
+    path.write_text(json.dumps(config))
     opened = checkpoint.open_checkpoint(place)
     assert opened.parts == ("mlm", "nsp", "pooler")
     params = importing.load(opened, importing.shapes(opened))
