@@ -1,6 +1,5 @@
 """Part: how fast a step is: its time, its waiting, its share of the machine's peak."""
 
-import datetime
 import re
 import resource
 import sys
@@ -121,6 +120,13 @@ def peak_memory(compiled: Any = None) -> dict[str, int]:
     return peak
 
 
+def clock(seconds: float) -> str:
+    """Such as "1:02:33"."""
+    minutes, second = divmod(max(round(seconds), 0), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02}:{second:02}"
+
+
 def told(
     items: Iterable[T], total: int, tell: Callable[[str], None], every: float = 30.0
 ) -> Iterator[T]:
@@ -130,7 +136,7 @@ def told(
         now = time.monotonic()
         if done and now - last >= every:
             left = (now - began) / done * (total - done)
-            tell(f"{done} of {total}, left {datetime.timedelta(seconds=round(left))}")
+            tell(f"{done} of {total}, left {clock(left)}")
             last = now
         yield item
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from lm import storage
 from lm.config import Duration, is_time
+from lm.timing import clock
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class Writer:
             parts.append(f"{_thousands(tokens / seconds)} tokens/s")
             since, first = self._anchor
             rate = (timing["time"] - since) / (step - first)
-            parts.append(f"left {_clock(rate * (self._total - step))}")
+            parts.append(f"left {clock(rate * (self._total - step))}")
         return "  ".join(parts)
 
     def _plot(self, step: int, values: Mapping) -> None:
@@ -294,12 +295,6 @@ def _thousands(value: float) -> str:
         if value >= size:
             return f"{value / size:.1f}{unit}"
     return f"{value:.0f}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, second = divmod(max(round(seconds), 0), 60)
-    hour, minute = divmod(minutes, 60)
-    return f"{hour}:{minute:02}:{second:02}"
 
 
 class _Bar:

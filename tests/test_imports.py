@@ -40,7 +40,7 @@ ALLOWED = {
     "sharding": "trees",
     "step": "optim",
     "guard": "",
-    "writer": "config storage",
+    "writer": "config storage timing",
     "checkpoint": "config storage trees watch",
     "hf": "config storage",
     "transfer": "checkpoint hf trees",

@@ -6,6 +6,7 @@ first one receives what `Index.row` gives: `pieces`, the token ids of the row's 
 """
 
 import dataclasses
+import itertools
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,12 +45,38 @@ class Wrap:
 
 
 @dataclasses.dataclass(frozen=True)
-class WrapPair:
-    """[CLS] A [SEP], or [CLS] A [SEP] B [SEP], of one or two pieces: one segment.
+class Join:
+    """One or two pieces as one segment: start A end, or start A between B end.
 
-    Between two pieces stand `separators` of [SEP], which count to the first. What is
-    longer than `length` is shortened at the end of the longer piece, token by token
-    (Devlin et al. 2019, section A.2).
+    What stands between counts to the first piece. What is longer than `length` is
+    shortened at the end of the longer piece, token by token (Devlin et al. 2019,
+    section A.2).
+    """
+
+    length: int
+    start: tuple[int, ...] = ()
+    between: tuple[int, ...] = ()
+    end: tuple[int, ...] = ()
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        pieces = [piece.tolist() for piece in example["pieces"]]
+        ends = [self.between] * (len(pieces) - 1) + [self.end]
+        room = self.length - len(self.start) - sum(map(len, ends))
+        while sum(map(len, pieces)) > room:
+            max(pieces, key=len).pop()
+        starts = [self.start, *[()] * (len(pieces) - 1)]
+        parts = [[*s, *piece, *e] for s, piece, e in zip(starts, pieces, ends)]
+        numbers = np.arange(len(parts), dtype=np.int32)
+        types = np.repeat(numbers, [len(part) for part in parts])
+        row = np.asarray([*itertools.chain(*parts)], np.int32)
+        return example | segments([row]) | {"token_types": types}
+
+
+@dataclasses.dataclass(frozen=True)
+class WrapPair:
+    """[CLS] A [SEP], or [CLS] A [SEP] B [SEP]; see `Join`.
+
+    Between two pieces stand `separators` of [SEP].
     """
 
     length: int
@@ -58,21 +85,9 @@ class WrapPair:
     separators: int = 1
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        pieces = [piece.tolist() for piece in example["pieces"]]
-        ends = [self.separators] * (len(pieces) - 1) + [1]
-        room = self.length - 1 - sum(ends)
-        while sum(map(len, pieces)) > room:
-            max(pieces, key=len).pop()
-        inputs, token_types = [self.cls_id], [0]
-        for number, (piece, end) in enumerate(zip(pieces, ends)):
-            inputs += [*piece, *[self.sep_id] * end]
-            token_types += [number] * (len(piece) + end)
-        return example | {
-            "inputs": np.asarray(inputs, np.int32),
-            "positions": np.arange(len(inputs), dtype=np.int32),
-            "segment_ids": np.ones(len(inputs), np.int32),
-            "token_types": np.asarray(token_types, np.int32),
-        }
+        sep = (self.sep_id,)
+        join = Join(self.length, (self.cls_id,), sep * self.separators, sep)
+        return join(example, rng)
 
 
 @dataclasses.dataclass(frozen=True)

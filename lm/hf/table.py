@@ -50,10 +50,6 @@ class Rule:
     def layered(self) -> bool:
         return "{i}" in self.name
 
-    def match(self, name: str) -> re.Match | None:
-        pattern = re.escape(self.name).replace(re.escape("{i}"), r"(\d+)")
-        return re.fullmatch(pattern, name)
-
     def name_of(self, layer: int) -> str:
         return self.name.replace("{i}", str(layer))
 

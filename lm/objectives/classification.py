@@ -1,7 +1,6 @@
 """Classification of a text or of a pair of texts (Devlin et al. 2019, section 4.1)."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -90,11 +89,12 @@ class Objective:
         pad = transforms.Pad(seq_len, codec.pad_id or 0)
         names = ("inputs", "positions", "segment_ids", "token_types")
         if self.summary == "last":
-            row = (Join(seq_len, self._start(codec)), pad)
+            row = (transforms.Join(seq_len, self._start(codec)), pad)
         elif self.summary == "decoder":
             start, end = start_and_end(codec, "classification")
             sides = transforms.PadSides(seq_len, seq_len, codec.pad_id or 0)
-            row = (Join(seq_len, end=(end,)), Again(start), sides)
+            join = transforms.Join(seq_len, between=(end,), end=(end,))
+            row = (join, Again(start), sides)
             names = (*sides.SOURCE, *sides.OWN[:3])
         else:
             ids = (codec.cls_id, codec.sep_id)
@@ -152,29 +152,6 @@ class NotEmpty(Labelled):
             "a token, for objective.summary=last",
             "complete or remove it, or set data.on_bad=skip",
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Join:
-    """One or two pieces after `start`, `end` after each of them: one segment.
-
-    Shortened as by `transforms.WrapPair`.
-    """
-
-    length: int
-    start: tuple[int, ...] = ()
-    end: tuple[int, ...] = ()
-
-    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
-        pieces = [piece.tolist() for piece in example["pieces"]]
-        room = self.length - len(self.start) - len(self.end) * len(pieces)
-        while sum(map(len, pieces)) > room:
-            max(pieces, key=len).pop()
-        pieces = [[*piece, *self.end] for piece in pieces]
-        row = np.asarray([*self.start, *itertools.chain(*pieces)], np.int32)
-        counts = [len(self.start) + len(pieces[0]), *map(len, pieces[1:])]
-        types = np.repeat(np.arange(len(pieces), dtype=np.int32), counts)
-        return example | transforms.segments([row]) | {"token_types": types}
 
 
 @dataclasses.dataclass(frozen=True)
