@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lm import config as configs
-from lm import runtime, storage
-from lm.config import Config
+from lm.config import resolve as configs
+from lm.config.flags import Parser, which_step
+from lm.config.resolve import Config
 from lm.errors import ConfigError
-from lm.flags import Parser, which_step
 from lm.hf import checkpoint, source
+from lm.host import process, storage
 
 USAGE = """python -m lm.convert --from=hf:DIR --workdir=DIR [--init-missing=REGEX]
            [--config.a.b=VALUE ...]
@@ -68,14 +68,14 @@ def import_checkpoint(flags: Any, place: str, overrides: list[str]) -> int:
         fix = "choose another --workdir."
         raise ConfigError("--workdir", f"{workdir}, a run", "a new folder", fix)
     storage.check_directory(workdir)
-    runtime.platform_setup()
+    process.platform_setup()
 
     import jax
 
-    from lm.checkpoint import Checkpoint, Checkpointer
     from lm.data import pipeline
     from lm.hf import importing
     from lm.trees import nest
+    from lm.workdir.checkpoint import Checkpoint, Checkpointer
 
     pipeline.open_tokenizer(
         config.tokenizer, workdir / "tokenizer", iter, pipeline.Shares(), print
@@ -134,10 +134,10 @@ def export_run(flags: Any, target: Path) -> int:
         fix = "choose another name, or remove it."
         raise ConfigError("--to", f"{target}, which exists", "a new folder", fix)
     storage.check_directory(target)
-    runtime.platform_setup()
+    process.platform_setup()
 
-    from lm.checkpoint import find, read_leaves
     from lm.hf import exporting
+    from lm.workdir.checkpoint import find, read_leaves
 
     step = find(workdir, which)
     drop = re.compile(flags.drop)
@@ -165,11 +165,11 @@ def write(
     import jax
     import numpy as np
 
-    from lm.checkpoint import read_state
     from lm.data import pipeline
     from lm.hf import card, exporting, tokenizer_out
     from lm.trees import flatten, nest
-    from lm.writer import read_rows
+    from lm.workdir.checkpoint import read_state
+    from lm.workdir.writer import read_rows
 
     codec = pipeline.open_tokenizer(
         config.tokenizer, workdir / "tokenizer", iter, pipeline.Shares(), print
@@ -212,9 +212,9 @@ def write(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code (see lm.runtime.run_main)."""
+    """Runs the command; returns its exit code (see lm.host.process.run_main)."""
     argv = sys.argv[1:] if argv is None else argv
-    return runtime.run_main(lambda: run(argv), debug="--debug" in argv)
+    return process.run_main(lambda: run(argv), debug="--debug" in argv)
 
 
 if __name__ == "__main__":

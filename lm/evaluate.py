@@ -7,10 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-import lm.config as configs
-from lm import runtime
+from lm.config import resolve as configs
+from lm.config.flags import Parser, which_step
 from lm.errors import ConfigError
-from lm.flags import Parser, which_step
+from lm.host import process
 
 USAGE = """python -m lm.evaluate --workdir=DIR [--checkpoint=latest|best|STEP]
     [--config=FILE[:ARG]] [--config.a.b=value ...]
@@ -31,21 +31,23 @@ def run(argv: list[str]) -> int:
         config = configs.load(flags.config, overrides)
     else:
         config = configs.of_run(workdir, overrides)
-    runtime.platform_setup()
+    process.platform_setup()
 
     import jax
 
-    from lm import checkpoint, parts, transfer
+    from lm import run as runs
+    from lm import transfer
+    from lm.workdir import checkpoint
 
     def note(line: str) -> None:
         if jax.process_index() == 0:
             print(line, file=sys.stderr, flush=True)
 
-    config = parts.with_tokenizer(config, workdir)
+    config = runs.with_tokenizer(config, workdir)
     with checkpoint.reading(workdir, which) as step:
-        corpus = parts.open_corpus(config, workdir, note)
-        program = parts.open_program(config, corpus)
-        evaluators = parts.open_evaluators(config, workdir, corpus, program)
+        corpus = runs.open_corpus(config, workdir, note)
+        program = runs.open_program(config, corpus)
+        evaluators = runs.open_evaluators(config, workdir, corpus, program)
         if not evaluators:
             raise ConfigError("evals", "no evaluation", "at least one")
         init = checkpoint.Init(source=str(workdir), checkpoint=int(step.name))
@@ -60,9 +62,9 @@ def run(argv: list[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code (see lm.runtime.run_main)."""
+    """Runs the command; returns its exit code (see lm.host.process.run_main)."""
     argv = sys.argv[1:] if argv is None else argv
-    return runtime.run_main(lambda: run(argv), debug="--debug" in argv)
+    return process.run_main(lambda: run(argv), debug="--debug" in argv)
 
 
 if __name__ == "__main__":

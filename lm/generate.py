@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lm.config as configs
-from lm import chat, runtime, schema, storage
+from lm.config import resolve as configs
+from lm.config import schema
+from lm.config.flags import Parser, which_step
+from lm.decoding import chat
 from lm.errors import ConfigError, DataError
-from lm.flags import Parser, which_step
+from lm.host import process, storage
 
 USAGE = """python -m lm.generate --workdir=DIR [--checkpoint=latest|best|STEP]
     PROMPT ... | --input=FILE.jsonl | --chat | < a prompt on each line
@@ -45,23 +47,26 @@ def run(argv: list[str]) -> int:
             "the run of a decoder or an encoder-decoder",
         )
     prompts = [] if flags.chat else read_prompts(flags)
-    runtime.platform_setup()
+    process.platform_setup()
 
     import jax
 
-    from lm import checkpoint, decode, parts, transfer
-    from lm.speaker import Speaker
+    from lm import run as runs
+    from lm import transfer
+    from lm.decoding import loop
+    from lm.decoding.speaker import Speaker
+    from lm.workdir import checkpoint
 
-    settings = decode.Settings(**options)
-    config = parts.with_tokenizer(config, workdir)
+    settings = loop.Settings(**options)
+    config = runs.with_tokenizer(config, workdir)
     with checkpoint.reading(workdir, which) as step:
-        corpus = parts.open_corpus(config, workdir, note)
-        program = parts.open_program(config, corpus)
+        corpus = runs.open_corpus(config, workdir, note)
+        program = runs.open_program(config, corpus)
         init = checkpoint.Init(source=str(workdir), checkpoint=int(step.name))
         with jax.set_mesh(program.mesh):
             params, _ = transfer.load_params(init, program.params)
     with jax.set_mesh(program.mesh):
-        decoder = decode.holding(parts.make_decoder(corpus, program), params)
+        decoder = loop.holding(runs.make_decoder(corpus, program), params)
         del params
         if flags.chat:
             return converse(decoder, settings, flags, workdir)
@@ -89,9 +94,9 @@ def note(line: str) -> None:
 
 
 def parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
-    """The flags, and those of them that are fields of lm.decode.Settings."""
-    place = Path(__file__).with_name("decode.py")
-    fields = schema.read_class(place, "Settings", place.parent)
+    """The flags, and those of them that are fields of lm.decoding.loop.Settings."""
+    place = Path(__file__).parent / "decoding" / "loop.py"
+    fields = schema.read_class(place, "Settings", place.parents[1])
     parser = Parser("lm.generate", USAGE)
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--checkpoint", default="latest")
@@ -185,7 +190,7 @@ def read_utf8(raw: bytes, where: str) -> str:
 
 def show(speaker: Any, ids: list[list[int]], stream: bool) -> None:
     """The answers on the terminal, each on lines of its own, with its score if any."""
-    from lm.decode import draws_of
+    from lm.decoding.loop import draws_of
 
     draws = draws_of(ids)
     if stream:
@@ -220,7 +225,7 @@ def write(
     Raises:
       DataError: the file was made with other settings or prompts.
     """
-    from lm.decode import draws_of
+    from lm.decoding.loop import draws_of
 
     kept = kept_rows(output, prompts, made)
     if kept:
@@ -285,8 +290,8 @@ def kept_rows(output: Path, prompts: Sequence[Prompt], made: dict[str, Any]) -> 
 
 def converse(decoder: Any, settings: Any, flags: Namespace, workdir: Path) -> int:
     """A dialogue: lines of standard input, and an answer to each."""
-    from lm.decode import draws_of
-    from lm.speaker import Speaker
+    from lm.decoding.loop import draws_of
+    from lm.decoding.speaker import Speaker
 
     if decoder.model.kind != "decoder":
         raise ConfigError("--chat", f"a {decoder.model.kind}", "a decoder")
@@ -349,9 +354,9 @@ def form(codec: Any, workdir: Path) -> tuple[Callable, tuple[str, ...]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code (see lm.runtime.run_main)."""
+    """Runs the command; returns its exit code (see lm.host.process.run_main)."""
     argv = sys.argv[1:] if argv is None else argv
-    return runtime.run_main(lambda: run(argv), debug="--debug" in argv)
+    return process.run_main(lambda: run(argv), debug="--debug" in argv)
 
 
 if __name__ == "__main__":

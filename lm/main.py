@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from lm import config as configs
-from lm import lock, runtime, storage
-from lm.flags import Parser
+from lm.config import resolve as configs
+from lm.config.flags import Parser
 from lm.hf import source
+from lm.host import lock, process, storage
 
 USAGE = """python -m lm.main --config=FILE[:ARG] [--config.a.b=VALUE] [--workdir=DIR]
 
@@ -33,8 +33,8 @@ def run(argv: list[str]) -> int:
     source.check(config, workdir)
     notes = [] if flags.workdir else [f"workdir: {workdir} (--workdir chooses another)"]
 
-    notes += runtime.platform_setup()
-    with lock.of_workdir(workdir, notes.append, primary=runtime.is_primary()):
+    notes += process.platform_setup()
+    with lock.of_workdir(workdir, notes.append, primary=process.is_primary()):
         from lm import train  # after the checks above: it imports much
 
         return train.train(
@@ -47,9 +47,9 @@ def run(argv: list[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code (see lm.runtime.run_main)."""
+    """Runs the command; returns its exit code (see lm.host.process.run_main)."""
     argv = sys.argv[1:] if argv is None else argv
-    return runtime.run_main(lambda: run(argv), debug="--debug" in argv)
+    return process.run_main(lambda: run(argv), debug="--debug" in argv)
 
 
 if __name__ == "__main__":

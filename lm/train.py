@@ -12,24 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import (
-    checkpoint,
-    diagnose,
-    guard,
-    parts,
-    runtime,
-    sharding,
-    storage,
-    timing,
-    transfer,
-    watch,
-)
-from lm import config as configs
-from lm.checkpoint import Checkpointer
-from lm.config import Config
+from lm import run as runs
+from lm import transfer
+from lm.config import resolve as configs
+from lm.config.resolve import Config
 from lm.data import pipeline
 from lm.errors import CheckpointError, NumericalError
-from lm.writer import Log, Writer, read_rows
+from lm.host import process, storage, timing, watch
+from lm.training import diagnose, guard, sharding
+from lm.workdir import checkpoint
+from lm.workdir.checkpoint import Checkpointer
+from lm.workdir.writer import Log, Writer, read_rows
 
 
 class Pending(NamedTuple):
@@ -61,7 +54,7 @@ def train(
       The exit code: 0, or that of a run that was told to stop and has saved.
     """
     primary = jax.process_index() == 0
-    config = parts.with_tokenizer(config, workdir)
+    config = runs.with_tokenizer(config, workdir)
     writer = Writer(workdir, configs.build(Log, config.log), primary=primary)
     with writer, watch.of_run(workdir) as watching:
         # ── The workdir: a new run, or one to go on with ────────────────────────────
@@ -77,8 +70,8 @@ def train(
 
         # ── Data: tokenizer, rows, and from here on durations are steps ─────────────
         watching.at("data", times=math.inf)  # Nobody knows how long they are.
-        corpus = parts.open_corpus(config, workdir, writer.note)
-        steps_of = parts.durations(config, corpus)
+        corpus = runs.open_corpus(config, workdir, writer.note)
+        steps_of = runs.durations(config, corpus)
         total = steps_of(config.steps)
         is_time = functools.partial(configs.is_time, total=total)
         save_every = steps_of(config.checkpoint.every)
@@ -96,13 +89,13 @@ def train(
             return 0
 
         # ── Model, optimiser and mesh; nothing is computed yet ──────────────────────
-        program = parts.open_program(config, corpus)
-        training = parts.open_training(config, corpus, program, steps_of)
+        program = runs.open_program(config, corpus)
+        training = runs.open_training(config, corpus, program, steps_of)
         checkpointer.check_room(training.state)
-        evals = parts.open_evaluators(config, workdir, corpus, program)
+        evals = runs.open_evaluators(config, workdir, corpus, program)
         needs = describe_memory(training.state)
         writer.note(needs)
-        for line in parts.left_whole(config, program):
+        for line in runs.left_whole(config, program):
             writer.note(f"not sharded: {line}")
 
         with jax.set_mesh(program.mesh), checkpointer:
@@ -134,7 +127,7 @@ def train(
             update = training.update.lower(state, batch).compile()
             writer.note(f"compiled in {time.perf_counter() - began:.1f} s")
             timer = timing.StepTimer(
-                flops_per_step=parts.model_flops(program.model, state.params, batch),
+                flops_per_step=runs.model_flops(program.model, state.params, batch),
                 peak=timing.device_peak(config.compute.dtype),
                 devices=program.mesh.size,
             )
@@ -183,7 +176,7 @@ def train(
             # ── The loop ────────────────────────────────────────────────────────────
             pending: Pending | None = None
             exit_code = 0
-            with runtime.Preemption() as preemption:
+            with process.Preemption() as preemption:
                 while step < total:
                     step += 1
                     watching.at(f"step {step}")
@@ -268,7 +261,7 @@ def adopt(
         that may not change.
     """
     file = workdir / "config.json"
-    begun = parts.begun(workdir)
+    begun = runs.begun(workdir)
     changes = []
     if file.exists():
         changes = configs.changes(configs.from_json(file.read_text()), config)
@@ -319,9 +312,9 @@ copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 def look_into(
     fault: NumericalError,
-    corpus: parts.Corpus,
-    program: parts.Program,
-    training: parts.Training,
+    corpus: runs.Corpus,
+    program: runs.Program,
+    training: runs.Training,
     before: Any,
     number: int,
 ) -> NumericalError:
@@ -350,8 +343,8 @@ def look_into(
 
 def feed(
     config: Config,
-    corpus: parts.Corpus,
-    program: parts.Program,
+    corpus: runs.Corpus,
+    program: runs.Program,
     first: int,
     last: int,
 ) -> Iterator[tuple[dict[str, jax.Array], int]]:
@@ -367,12 +360,12 @@ def feed(
 
     def put(batch: dict[str, np.ndarray]) -> tuple[dict[str, jax.Array], int]:
         tokens = np.count_nonzero(batch["segment_ids"]) * corpus.shares.processes
-        return parts.on_devices(batch, program.mesh), int(tokens)
+        return runs.on_devices(batch, program.mesh), int(tokens)
 
     return pipeline.prefetch(host, put)
 
 
-def describe_data(corpus: parts.Corpus, config: Config, total: int) -> str:
+def describe_data(corpus: runs.Corpus, config: Config, total: int) -> str:
     rows = len(corpus.stream)
     tokens = sum(index.facts["tokens"] for index in corpus.stream.indices)
     epochs = total * config.batch_size / rows

@@ -11,7 +11,10 @@ from typing import Any
 
 import jax
 
-from lm.checkpoint import (
+from lm.errors import CheckpointError, ConfigError
+from lm.hf import checkpoint, importing
+from lm.trees import flatten, nest, unflatten
+from lm.workdir.checkpoint import (
     Init,
     Leaves,
     leaves_of,
@@ -20,9 +23,6 @@ from lm.checkpoint import (
     reading,
     show_leaf,
 )
-from lm.errors import CheckpointError, ConfigError
-from lm.hf import checkpoint, importing
-from lm.trees import flatten, nest, unflatten
 
 
 @dataclass(frozen=True)

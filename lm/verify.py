@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lm import config as configs
-from lm import runtime, storage
-from lm.config import Config
+from lm.config import resolve as configs
+from lm.config.flags import Parser
+from lm.config.resolve import Config
 from lm.errors import CheckpointError, ConfigError, StorageError
-from lm.flags import Parser
+from lm.host import process, storage
 
 USAGE = """python -m lm.verify --config=FILE[:ARG] [--config.a.b=VALUE] [--workdir=DIR]
     [--only=CHECK[,CHECK]] [--full]
@@ -113,11 +113,11 @@ def verify(
       given: the fields that the command line sets.
       environ: of the runs that are started.
     """
-    runtime.platform_setup()
+    process.platform_setup()
 
-    from lm import parts
+    from lm import run as runs
 
-    config = parts.with_tokenizer(config, workdir)
+    config = runs.with_tokenizer(config, workdir)
     tree = small(config, given, workdir / "data", full)
     say(describe(configs.resolve(tree)))
     say(f"{'check':<12}  {'':<4}  {'largest':>8}  first that differs, or why none")
@@ -163,7 +163,7 @@ def results(
     Raises:
       DataError: what the data of the config are refused for.
     """
-    from lm import invariances
+    from lm.checks import invariances
     from lm.data import pipeline
 
     straight, killed = workdir / "straight", workdir / "killed"
@@ -178,7 +178,7 @@ def results(
 
 
 def invariant(name: str, check: Callable, subject: Any) -> Result:
-    from lm.invariances import NotApplicable
+    from lm.checks.invariances import NotApplicable
 
     try:
         found = check(subject)
@@ -367,7 +367,8 @@ def leaves(step: Path) -> dict[str, Any]:
     import numpy as np
     from orbax.checkpoint import v1 as ocp
 
-    from lm import checkpoint, trees
+    from lm import trees
+    from lm.workdir import checkpoint
 
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     wanted = jax.tree.map(
@@ -379,9 +380,9 @@ def leaves(step: Path) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code (see lm.runtime.run_main)."""
+    """Runs the command; returns its exit code (see lm.host.process.run_main)."""
     argv = sys.argv[1:] if argv is None else argv
-    return runtime.run_main(lambda: run(argv), debug="--debug" in argv)
+    return process.run_main(lambda: run(argv), debug="--debug" in argv)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,14 @@ os.environ.setdefault(
 
 # The shapes and types written in signatures are checked here, and only here.
 install_import_hook(
-    ["lm.ops", "lm.models", "lm.objectives", "lm.step", "lm.metrics", "lm.tokenizers"],
+    [
+        "lm.ops",
+        "lm.models",
+        "lm.objectives",
+        "lm.training.step",
+        "lm.metrics",
+        "lm.tokenizers",
+    ],
     "beartype.beartype",
 )
 

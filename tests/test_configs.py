@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-import lm.config as configs
+from lm.config import resolve as configs
 from lm.main import main
-from lm.writer import read_rows
+from lm.workdir.writer import read_rows
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]

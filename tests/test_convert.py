@@ -9,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-import lm.config as configs
 from lm import convert, evaluate, main
-from lm.checkpoint import Init
+from lm.config import resolve as configs
 from lm.errors import CheckpointError, ConfigError
-from lm.hf import checkpoint, safetensors, source
+from lm.hf import checkpoint, source
+from lm.hf.formats import safetensors
 from lm.transfer import load_params
 from lm.trees import flatten
+from lm.workdir.checkpoint import Init
 from tests import tiny
 from tests.hf import folders, goldens
 

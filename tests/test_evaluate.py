@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from lm import evaluate, timing
+from lm import evaluate
+from lm.host import timing
 from tests import tiny
 
 

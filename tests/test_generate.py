@@ -8,8 +8,9 @@ import types
 
 import pytest
 
-from lm import chat, generate
-from lm.speaker import sure
+from lm import generate
+from lm.decoding import chat
+from lm.decoding.speaker import sure
 from tests import tiny
 
 PAIR = {"source": "a red dog runs", "target": "the old dog sees"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm.writer import read_rows
+from lm.workdir.writer import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = [

@@ -90,9 +90,10 @@ def test_every_file_named_exists():
 
 
 def test_the_exit_codes_are_those_of_the_code():
-    from lm import errors, runtime
+    from lm import errors
+    from lm.host import process
 
     line = README.partition("## Exit codes")[2]
     codes = {int(code) for code in re.findall(r"(?:^|· )(\d+) ", line, re.MULTILINE)}
     refusals = {cls.exit_code for cls in errors.Refusal.__subclasses__()}
-    assert codes == {0, 1, runtime.PREEMPTED, runtime.INTERRUPTED, *refusals}
+    assert codes == {0, 1, process.PREEMPTED, process.INTERRUPTED, *refusals}

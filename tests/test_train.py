@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-import lm.config as configs
+from lm.config import resolve as configs
 from lm.errors import CheckpointError, ConfigError, NumericalError
 from tests import tiny
 
@@ -56,11 +56,11 @@ def test_another_seed_gives_another_run(straight, tmp_path):
 
 def stop_after(monkeypatch, step):
     """The next run is told to stop after `step`, as SIGTERM tells it."""
-    from lm import runtime
+    from lm.host import process
 
-    asked = runtime.Preemption.requested
+    asked = process.Preemption.requested
     monkeypatch.setattr(
-        runtime.Preemption, "requested", lambda self, s: s == step or asked(self, s)
+        process.Preemption, "requested", lambda self, s: s == step or asked(self, s)
     )
 
 

@@ -6,9 +6,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lm.checkpoint import Checkpoint, Checkpointer, Init
 from lm.errors import CheckpointError, ConfigError
 from lm.transfer import load_params
+from lm.workdir.checkpoint import Checkpoint, Checkpointer, Init
 
 
 def params(offset=0.0, classes=2):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lm import verify
-from lm.config import load
+from lm.config.resolve import load
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,9 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import lm.config as configs
-from lm import checkpoint, parts, sharding, step, train
-from lm.writer import read_rows
+from lm import run as runs
+from lm import train
+from lm.config import resolve as configs
+from lm.training import sharding, step
+from lm.workdir import checkpoint
+from lm.workdir.writer import read_rows
 
 WORDS = [
     *("the", "a", "old", "new", "small", "red", "blue", "dog", "cat", "bird", "fish"),
@@ -138,9 +141,9 @@ def new(model):
 def program(settings, workdir: Path):
     """The corpus and the program of a config, for tests of single functions."""
     workdir.mkdir(parents=True, exist_ok=True)
-    corpus = parts.open_corpus(settings, workdir, lambda line: None)
+    corpus = runs.open_corpus(settings, workdir, lambda line: None)
     with some_devices(settings):
-        return corpus, parts.open_program(settings, corpus)
+        return corpus, runs.open_program(settings, corpus)
 
 
 def batch(corpus, rows=4):

@@ -55,10 +55,11 @@ def ours() -> tuple[Callable[[], float], str]:
     sys.path.insert(0, str(ROOT))
     import jax
 
-    from lm import config, optim, step
+    from lm import config
     from lm.models.presets import PRESETS
     from lm.models.transformer import Model
     from lm.objectives.mlm import Objective
+    from lm.training import optim, step
 
     objective = Objective(next="nsp")
     model = Model(**PRESETS["bert_base"], heads=objective.heads())

@@ -37,16 +37,18 @@ def ours(tokens: int) -> tuple[Callable[[int], dict], str]:
     sys.path.insert(0, str(ROOT))
     import jax
 
-    from lm import config, decode, step
+    from lm import config
+    from lm.decoding import loop
     from lm.models.presets import PRESETS
     from lm.models.transformer import Model
+    from lm.training import step
 
     model = config.build(Model, PRESETS["gpt2_small"])
     params = jax.jit(step.make(model, None).init)(jax.random.key(0))
     codec = SimpleNamespace(vocab_size=V, pad_id=None, bos_id=None, eos_id=None)
-    decoder = decode.holding(decode.make_decoder(model, codec), params)
+    decoder = loop.holding(loop.make_decoder(model, codec), params)
     del params
-    settings = decode.Settings(max_tokens=tokens)
+    settings = loop.Settings(max_tokens=tokens)
 
     def run(rows: int) -> dict:
         prompts = make_prompts(rows).tolist()
@@ -56,7 +58,7 @@ def ours(tokens: int) -> tuple[Callable[[int], dict], str]:
             times.append((len(said[0]), time.perf_counter()))
             return [False] * len(said)
 
-        found = decode.answer(decoder, prompts, settings, watch=watch)
+        found = loop.answer(decoder, prompts, settings, watch=watch)
         assert all(len(answer.ids) == tokens for (answer,) in found)
         return {
             "first": pace([t for t in times if t[0] <= max(tokens // 4, 17)]),

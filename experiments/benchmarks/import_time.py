@@ -28,8 +28,10 @@ SHAPE = {
 
 def write(place: Path) -> None:
     """A checkpoint as BertForMaskedLM saves it, of random numbers."""
-    from lm.hf import checkpoint, safetensors, table
-    from lm.hf.family import layers, sizes
+    from lm.hf import checkpoint
+    from lm.hf.families import table
+    from lm.hf.families.base import layers, sizes
+    from lm.hf.formats import safetensors
 
     config = SHAPE | {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
     (place / "config.json").write_text(json.dumps(config))
@@ -73,9 +75,9 @@ def main() -> None:
 def measure(place: Path, rounds: int) -> None:
     import jax
 
-    from lm.checkpoint import Checkpoint, Checkpointer
     from lm.hf import checkpoint, importing
     from lm.trees import nest
+    from lm.workdir.checkpoint import Checkpoint, Checkpointer
 
     jax.block_until_ready(jax.numpy.zeros(1))
     times: dict[str, list[float]] = {"read": [], "open": [], "arrays": [], "save": []}

@@ -16,7 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from lm import checkpoint, main
+from lm import main
+from lm.workdir import checkpoint
 
 
 def parse() -> argparse.Namespace:

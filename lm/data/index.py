@@ -18,9 +18,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from lm import storage
 from lm.data.sources.base import Record
 from lm.errors import CheckpointError, DataError
+from lm.host import storage
 
 FORMAT = 1  # to be raised when the rows of an unchanged config would come out otherwise
 BATCH = 512  # records handed to the tokenizer at a time

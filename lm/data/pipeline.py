@@ -18,14 +18,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lm import config as configs
-from lm import storage
+from lm.config import resolve as configs
 from lm.data import index as indices
 from lm.data.mixture import Mixture
 from lm.data.sources.base import Record
 from lm.data.transforms import Example
 from lm.errors import DataError
-from lm.lock import Lock
+from lm.host import storage
+from lm.host.lock import Lock
 
 WAIT = 6 * 3600  # seconds for another run that builds the same index
 BOUNDS = {"max_bad": "[0, 1]", "threads": "[1, 256]", "prefetch": "[1, 1024]"}

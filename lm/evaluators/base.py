@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
-from lm.config import Duration
+from lm.config.resolve import Duration
 from lm.data.pipeline import Stream
 from lm.data.sources.base import Record
-from lm.decode import Answer, Settings
+from lm.decoding.loop import Answer, Settings
 
 BOUNDS = {"batch_size": "[1, 1048576]", "limit": "[1, inf)", "seed": "[0, 4294967295]"}
 CHANGEABLE = ("every", "batch_size")

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from lm import storage
-from lm.decode import Settings
+from lm.decoding.loop import Settings
 from lm.errors import ConfigError
 from lm.evaluators import base
+from lm.host import storage
 from lm.metrics.text import METRICS
 
 BOUNDS = {
@@ -33,7 +33,7 @@ class Evaluator(base.Evaluator):
     Attributes:
       metrics: their names.
       prompts: texts to continue, as samples, beside the set's own.
-      max_tokens, beams, length_penalty, temperature: see lm.decode.Settings.
+      max_tokens, beams, length_penalty, temperature: see lm.decoding.loop.Settings.
       rows: how many answers are written to the samples; hypotheses of the whole set
         are written in any case, one in a line.
     """

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from lm import storage
 from lm.evaluators import base
+from lm.host import storage
 
 BOUNDS = {"rows": "[1, 1000]"}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import DataError
-from lm.hf.files import is_file, read_bytes, read_json
+from lm.hf.formats.files import is_file, read_bytes, read_json
 
 BOX = Path(__file__).with_name("chat_box.py")
 MAX_TEMPLATE, MAX_OUTPUT, SECONDS = 2**20, 2**22, 20

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from lm.hf import hub
-from lm.hf.family import Family, layers, sizes
-from lm.hf.files import is_file, read_json, refuse
-from lm.hf.table import Sizes, Source, check, sources
-from lm.hf.tensors import open_tensors
+from lm.hf.families.base import Family, layers, sizes
+from lm.hf.families.table import Sizes, Source, check, sources
+from lm.hf.formats.files import is_file, read_json, refuse
+from lm.hf.formats.tensors import open_tensors
 
 FAMILIES = ("bert", "distilbert", "roberta", "gpt2", "t5", "llama", "mistral", "qwen2")
 # Parts that are taken along wherever they are; the others belong to an architecture.
@@ -84,7 +84,7 @@ def directory_of(source: str) -> Path | None:
 
 def families_of(model_type: str) -> tuple[Family, ...]:
     """The family, and those of its classes that have other stacks."""
-    family = importlib.import_module(f"lm.hf.{model_type}").FAMILY
+    family = importlib.import_module(f"lm.hf.families.{model_type}").FAMILY
     return (family, *family.others)
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from lm import storage
-from lm.config import Config
+from lm.config.resolve import Config
 from lm.errors import CheckpointError, ConfigError
-from lm.hf import safetensors
 from lm.hf.checkpoint import FAMILIES, families_of
-from lm.hf.family import Family, layers, sizes
-from lm.hf.table import Shape, Source, nearest, sources
+from lm.hf.families.base import Family, layers, sizes
+from lm.hf.families.table import Shape, Source, nearest, sources
+from lm.hf.formats import safetensors
+from lm.host import storage
 
 Shapes = Mapping[str, Shape]
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}

@@ -9,7 +9,7 @@ import functools
 import re
 from pathlib import Path
 
-from lm.hf.files import refuse
+from lm.hf.formats.files import refuse
 
 NAME = re.compile(r"(?!\.)\w[\w.-]*(?:/\w[\w.-]*)?(?:@[\w./-]+)?")
 # config.json and the tokenizer's files; one format of the weights is taken, this one

@@ -7,7 +7,7 @@ pieces with their scores, the kind of model, and the normalisation as one table.
 import struct
 from typing import Any
 
-from lm.hf.tf1 import fields
+from lm.hf.formats.tf1 import fields
 
 UNIGRAM, BPE = 1, 2
 NORMAL, UNKNOWN, BYTE = 1, 2, 6

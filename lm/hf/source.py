@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lm import config as configs
-from lm.config import Config
+from lm.config import resolve as configs
+from lm.config.resolve import Config
 from lm.errors import CheckpointError
 from lm.hf.checkpoint import PREFIX, directory_of, open_checkpoint, read_config
-from lm.hf.family import DERIVED, TRAINING, USUAL, Family, elsewhere, get, shown
+from lm.hf.families.base import DERIVED, TRAINING, USUAL, Family, elsewhere, get, shown
 from lm.hf.tokenizer import section
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import DataError
-from lm.hf.files import is_file, parse_json, read_bytes, read_json
+from lm.hf.formats.files import is_file, parse_json, read_bytes, read_json
 
 PIECES = ("spiece.model", "tokenizer.model")
 KINDS = {"WordPiece": "wordpiece", "BPE": "bpe", "Unigram": "unigram"}

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lm import storage
-from lm.config import Config
+from lm.config.resolve import Config
 from lm.errors import DataError
 from lm.hf import pieces
 from lm.hf.tokenizer import ROLES
+from lm.host import storage
 
 # What a family puts around one text and around two.
 PAIRS = {

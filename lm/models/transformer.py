@@ -5,7 +5,7 @@ BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019), GPT-2 (Radford et al. 2019
 `lm/models/presets.py`.
 
     model = Model(**PRESETS["bert_tiny"], heads=(Head("mlm", "mlm"),))
-    params = lm.step.make(model, objective).init(jax.random.key(0))
+    params = lm.training.step.make(model, objective).init(jax.random.key(0))
     hidden = model.apply({"params": params}, batch, train=False)
 
 Parameters, where the fields ask for them:
@@ -29,8 +29,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lm.errors import ConfigError
-from lm.models.heads import FIRST, LAST, POOLED, Head, Heads
-from lm.models.layers import (
+from lm.models.blocks.heads import FIRST, LAST, POOLED, Head, Heads
+from lm.models.blocks.layers import (
     AttentionOptions,
     Compute,
     Dense,
@@ -41,8 +41,8 @@ from lm.models.layers import (
     constrain,
     shape_norm,
 )
-from lm.models.stack import Stack
-from lm.ops.attention import Places
+from lm.models.blocks.stack import Stack
+from lm.ops.attention.dense import Places
 from lm.ops.dense import project
 from lm.ops.positions import sinusoidal
 

@@ -5,8 +5,8 @@ import collections
 import numpy as np
 import pytest
 
-import lm.config as configs
-from lm import parts
+from lm import run as runs
+from lm.config import resolve as configs
 from lm.data import pipeline
 from lm.data.pipeline import Data, Shares
 from lm.errors import DataError
@@ -21,7 +21,7 @@ MIXED = [
 def corpus(tmp_path, **changes):
     tmp_path.mkdir(parents=True, exist_ok=True)
     config = tiny.config(**changes)
-    return config, parts.open_corpus(config, tmp_path, lambda line: None)
+    return config, runs.open_corpus(config, tmp_path, lambda line: None)
 
 
 def stream(tmp_path, **changes):
@@ -130,7 +130,7 @@ def test_rows_are_indexed_once(tmp_path):
     notes = []
     config = tiny.config()
     for _ in range(2):
-        assert len(parts.open_corpus(config, tmp_path, notes.append).stream) > 0
+        assert len(runs.open_corpus(config, tmp_path, notes.append).stream) > 0
     assert sum("indexing" in note for note in notes) == 1
     assert sum("tokenizer" in note for note in notes) == 1
 

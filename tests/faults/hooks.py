@@ -6,7 +6,7 @@ import time
 
 def slow() -> None:
     """A tenth of a second longer for each row, so that a signal finds the loop."""
-    from lm.writer import Writer
+    from lm.workdir.writer import Writer
 
     row = Writer.row
 

@@ -59,12 +59,5 @@ if __name__ == "__main__":
     import jax.experimental.multihost_utils  # noqa: F401
     from orbax.checkpoint import v1  # noqa: F401
 
-    import lm.evaluate
-    import lm.main
-    import lm.objectives.mlm
-    import lm.sharding
-    import lm.tokenizers.word
-    import lm.train  # noqa: F401
-
     print("{}", flush=True)
     serve()

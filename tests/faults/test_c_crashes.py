@@ -14,7 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from lm import checkpoint, storage, trees
+from lm import trees
+from lm.host import storage
+from lm.workdir import checkpoint
 from tests import tiny
 
 LM = Path(storage.__file__).parent

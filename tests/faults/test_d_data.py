@@ -45,7 +45,7 @@ class Rows:
 
 
 def source(name, **fields):
-    from lm import config as configs
+    from lm.config import resolve as configs
 
     return configs.load_class("data.sources", name)(**fields)
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from lm import checkpoint, storage, writer
-from lm.checkpoint import Checkpoint, Checkpointer
 from lm.errors import StorageError
+from lm.host import storage
+from lm.workdir import checkpoint, writer
+from lm.workdir.checkpoint import Checkpoint, Checkpointer
 from tests import tiny
 
 HOOKS = "tests.faults.hooks:"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import lm.config as configs
+from lm.config import resolve as configs
 from lm.errors import ConfigError
 from lm.main import main
 

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-import lm.config as configs
-from lm import checkpoint, storage, train, transfer
-from lm.checkpoint import Checkpoint, Checkpointer, Init
+from lm import train, transfer
+from lm.config import resolve as configs
 from lm.errors import CheckpointError, StorageError
+from lm.host import storage
+from lm.workdir import checkpoint
+from lm.workdir.checkpoint import Checkpoint, Checkpointer, Init
 from tests import tiny
 
 FILES = Path(__file__).with_name("format-1")

@@ -10,7 +10,7 @@ import pytest
 
 from lm import train
 from lm.errors import NumericalError
-from lm.runtime import run_main
+from lm.host.process import run_main
 from tests import tiny
 
 # The trees compiled here are two: with an update that halts, and one that does not.
@@ -41,7 +41,7 @@ def examples_of(workdir, number, rows=8):
 
 
 def finite_checkpoints(workdir):
-    from lm import checkpoint
+    from lm.workdir import checkpoint
 
     found = []
     for step in sorted(int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*")):

@@ -13,9 +13,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from lm import checkpoint, storage
 from lm.errors import CheckpointError
+from lm.host import storage
 from lm.main import main
+from lm.workdir import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [

@@ -4,7 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-from lm import storage
+from lm.host import storage
 
 HERE = Path(__file__).parent
 ROWS = {"C": 10, "K": 11, "D": 11, "N": 5, "G": 4, "E": 8, "S": 8}

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import lm.config as configs
+from lm.config import resolve as configs
 from lm.hf import checkpoint, importing
-from lm.models.heads import Head
+from lm.models.blocks.heads import Head
 from lm.models.transformer import Model
 from lm.objectives.classification import KINDS
 from lm.trees import nest

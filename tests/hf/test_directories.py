@@ -11,7 +11,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lm.errors import CheckpointError
-from lm.hf import checkpoint, importing, safetensors
+from lm.hf import checkpoint, importing
+from lm.hf.formats import safetensors
 from lm.models.presets import PRESETS
 from tests.hf import goldens
 
@@ -302,7 +303,7 @@ ROBERTA_BASE = {
     ],
 )
 def test_published_models_are_our_presets(preset, config):
-    import lm.config as configs
+    from lm.config import resolve as configs
     from lm.hf.source import different
     from tests import tiny
 

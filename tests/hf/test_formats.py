@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from lm.errors import CheckpointError
-from lm.hf import files, msgpack, safetensors, tensors, tf1
-from lm.hf.crc32c import crc32c, masked
+from lm.hf.formats import files, msgpack, safetensors, tensors, tf1
+from lm.hf.formats.crc32c import crc32c, masked
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDENS = ROOT / "tests" / "goldens"

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-import lm.config as configs
 from lm import convert
+from lm.config import resolve as configs
 from lm.errors import CheckpointError
 from lm.hf import checkpoint, exporting, source
 from tests import tiny

@@ -7,9 +7,10 @@ import subprocess
 import numpy as np
 import pytest
 
-import lm.config as configs
+from lm.config import resolve as configs
 from lm.errors import CheckpointError, ConfigError
-from lm.hf import checkpoint, exporting, safetensors
+from lm.hf import checkpoint, exporting
+from lm.hf.formats import safetensors
 from lm.trees import flatten
 from tests import tiny
 from tests.hf import goldens

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import config as configs
 from lm import trees
+from lm.config import resolve as configs
 from lm.models.presets import PRESETS
 from lm.models.transformer import Compute, Model
 from tests import tiny

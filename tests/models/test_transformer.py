@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import config as configs
-from lm import step, trees
+from lm import trees
+from lm.config import resolve as configs
 from lm.models.presets import PRESETS
 from lm.models.transformer import Compute, Head, Model
 from lm.ops import losses
+from lm.training import step
 from tests import tiny
 
 HEADS = (Head("mlm", "mlm"), Head("nsp", "pooled", 2))

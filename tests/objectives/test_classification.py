@@ -9,10 +9,10 @@ import optax
 import pytest
 from flax.core import meta
 
-from lm import step
 from lm.errors import ConfigError, DataError
-from lm.models.heads import Head
+from lm.models.blocks.heads import Head
 from lm.models.transformer import Model
+from lm.training import step
 from tests import tiny
 
 TEXTS = tuple(

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from lm import parts
+from lm import run as runs
 from lm.errors import ConfigError, DataError
 from lm.objectives import denoising, span_corruption
 from tests import tiny
@@ -29,7 +29,7 @@ def corpus_of(tmp_path, name, *, pack=False, seq_len=32, model=None, **objective
         },
         evals={},
     )
-    return parts.open_corpus(config, tmp_path, lambda line: None)
+    return runs.open_corpus(config, tmp_path, lambda line: None)
 
 
 def segments(example):

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import parts, step
+from lm import run as runs
 from lm.errors import DataError
 from lm.objectives import mlm
+from lm.training import step
 from tests import tiny
 
 
@@ -103,4 +104,4 @@ def test_a_tokenizer_without_mask_is_refused(tmp_path):
         config = tiny.config(
             tokenizer={"name": "word", "kind": "word", "specials": specials}
         )
-        parts.open_corpus(config, tmp_path, print).stream  # noqa: B018
+        runs.open_corpus(config, tmp_path, print).stream  # noqa: B018

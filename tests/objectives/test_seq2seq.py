@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from lm import parts
+from lm import run as runs
 from lm.data.sources.base import Record
 from lm.errors import ConfigError, DataError
 from lm.objectives import seq2seq
@@ -47,7 +47,7 @@ def opened(tmp_path, **changes):
 
 def corpus_of(tmp_path, **changes):
     tmp_path.mkdir(parents=True, exist_ok=True)
-    return parts.open_corpus(settings(**changes), tmp_path, lambda line: None)
+    return runs.open_corpus(settings(**changes), tmp_path, lambda line: None)
 
 
 @pytest.mark.parametrize("pack", [False, True])
@@ -182,7 +182,7 @@ def test_a_tokenizer_without_start_or_end_is_refused(tmp_path, specials, found):
         evals={},
     )
     with pytest.raises(DataError, match=found):
-        parts.open_corpus(config, tmp_path, print).stream  # noqa: B018
+        runs.open_corpus(config, tmp_path, print).stream  # noqa: B018
 
 
 def test_pad_starts_the_decoder_where_there_is_no_bos(tmp_path):
@@ -194,7 +194,7 @@ def test_pad_starts_the_decoder_where_there_is_no_bos(tmp_path):
         data={"sources": [{"name": "memory", "items": PAIRS}]},
         evals={},
     )
-    corpus = parts.open_corpus(config, tmp_path, lambda line: None)
+    corpus = runs.open_corpus(config, tmp_path, lambda line: None)
     assert corpus.stream.example(0)["inputs"][0] == corpus.codec.pad_id == 0
 
 

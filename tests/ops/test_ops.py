@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from lm.ops import activations, attention, dense, dropout, norms, positions
+from lm.ops import activations, dense, dropout, norms, positions
+from lm.ops.attention.dense import dense as attention
 
 
 def normal(*shape, seed=0):

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.ops import attention, norms, positions
+from lm.ops import norms, positions
+from lm.ops.attention.dense import dense as attention
 
 
 def normal(*shape, seed=0):

@@ -1,0 +1,90 @@
+"""How long and how often: steps, epochs, examples, tokens or percent."""
+
+import math
+import re
+from fractions import Fraction
+
+from lm.errors import ConfigError
+
+UNITS = ("steps", "epochs", "examples", "tokens", "percent")
+FORMS = '1000, "10%", "3 epochs", "5000 examples", "1e6 tokens"'
+_PATTERN = re.compile(r"([-+]?\d[\d_]*(?:\.\d*)?(?:e[-+]?\d+)?)\s*(%|[a-z]+)")
+
+
+def parse(value: object) -> tuple[Fraction, str] | None:
+    """A duration as (number, unit of UNITS), or None if it is not one.
+
+    The number is exact, so that 7 % of 100 steps are 7. Steps are whole, percentages at
+    most 100.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (Fraction(value), "steps") if abs(value) < 2**63 else None
+    found = isinstance(value, str) and _PATTERN.fullmatch(value.strip().lower())
+    if not found:
+        return None
+    word = "percent" if found[2] == "%" else found[2]
+    unit = next((u for u in UNITS if word in (u, u.removesuffix("s"))), None)
+    try:
+        number = float(found[1])
+    except ValueError:  # an underscore in the wrong place
+        return None
+    # The float comes first: an exact 1e-999999999 would fill the memory.
+    if unit is None or abs(number) > 1e18 or 0 < abs(number) < 1e-18:
+        return None
+    exact = Fraction(found[1].replace("_", "")) if number else Fraction(0)
+    if (unit == "percent" and exact > 100) or (unit == "steps" and exact % 1):
+        return None
+    return exact, unit
+
+
+def to_steps(
+    duration: int | str,
+    *,
+    batch_size: int,
+    seq_len: int,
+    examples_per_epoch: int | None = None,
+    total_steps: int | None = None,
+    where: str = "duration",
+    least: int = 1,
+) -> int:
+    """A duration in steps.
+
+    Epochs, examples and tokens are rounded up, so that none is missed. A percentage is
+    rounded down, but not to 0. Tokens are counted as places, batch_size * seq_len to a
+    step.
+
+    Args:
+      where: the field, for the error.
+      least: 0 where no duration at all is a choice too, as for a warmup.
+
+    Raises:
+      ConfigError: not a duration, below `least`, beyond 2**31 - 1 steps, in epochs
+        without `examples_per_epoch`, or in percent without `total_steps`.
+    """
+    parsed = parse(duration)
+    if parsed is None:
+        raise ConfigError(where, repr(duration), f"a duration: {FORMS}")
+    number, unit = parsed
+    per_step = {"steps": 1, "examples": batch_size, "tokens": batch_size * seq_len}
+    if unit in per_step:
+        steps = math.ceil(number / per_step[unit])
+    elif unit == "epochs" and examples_per_epoch is not None:
+        steps = math.ceil(number * examples_per_epoch / batch_size)
+    elif unit == "percent" and total_steps is not None:
+        steps = max(math.floor(number * total_steps / 100), math.ceil(number / 100))
+    else:
+        raise ConfigError(
+            where, repr(duration), f"a duration not in {unit}, whose total is unknown"
+        )
+    if not least <= steps < 2**31:
+        found = f"{duration!r}, which is {steps} steps"
+        raise ConfigError(where, found, f"{least} to 2147483647 steps")
+    return steps
+
+
+def is_time(step: int, every: int, total: int) -> bool:
+    """Whether what happens every so many steps happens after this one, from 1 on.
+
+    It happens after the last step in any case.
+    """
+    return step % every == 0 or step == total

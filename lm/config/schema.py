@@ -1,0 +1,393 @@
+"""What a config may say: the fields of a class, read with `ast`, and their types.
+
+Nothing is imported here: a dataclass of `lm/models/transformer.py` can be checked
+against long before jax is loaded. Beside the classes of a module stand, as literals,
+`BOUNDS = {"lr": "(0, inf)"}` and `CHANGEABLE = ("every",)`.
+"""
+
+import ast
+import difflib
+import math
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lm.config import durations
+from lm.errors import ConfigError
+
+REQUIRED = object()  # the default of a field that has none
+MISFIT = object()  # what `fit` gives for a value that is not of the type
+_SCALARS = ("int", "float", "str", "bool", "Duration")
+
+
+class Text(str):
+    """A value from the command line, whose type only its field can tell."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One option of a section.
+
+    Attributes:
+      type: the annotation.
+      default: the value, or REQUIRED.
+      bounds: an interval such as "(0, inf)" for each number in the value, or None.
+      changeable: whether a run may be continued with another value.
+      group: the options of which the field is a dict, where its type is a dataclass.
+    """
+
+    name: str
+    type: ast.expr
+    default: Any
+    bounds: str | None = None
+    changeable: bool = False
+    group: "dict[str, Field] | None" = None
+
+
+@cache
+def read_class(path: Path, class_name: str, root: Path) -> dict[str, Field]:
+    """The options of a dataclass, those of its bases first.
+
+    An option is annotated with int, float, str, bool, None, Duration, Literal and
+    tuple, list or dict of these, written out; or with a dataclass whose name ends in
+    "Options", a group of options. Fields of any other type, names for a type among
+    them, are wiring between parts and left out.
+
+    Args:
+      path: the file that defines the class.
+      class_name: a class at the top level of that file.
+      root: the folder of the package `lm`, to find the files of base classes.
+
+    Raises:
+      ConfigError: the class is absent, or a default is not a literal.
+    """
+    body = ast.parse(path.read_text(encoding="utf-8"), str(path)).body
+    classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
+    if class_name not in classes:
+        raise ConfigError(str(path), "no such class", f"a class {class_name}")
+    names = {
+        ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target): (
+            node.value
+        )
+        for node in body
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value
+    }
+    fields: dict[str, Field] = {}
+    for base in reversed(classes[class_name].bases):
+        place = _find_base(base, body, classes, path, root)
+        fields |= read_class(*place, root) if place else {}
+    for node in classes[class_name].body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            kind, name = node.annotation, node.target.id
+            fields.pop(name, None)
+            if _is_option(kind):
+                place = f"{path}:{node.lineno}"
+                fields[name] = Field(name, kind, _default(node.value, names, place))
+            elif ast.unparse(kind).endswith("Options"):
+                place = _find_base(kind, body, classes, path, root)
+                fields[name] = Field(name, kind, {}, group=read_class(*place, root))
+    bounds = ast.literal_eval(names["BOUNDS"]) if "BOUNDS" in names else {}
+    changeable = ast.literal_eval(names["CHANGEABLE"]) if "CHANGEABLE" in names else ()
+    for name, field in fields.items():
+        fields[name] = replace(
+            field,
+            bounds=bounds.get(name, field.bounds),
+            changeable=field.changeable or name in changeable,
+        )
+    return fields
+
+
+def find_module(dotted: str, root: Path) -> Path | None:
+    """The file of `lm.run` or `experiments.sketch.model`; None if there is none."""
+    if not all(part.isidentifier() for part in dotted.split(".")):
+        return None
+    tail = Path(*dotted.split(".")).with_suffix(".py")
+    places = (root.parent / tail, Path.cwd() / tail)
+    return next((place for place in places if place.is_file()), None)
+
+
+def modules(folder: Path, class_name: str) -> list[str]:
+    """The names of the files of a folder that define the class, `base` aside."""
+    pattern = re.compile(rf"^class {class_name}\b", re.MULTILINE)
+    return sorted(
+        file.stem
+        for file in folder.glob("*.py")
+        if file.stem != "base" and pattern.search(file.read_text(encoding="utf-8"))
+    )
+
+
+def _find_base(base, body, classes, path, root) -> tuple[Path, str] | None:
+    """Where a base class is defined, if in this file or in a file of the package."""
+    dotted = ast.unparse(base)
+    if dotted in classes:
+        return path, dotted
+    for node in body:
+        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+            head, _, rest = dotted.partition(".")
+            if (alias.asname or alias.name) == head and node.module:
+                full = ".".join(filter(None, (node.module, alias.name, rest)))
+                module, _, name = full.rpartition(".")
+                file = find_module(module, root)
+                return (file, name) if file else None
+    return None
+
+
+def _items(node: ast.expr) -> list[ast.expr]:
+    return node.elts if isinstance(node, ast.Tuple) else [node]
+
+
+def _is_option(kind: ast.expr) -> bool:
+    match kind:
+        case ast.Name(name):
+            return name in (*_SCALARS, "tuple", "list", "dict", "None")
+        case ast.Constant(value):
+            return value is None
+        case ast.BinOp(left, ast.BitOr(), right):
+            return _is_option(left) and _is_option(right)
+        case ast.Subscript(ast.Name("Literal"), _):
+            return True
+        case ast.Subscript(ast.Name("tuple" | "list" | "dict"), items):
+            loose = ("Any", "...")
+            return all(ast.unparse(i) in loose or _is_option(i) for i in _items(items))
+    return False
+
+
+def _default(node: ast.expr | None, names: Mapping[str, ast.expr], place: str) -> Any:
+    """The value of a default: a literal, a name of one, or a `field(...)` of either."""
+    match node:
+        case None:
+            return REQUIRED
+        case ast.Name(name) if name in names:
+            return _default(names[name], names, place)
+        case ast.Name("dict" | "tuple" | "list" as factory):
+            return {} if factory == "dict" else ()
+        case ast.Lambda(body=body):
+            return _default(body, names, place)
+        case ast.Call(ast.Name("field") | ast.Attribute(attr="field"), _, keywords):
+            given = [
+                k.value for k in keywords if k.arg in ("default", "default_factory")
+            ]
+            return _default(given[0] if given else None, names, place)
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise ConfigError(
+            place, f"the default {ast.unparse(node)}", "a literal, or a name of one"
+        ) from None
+
+
+def literal(text: str) -> Any:
+    """What a text of the command line says in Python; the text itself if nothing.
+
+    Only literals are read (numbers, truth values, None, quoted text, containers of
+    these); `true`, `false` and `none` are understood in any case. No code runs.
+    """
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return str(text)
+
+
+def fit(value: Any, kind: ast.expr, bounds: str | None = None) -> Any:
+    """The value in the type of an annotation, or MISFIT.
+
+    A whole number is taken for a float, a list for a tuple; text never for a number,
+    nor a truth value for one. Numbers are finite, whole ones below 2**63.
+    """
+    if isinstance(value, Text):
+        read = fit(literal(value), kind, bounds)
+        return fit(str(value), kind, bounds) if read is MISFIT else read
+    match kind:
+        case ast.BinOp(left, ast.BitOr(), right):
+            first = fit(value, left, bounds)
+            return fit(value, right, bounds) if first is MISFIT else first
+        case ast.Constant(None) | ast.Name("None"):
+            return None if value is None else MISFIT
+        case ast.Name("bool"):
+            return value if isinstance(value, bool) else MISFIT
+        case ast.Name("str"):
+            return str(value) if isinstance(value, str) else MISFIT
+        case ast.Name("int"):
+            return value if _is_int(value) and within(value, bounds) else MISFIT
+        case ast.Name("float"):
+            if not _is_int(value) and not isinstance(value, float):
+                return MISFIT
+            ok = math.isfinite(value) and within(value, bounds)
+            return float(value) if ok else MISFIT
+        case ast.Name("Duration"):
+            parsed = durations.parse(value)
+            ok = parsed is not None and within(parsed[0], bounds or "[0, inf)")
+            return value if ok else MISFIT
+        case ast.Name("Any"):
+            return _fit_any(value)
+        case ast.Subscript(ast.Name("Literal"), words):
+            options = [ast.literal_eval(word) for word in _items(words)]
+            same = [o for o in options if type(o) is type(value) and o == value]
+            return same[0] if same else MISFIT
+        case ast.Subscript(ast.Name("dict"), ast.Tuple([_, inner])):
+            return _fit_dict(value, inner, bounds)
+        case ast.Name("dict"):
+            return _fit_dict(value, ast.Name("Any"), bounds)
+        case ast.Subscript(ast.Name("tuple"), items) if not _repeats(items):
+            return _fit_items(value, _items(items), bounds)
+        case ast.Subscript(ast.Name("tuple" | "list"), items):
+            return _fit_items(value, _items(items)[0], bounds)
+        case ast.Name("tuple" | "list"):
+            return _fit_items(value, ast.Name("Any"), bounds)
+    raise TypeError(f"no option has the type {ast.unparse(kind)}")
+
+
+def _is_int(value: Any) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole and abs(value) < 2**63
+
+
+def _repeats(items: ast.expr) -> bool:
+    return ast.unparse(_items(items)[-1]) == "..."
+
+
+def _fit_any(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _fit_dict(value, ast.Name("Any"), None)
+    if isinstance(value, list | tuple):
+        return _fit_items(value, ast.Name("Any"), None)
+    kinds = (ast.Name(name) for name in ("bool", "int", "float", "str", "None"))
+    return next((value for kind in kinds if fit(value, kind) is not MISFIT), MISFIT)
+
+
+def _fit_dict(value: Any, inner: ast.expr, bounds: str | None) -> Any:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        return MISFIT
+    fitted = {key: fit(item, inner, bounds) for key, item in value.items()}
+    return MISFIT if any(v is MISFIT for v in fitted.values()) else fitted
+
+
+def _fit_items(value: Any, kinds: ast.expr | list, bounds: str | None) -> Any:
+    """`kinds` is one type for all items, or a list of a type for each."""
+    if not isinstance(value, list | tuple):
+        return MISFIT
+    kinds = kinds if isinstance(kinds, list) else [kinds] * len(value)
+    if len(kinds) != len(value):
+        return MISFIT
+    fitted = tuple(fit(item, kind, bounds) for item, kind in zip(value, kinds))
+    return MISFIT if any(item is MISFIT for item in fitted) else fitted
+
+
+def within(number: Any, bounds: str | None) -> bool:
+    """Whether a number lies in an interval such as "[0, 1)"; None has no ends."""
+    if bounds is None:
+        return True
+    low, high = (float(end) for end in bounds.strip("[]() ").split(","))
+    above = number >= low if bounds[0] == "[" else number > low
+    return above and (number <= high if bounds[-1] == "]" else number < high)
+
+
+def describe(kind: ast.expr, bounds: str | None = None) -> str:
+    """The type of an annotation in words: "a positive number or none"."""
+
+    def number(noun: str) -> str:
+        if bounds == "(0, inf)":
+            return f"a positive {noun}"
+        low = bounds and re.fullmatch(r"\[(\S+), inf\)", bounds)
+        if low:
+            return f"a {noun} of {low[1]} or more"
+        return f"a {noun} in {bounds}" if bounds else f"a {noun}"
+
+    match kind:
+        case ast.BinOp(left, ast.BitOr(), right):
+            return f"{describe(left, bounds)} or {describe(right, bounds)}"
+        case ast.Name("int"):
+            return number("whole number")
+        case ast.Name("float"):
+            return number("number" if bounds else "finite number")
+        case ast.Name("Duration"):
+            positive = "positive " if bounds == "(0, inf)" else ""
+            return f"a {positive}duration ({durations.FORMS})"
+        case ast.Subscript(ast.Name("Literal"), words):
+            return "one of " + ", ".join(
+                str(ast.literal_eval(w)) for w in _items(words)
+            )
+        case ast.Subscript(ast.Name(name), items) if name in ("tuple", "list"):
+            each = [describe(item, bounds) for item in _items(items)]
+            if name == "list" or _repeats(items):
+                return f"a list, each item {each[0]}"
+            return "a list of " + ", ".join(each)
+        case ast.Name("dict") | ast.Subscript(ast.Name("dict"), _):
+            return "a dict with text for keys"
+    words = {"bool": "true or false", "str": "text", "None": "none", "Any": "a value"}
+    return words.get(ast.unparse(kind), "a list")
+
+
+def check(field: Field, value: Any, where: str) -> Any:
+    """The value in the type of its field.
+
+    Raises:
+      ConfigError: naming the field, what was found and what is allowed.
+    """
+    if field.group is not None:
+        return _check_group(field.group, value, where)
+    fitted = fit(value, field.type, field.bounds)
+    if fitted is not MISFIT:
+        return fitted
+    expected = describe(field.type, field.bounds)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        expected += " below 2**63"
+    words = re.findall(r"'(\w+)'", ast.unparse(field.type))
+    guess = near(value, words) if isinstance(value, str) else None
+    fix = f"did you mean {guess}?" if guess else None
+    if fix is None and field.default is not REQUIRED:
+        fix = f"leave it out for the default, {shown(field.default)}."
+    raise ConfigError(where, shown(value), expected, fix)
+
+
+def _check_group(group: Mapping[str, Field], value: Any, where: str) -> dict[str, Any]:
+    value = literal(value) if isinstance(value, Text) else value
+    if not isinstance(value, dict):
+        raise ConfigError(where, shown(value), "a section: a dict of fields")
+    for key in value.keys() - group.keys():
+        guess = near(str(key), group)
+        raise ConfigError(
+            f"{where}.{key}",
+            "an unknown field",
+            f"one of {', '.join(group)}",
+            f"did you mean {where}.{guess}?" if guess else None,
+        )
+    return {
+        name: check(field, value.get(name, field.default), f"{where}.{name}")
+        for name, field in group.items()
+    }
+
+
+def near(word: str, words: Iterable[str]) -> str | None:
+    """The one of the words that is most like a mistyped one, if any is like it."""
+    lower = {w.lower(): w for w in words}
+    found = difflib.get_close_matches(word.lower(), lower, n=1)
+    return lower[found[0]] if found else None
+
+
+def no_such(where: str, name: Any, known: Iterable[str]) -> ConfigError:
+    """The error for a name that is none of the known ones."""
+    guess = near(name, known) if isinstance(name, str) else None
+    return ConfigError(
+        where,
+        "nothing" if name is None else shown(name),
+        f"one of {', '.join(known)}",
+        f"did you mean {guess}?" if guess else None,
+    )
+
+
+def shown(value: Any) -> str:
+    """A value for an error line: on one line, and short."""
+    try:
+        text = repr(literal(value) if isinstance(value, Text) else value)
+    except Exception:  # a `__repr__` of others, or a number of too many digits
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,318 @@
+"""A family of models: its config.json and its tensors beside ours."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lm.errors import CheckpointError, ConfigError
+from lm.hf.families.table import Rule, Sizes
+from lm.hf.formats.files import refuse
+
+Words = Mapping[str, str]
+
+ACTIVATIONS: Words = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+GATED: Words = {
+    "silu": "swiglu",
+    "swish": "swiglu",
+    "gelu": "geglu",
+    "gelu_pytorch_tanh": "geglu_tanh",
+    "gelu_new": "geglu_tanh",
+    "relu": "reglu",
+}
+
+# Keys of any config.json that change nothing of what a model computes: names, ids of
+# the tokenizer, settings of generation, of storage and of the training of others.
+_INERT = """
+    architectures model_type _name_or_path name_or_path transformers_version dtype
+    torch_dtype use_cache return_dict output_hidden_states output_attentions torchscript
+    use_bfloat16 tf_legacy_loss chunk_size_feed_forward gradient_checkpointing
+    finetuning_task id2label label2id num_labels _num_labels problem_type
+    tokenizer_class prefix bos_token_id pad_token_id eos_token_id sep_token_id
+    decoder_start_token_id mask_token_id task_specific_params generation
+    max_length min_length do_sample early_stopping num_beams num_beam_groups
+    diversity_penalty temperature top_k top_p typical_p repetition_penalty
+    length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+    num_return_sequences output_scores return_dict_in_generate forced_bos_token_id
+    forced_eos_token_id remove_invalid_values exponential_decay_length_penalty
+    suppress_tokens begin_suppress_tokens output_past attn_implementation
+    _attn_implementation _attn_implementation_autoset attention_type
+    classifier_dropout directionality pooler_fc_size pooler_num_attention_heads
+    pooler_num_fc_layers pooler_size_per_head pooler_type is_encoder_decoder
+"""
+INERT = frozenset(_INERT.split())
+# And what is wanted of the rest, where it stands there.
+WANTED: dict[str, tuple] = {
+    "pruned_heads": ({}, None),
+    "add_cross_attention": (False,),
+    "cross_attention_hidden_size": (None,),
+    "tie_encoder_decoder": (False,),
+    "is_decoder": (False,),
+}
+
+
+# Tables are as long as there are layers: none is made for a number out of the air.
+MOST = {"num_layers": 1000, "encoder_layers": 1000}
+
+
+@dataclass(frozen=True)
+class Field:
+    """A key of config.json and the field of config.model that it is.
+
+    Attributes:
+      key: in config.json.
+      ours: in config.model, such as "attention.dropout".
+      default: what an absent key means; None: a whole number that must be there.
+      words: the values, theirs -> ours, where they differ.
+    """
+
+    key: str
+    ours: str
+    default: Any = None
+    words: Words | None = None
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with a value of config.json, if anything."""
+        if self.words is not None:
+            right = isinstance(value, str) and value in self.words
+            expected = f"one of {', '.join(self.words)}"
+        elif isinstance(self.default, bool):
+            right, expected = isinstance(value, bool), "true or false"
+        elif isinstance(self.default, float):
+            right = type(value) in (int, float) and 0 <= value < 1e9
+            expected = "a number"
+        else:
+            least, most = int(self.ours != "token_types"), MOST.get(self.ours, 2**31)
+            right = type(value) is int and least <= value <= most
+            expected = f"a whole number from {least} up to {most}"
+        return None if right else f"{self.key}: {shown(value)}, not {expected}"
+
+
+# What a field is where a family says nothing of it.
+USUAL: dict[str, Any] = {
+    "encoder_layers": None,
+    "position_offset": 0,
+    "token_types": 0,
+    "softcap": None,
+    "attention.head_dim": None,
+    "attention.kv_heads": None,
+    "attention.scale": None,
+    "attention.query_key_norm": False,
+    "attention.softcap": None,
+    "attention.window": None,
+    "attention.buckets": 32,
+    "attention.max_distance": 128,
+    "rope.base": 10000.0,
+    "rope.scaling": "none",
+    "rope.factor": 1.0,
+    "rope.low": 1.0,
+    "rope.high": 4.0,
+    "rope.original_len": 8192,
+}
+# Fields that say nothing about what a model of another kind computes.
+ELSEWHERE = {
+    "rope.": ("position", "rope"),
+    "attention.buckets": ("position", "relative"),
+    "attention.max_distance": ("position", "relative"),
+    "encoder_layers": ("kind", "encoder_decoder"),
+}
+
+
+# Fields that matter to new weights and to training only.
+TRAINING = frozenset({"init_std", "dropout", "attention.dropout"})
+
+
+def elsewhere(ours: str, model: Mapping[str, Any]) -> bool:
+    """Whether a field says nothing about what this model computes."""
+    places = (place for key, place in ELSEWHERE.items() if ours.startswith(key))
+    return any(model[field] != word for field, word in places)
+
+
+def _same(config: dict[str, Any], path: Path) -> tuple[dict, set]:
+    return {}, set()
+
+
+@dataclass(frozen=True)
+class Family:
+    """What Hugging Face calls a model type.
+
+    Attributes:
+      model_type: of config.json.
+      prefix: of the names of all tensors but those of heads; absent where a bare model
+        was saved.
+      fields: keys that are a field of ours.
+      fixed: fields of config.model that all models of the family share.
+      rules: config.model -> the table.
+      architectures: class name -> parts (of rules) that it has.
+      wanted: keys, and the values that we can do; the first is written.
+      inert: keys that change nothing, beside those of all families.
+      tied: config.model -> tensors that repeat another one: name -> the other's name.
+      own: fields of ours, beside `fields`, that `adapt_in` and `adapt_out` deal with.
+      adapt_in: (config.json, its path) -> more fields of ours, and the keys it read.
+      adapt_out: config.model -> more keys of theirs; ConfigError where there are none.
+      unused: regex of tensors that hold no parameter.
+      summary: where its classifier of texts reads a row; see objective classification.
+      separators: how many [SEP] stand between two texts.
+      prefixes: of the classes that have another prefix.
+      others: classes with other stacks, as families of the same model_type.
+    """
+
+    model_type: str
+    prefix: str
+    fields: tuple[Field, ...]
+    fixed: Mapping[str, Any]
+    rules: Callable[[Mapping[str, Any]], tuple[Rule, ...]]
+    architectures: Mapping[str, tuple[str, ...]]
+    wanted: Mapping[str, tuple] = field(default_factory=dict)
+    inert: frozenset[str] = frozenset()
+    tied: Callable[[Mapping[str, Any]], dict[str, str]] = lambda model: {}
+    own: frozenset[str] = frozenset()
+    adapt_in: Callable[[dict, Path], tuple[dict, set]] = _same
+    adapt_out: Callable[[Mapping[str, Any]], dict] = lambda model: {}
+    unused: str = r"$^"
+    summary: str = "tanh"
+    separators: int = 1
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    others: tuple["Family", ...] = ()
+
+    def table(self, model: Mapping[str, Any], architecture: str) -> tuple[Rule, ...]:
+        """The rules of a class, by the names that its tensors have."""
+        parts = {"", *self.architectures[architecture]}
+        new = self.prefixes.get(architecture, self.prefix)
+        return tuple(
+            replace(rule, name=new + rule.name.removeprefix(self.prefix))
+            if rule.part == ""
+            else rule
+            for rule in self.rules(model)
+            if rule.part in parts
+        )
+
+    def read(self, config: dict[str, Any], path: Path) -> dict[str, Any]:
+        """config.model of a config.json: the fields by name, groups as dicts.
+
+        Raises:
+          CheckpointError: lists keys that are unknown, and values that no field of ours
+            can be.
+        """
+        more, read = self.adapt_in(config, path)
+        fields = USUAL | dict(self.fixed)
+        problems: list[str] = []
+        for item in self.fields:
+            value = config.get(item.key, item.default)
+            problem = item.problem(value)
+            if problem:
+                problems.append(problem)
+            else:
+                whole = isinstance(value, int) and isinstance(item.default, float)
+                value = float(value) if whole else value
+                fields[item.ours] = item.words[value] if item.words else value
+        wanted = WANTED | dict(self.wanted)
+        for key, values in wanted.items():
+            if key in config and config[key] not in values:
+                problems.append(f"{key}: {shown(config[key])}, not {shown(values[0])}")
+        known = {item.key for item in self.fields} | wanted.keys() | read
+        for key in sorted(config.keys() - known - INERT - self.inert):
+            problems.append(f"{key}: {shown(config[key])}, an unknown key")
+        if problems:
+            raise CheckpointError(
+                str(path),
+                "; ".join(problems[:20]),
+                f"a {self.model_type} that this project can compute",
+                "a key that changes nothing can be removed from config.json.",
+            )
+        model: dict[str, Any] = {"name": "transformer"}
+        for ours, value in (fields | more).items():
+            group, _, name = ours.rpartition(".")
+            (model.setdefault(group, {}) if group else model)[name] = value
+        if model["d_model"] % model["num_heads"] and not model["attention"]["head_dim"]:
+            found = f"{model['d_model']} for {model['num_heads']} heads"
+            refuse(path, found, "a width that the heads divide")
+        return model
+
+    def write(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """The config.json of a config.model, less what the tokenizer and heads say.
+
+        Raises:
+          ConfigError: lists the fields that keep the model out of this family.
+        """
+        problems = []
+        own = {item.ours for item in self.fields} | self.own
+        for ours, value in (USUAL | dict(self.fixed)).items():
+            elsewhere = next(
+                (v for k, v in ELSEWHERE.items() if ours.startswith(k)), None
+            )
+            if ours in own or (elsewhere and model[elsewhere[0]] != elsewhere[1]):
+                continue
+            found = get(model, ours)
+            if value is None and ours in DERIVED:
+                value = DERIVED[ours](model)
+                found = value if found is None else found
+            if found != value:
+                problems.append(f"{ours}={shown(found)}, not {shown(value)}")
+        config: dict[str, Any] = {"model_type": self.model_type}
+        for item in self.fields:
+            value = get(model, item.ours)
+            if item.words is not None:
+                theirs = [key for key, word in item.words.items() if word == value]
+                if not theirs:
+                    problems.append(f"{item.ours}={shown(value)}")
+                value = theirs[0] if theirs else value
+            config[item.key] = value
+        if problems:
+            expected = f"what a {self.model_type} has"
+            raise ConfigError("model", "; ".join(problems), expected)
+        config |= {key: values[0] for key, values in self.wanted.items()}
+        return config | self.adapt_out(model)
+
+
+DERIVED: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "attention.head_dim": lambda model: model["d_model"] // model["num_heads"],
+    "attention.kv_heads": lambda model: model["num_heads"],
+    "encoder_layers": lambda model: model["num_layers"],
+}
+
+
+def sizes(model: Mapping[str, Any], labels: int) -> Sizes:
+    """The capitals of the tables' axes: E is D again, T two, C the labels of a head."""
+    heads, attention = model["num_heads"], model["attention"]
+    return {
+        "V": model["vocab_size"],
+        "P": model["max_len"] + model["position_offset"],
+        "Y": model["token_types"],
+        "D": model["d_model"],
+        "E": model["d_model"],
+        "N": heads,
+        "K": attention["kv_heads"] or heads,
+        "H": attention["head_dim"] or model["d_model"] // heads,
+        "F": model["d_ff"],
+        "B": attention["buckets"],
+        "C": labels,
+        "T": 2,
+    }
+
+
+def layers(model: Mapping[str, Any]) -> dict[str, int]:
+    """How many layers each stack has, by its path."""
+    count = model["num_layers"]
+    if model["kind"] != "encoder_decoder":
+        return {"layers": count}
+    encoder = model["encoder_layers"] or count
+    return {"encoder/layers": encoder, "decoder/layers": count}
+
+
+def get(model: Mapping[str, Any], field: str) -> Any:
+    group, _, name = field.rpartition(".")
+    return model[group][name] if group else model[name]
+
+
+def shown(value: Any) -> str:
+    return re.sub(r"\s+", " ", repr(value))[:80]

@@ -1,0 +1,191 @@
+"""Llama 2 and 3 (Touvron et al. 2023; Grattafiori et al. 2024), and their like."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lm.errors import ConfigError
+from lm.hf.families.base import GATED, Family, Field, shown
+from lm.hf.families.table import Rule, linear, norm
+from lm.hf.formats.files import refuse
+
+LAYER = "model.layers.{i}"
+FIELDS = (
+    Field("vocab_size", "vocab_size"),
+    Field("hidden_size", "d_model"),
+    Field("intermediate_size", "d_ff"),
+    Field("num_hidden_layers", "num_layers"),
+    Field("num_attention_heads", "num_heads"),
+    Field("hidden_act", "activation", "silu", GATED),
+    Field("rms_norm_eps", "norm_epsilon", 1e-6),
+    Field("attention_dropout", "attention.dropout", 0.0),
+    Field("initializer_range", "init_std", 0.02),
+)
+FIXED = {
+    "kind": "decoder",
+    "position": "rope",
+    "norm": "rms",
+    "norm_position": "pre",
+    "embedding": "plain",
+    "dropout": 0.0,
+}
+# What `shape` and `rope` below read.
+KEYS = {"num_key_value_heads", "head_dim", "max_position_embeddings"}
+KEYS |= {"tie_word_embeddings", "rope_theta", "rope_scaling", "rope_parameters"}
+OWN = frozenset(
+    {"attention.kv_heads", "attention.head_dim", "max_len", "output", "bias"}
+    | {f"rope.{n}" for n in ("base", "scaling", "factor", "low", "high")}
+    | {"rope.original_len"}
+)
+# Our name -> theirs, in the dict of a scaling.
+LLAMA3 = {
+    "factor": "factor",
+    "low": "low_freq_factor",
+    "high": "high_freq_factor",
+    "original_len": "original_max_position_embeddings",
+}
+SCALINGS = {"none": (), "linear": ("factor",), "llama3": tuple(LLAMA3)}
+
+
+def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
+    attention, qkv = f"{LAYER}.self_attn", model["bias"] != "none"
+    all_ = model["bias"] == "all"
+    to = "layers/attention"
+    untied = Rule("lm_head.weight", "output/embedding", "V D -> V D", "lm")
+    return (
+        Rule("model.embed_tokens.weight", "embed/token/embedding", "V D -> V D"),
+        *norm(f"{LAYER}.input_layernorm", "layers/attention_norm", bias=False),
+        *linear(f"{attention}.q_proj", f"{to}/query", "(N H) D -> D N H", bias=qkv),
+        *linear(f"{attention}.k_proj", f"{to}/key", "(K H) D -> D K H", bias=qkv),
+        *linear(f"{attention}.v_proj", f"{to}/value", "(K H) D -> D K H", bias=qkv),
+        *linear(f"{attention}.o_proj", f"{to}/output", "D (N H) -> N H D", bias=all_),
+        *norm(f"{LAYER}.post_attention_layernorm", "layers/mlp_norm", bias=False),
+        *linear(f"{LAYER}.mlp.gate_proj", "layers/mlp/gate", "F D -> D F", bias=all_),
+        *linear(f"{LAYER}.mlp.up_proj", "layers/mlp/up", "F D -> D F", bias=all_),
+        *linear(f"{LAYER}.mlp.down_proj", "layers/mlp/down", "D F -> F D", bias=all_),
+        *norm("model.norm", "norm", bias=False),
+        *((untied,) if model["output"] == "untied" else ()),
+        *linear("score", "heads/classify", "C D -> D C", "classify", bias=False),
+        *linear("score", "heads/tag", "C D -> D C", "tag"),
+        *linear("qa_outputs", "heads/span", "T D -> D T", "span"),
+    )
+
+
+def tied(model: Mapping[str, Any]) -> dict[str, str]:
+    if model["output"] == "untied":
+        return {}
+    return {"lm_head.weight": "model.embed_tokens.weight"}
+
+
+def shape(
+    config: dict, path: Path, *, kv_heads: int | None, max_len: int
+) -> dict[str, Any]:
+    """The fields that need more than a table; the defaults are the family's."""
+    found = {
+        "attention.kv_heads": config.get("num_key_value_heads", kv_heads),
+        "attention.head_dim": config.get("head_dim"),
+        "max_len": config.get("max_position_embeddings", max_len),
+    }
+    for field, value in found.items():
+        none = value is None and field != "max_len"
+        if not none and (type(value) is not int or not 0 < value < 2**31):
+            refuse(path, f"{field} {shown(value)}", "a whole number")
+    heads = config.get("num_attention_heads")
+    kv = found["attention.kv_heads"]
+    if kv and isinstance(heads, int) and heads % kv:
+        refuse(path, f"num_key_value_heads {kv}", f"a divisor of {heads}")
+    tie = config.get("tie_word_embeddings", False)
+    if type(tie) is not bool:
+        refuse(path, f"tie_word_embeddings {shown(tie)}", "true or false")
+    return found | {"output": "tied" if tie else "untied"} | rope(config, path)
+
+
+def rope(config: dict, path: Path) -> dict[str, Any]:
+    """`rope_theta` and `rope_scaling`, or `rope_parameters`, which holds both."""
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(given, dict):
+        refuse(path, f"rope_scaling {shown(given)}", "a dict")
+    given = dict(given)
+    base = given.pop("rope_theta", config.get("rope_theta", 10000.0))
+    kind = given.pop("rope_type", given.pop("type", "default"))
+    given.pop("type", None)
+    found = {"rope.base": base, "rope.scaling": "none" if kind == "default" else kind}
+    if not isinstance(kind, str) or found["rope.scaling"] not in SCALINGS:
+        expected = "rope_type default, linear or llama3"
+        refuse(path, f"rope_type {shown(kind)}", expected, "use another model.")
+    for ours in SCALINGS[found["rope.scaling"]]:
+        found[f"rope.{ours}"] = given.pop(LLAMA3[ours], None)
+    if given:
+        refuse(path, f"rope settings {shown(given)}", f"those of {kind}")
+    for field, value in found.items():
+        number = type(value) in (int, float) and 0 < value < 1e12
+        if field != "rope.scaling" and not number:
+            refuse(path, f"{field} {shown(value)}", "a positive number")
+    whole = {"rope.original_len": int, "rope.scaling": str}
+    return {field: whole.get(field, float)(value) for field, value in found.items()}
+
+
+def shape_out(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of `shape`; theta stands in both places that versions look at."""
+    attention, rope = model["attention"], model["rope"]
+    heads = model["num_heads"]
+    scaling: dict[str, Any] = {"rope_type": rope["scaling"].replace("none", "default")}
+    for ours in SCALINGS[rope["scaling"]]:
+        scaling[LLAMA3[ours]] = rope[ours]
+    return {
+        "num_key_value_heads": attention["kv_heads"] or heads,
+        "head_dim": attention["head_dim"] or model["d_model"] // heads,
+        "max_position_embeddings": model["max_len"],
+        "tie_word_embeddings": model["output"] == "tied",
+        "rope_theta": rope["base"],
+        "rope_scaling": scaling if rope["scaling"] != "none" else None,
+    }
+
+
+def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
+    biases = tuple(config.get(f"{name}_bias", False) for name in ("attention", "mlp"))
+    words = {(False, False): "none", (True, True): "all"}
+    if any(type(bias) is not bool for bias in biases) or biases not in words:
+        found = f"attention_bias {biases[0]!r}, mlp_bias {biases[1]!r}"[:120]
+        refuse(path, found, "both or none", "use another model.")
+    more = shape(config, path, kv_heads=None, max_len=2048)
+    keys = KEYS | {"attention_bias", "mlp_bias"}
+    return more | {"bias": words[biases]}, keys
+
+
+def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
+    biased = model["bias"] == "all"
+    if model["bias"] == "qkv":
+        raise ConfigError("model", "bias='qkv'", "what a llama has: all or none")
+    return shape_out(model) | {"attention_bias": biased, "mlp_bias": biased}
+
+
+def architectures(name: str) -> dict[str, tuple[str, ...]]:
+    """The classes of Llama or one of its like; all read a text at its last token."""
+    return {
+        f"{name}ForCausalLM": ("lm",),
+        f"{name}ForSequenceClassification": ("classify",),
+        f"{name}ForTokenClassification": ("tag",),
+        f"{name}ForQuestionAnswering": ("span",),
+        f"{name}Model": (),
+    }
+
+
+ROTARY = r".*rotary_emb\.inv_freq"
+FAMILY = Family(
+    model_type="llama",
+    prefix="model.",
+    fields=FIELDS,
+    fixed=FIXED,
+    # Slices of a matrix product as it was once trained: the same numbers but for order.
+    inert=frozenset({"pretraining_tp"}),
+    rules=rules,
+    tied=tied,
+    own=OWN,
+    adapt_in=adapt_in,
+    adapt_out=adapt_out,
+    architectures=architectures("Llama"),
+    prefixes={"LlamaForQuestionAnswering": "transformer."},
+    unused=ROTARY,
+    summary="last",
+)

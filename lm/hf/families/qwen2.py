@@ -1,0 +1,42 @@
+"""Qwen2 and 2.5 (Yang et al. 2024): Llama with biases on query, key and value."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lm.hf.families import llama
+from lm.hf.families.base import Family, shown
+from lm.hf.formats.files import refuse
+
+WINDOW = {"use_sliding_window", "sliding_window", "max_window_layers", "layer_types"}
+
+
+def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
+    kinds = config.get("layer_types") or ["full_attention"]
+    whole = isinstance(kinds, list) and all(k == "full_attention" for k in kinds)
+    if config.get("use_sliding_window", False) is not False or not whole:
+        found = f"use_sliding_window, layer_types {shown(kinds)}"
+        refuse(path, found, "full attention in all layers", "use another model.")
+    more = llama.shape(config, path, kv_heads=32, max_len=32768)
+    return more, llama.KEYS | WINDOW
+
+
+def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
+    return llama.shape_out(model) | {"use_sliding_window": False}
+
+
+FAMILY = Family(
+    model_type="qwen2",
+    prefix="model.",
+    fields=llama.FIELDS,
+    fixed=llama.FIXED | {"bias": "qkv"},
+    rules=llama.rules,
+    tied=llama.tied,
+    own=llama.OWN - {"bias"},
+    adapt_in=adapt_in,
+    adapt_out=adapt_out,
+    architectures=llama.architectures("Qwen2"),
+    prefixes={"Qwen2ForQuestionAnswering": "transformer."},
+    unused=llama.ROTARY,
+    summary="last",
+)

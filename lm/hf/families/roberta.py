@@ -1,0 +1,72 @@
+"""RoBERTa (Liu et al. 2019): BERT's layers, with positions after the padding's row."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lm.hf.families import bert
+from lm.hf.families.base import Family
+from lm.hf.families.table import Rule, linear, norm
+from lm.hf.formats.files import refuse
+
+
+def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
+    return (
+        *bert.encoder("roberta."),
+        *linear("roberta.pooler.dense", "pooler", "D E -> E D", "pooler"),
+        *linear("lm_head.dense", "heads/mlm/dense", "D E -> E D", "mlm"),
+        *norm("lm_head.layer_norm", "heads/mlm/norm", "mlm"),
+        Rule("lm_head.bias", "heads/mlm/bias", "V -> V", "mlm"),
+        # Its classifier has a pooler of its own: a dense layer and tanh.
+        *linear("classifier.dense", "pooler", "D E -> E D", "classify"),
+        *linear("classifier.out_proj", "heads/classify", "C D -> D C", "classify"),
+        *bert.HEADS,
+    )
+
+
+def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
+    keys = {"max_position_embeddings", "pad_token_id"}
+    rows, pad = (
+        config.get("max_position_embeddings", 512),
+        config.get("pad_token_id", 1),
+    )
+    if type(rows) is not int or type(pad) is not int or not 0 <= pad < rows - 1 < 2**31:
+        found = f"max_position_embeddings {rows!r}, pad_token_id {pad!r}"[:120]
+        refuse(path, found, "rows, and the number of one of them")
+    # The first position is the row after the padding's (fairseq).
+    return {"position_offset": pad + 1, "max_len": rows - pad - 1}, keys
+
+
+def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
+    offset = model["position_offset"]
+    return bert.typed(model) | {
+        "max_position_embeddings": model["max_len"] + offset,
+        "pad_token_id": offset - 1,
+    }
+
+
+FAMILY = Family(
+    model_type="roberta",
+    prefix="roberta.",
+    fields=bert.FIELDS,
+    fixed=bert.FIXED,
+    # The masked-word head has gelu whatever the layers have.
+    wanted=bert.WANTED | {"hidden_act": ("gelu",)},
+    rules=rules,
+    tied=lambda model: {
+        "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
+        "lm_head.decoder.bias": "lm_head.bias",
+    },
+    own=frozenset({"position_offset", "max_len"}),
+    adapt_in=adapt_in,
+    adapt_out=adapt_out,
+    architectures={
+        "RobertaForMaskedLM": ("mlm",),
+        "RobertaForSequenceClassification": ("classify",),
+        "RobertaForTokenClassification": ("tag",),
+        "RobertaForQuestionAnswering": ("span",),
+        "RobertaModel": ("pooler",),
+    },
+    unused=bert.UNUSED,
+    separators=2,
+)

@@ -1,0 +1,189 @@
+"""T5 (Raffel et al. 2020), its version 1.1 (Shazeer 2020) and Flan (Chung et al. 2022).
+
+Version 1.0 ties the output to the embeddings and scales the states before it; 1.1 has a
+gated mlp and an output of its own, and scales nothing. Some classes are the encoder
+alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lm.hf.families.base import Family, Field, shown
+from lm.hf.families.table import Rule, linear, norm
+from lm.hf.formats.files import refuse
+
+ACTIVATIONS = {
+    "relu": "relu",
+    "gated-gelu": "geglu_tanh",
+    "gated-silu": "swiglu",
+    "gated-relu": "reglu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+}
+GATED = ("geglu", "geglu_tanh", "reglu", "swiglu")
+
+
+def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
+    untied = Rule("lm_head.weight", "output/embedding", "V D -> V D", "lm")
+    found = [Rule("shared.weight", "embed/token/embedding", "V D -> V D")]
+    both = model["kind"] == "encoder_decoder"
+    for stack, mlp in (("encoder", 1), ("decoder", 2)) if both else (("encoder", 1),):
+        place = f"{stack}/" if both else ""
+        block, to = f"{stack}.block.{{i}}.layer", f"{place}layers"
+        first = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias"
+        found += attention(f"{block}.0.SelfAttention", f"{to}/attention")
+        found += norm(f"{block}.0.layer_norm", f"{to}/attention_norm", bias=False)
+        if stack == "decoder":
+            found += attention(f"{block}.1.EncDecAttention", f"{to}/cross_attention")
+            to_norm = f"{to}/cross_attention_norm"
+            found += norm(f"{block}.1.layer_norm", to_norm, bias=False)
+        dense, names = f"{block}.{mlp}.DenseReluDense", (("up", "wi"),)
+        if model["activation"] in GATED:
+            names = (("gate", "wi_0"), ("up", "wi_1"))
+        for ours, theirs in names:
+            found += linear(
+                f"{dense}.{theirs}", f"{to}/mlp/{ours}", "F D -> D F", bias=False
+            )
+        found += linear(f"{dense}.wo", f"{to}/mlp/down", "D F -> F D", bias=False)
+        found += norm(f"{block}.{mlp}.layer_norm", f"{to}/mlp_norm", bias=False)
+        found += [Rule(f"{first}.weight", f"{place}relative/embedding", "B N -> B N")]
+        found += norm(f"{stack}.final_layer_norm", f"{place}norm", bias=False)
+    return (
+        *found,
+        *((untied,) if both and model["output"] == "untied" else ()),
+        *linear("classification_head.dense", "pooler", "D E -> E D", "classify"),
+        *linear(
+            "classification_head.out_proj", "heads/classify", "C D -> D C", "classify"
+        ),
+        *linear("classifier", "heads/tag", "C D -> D C", "tag"),
+        *linear("qa_outputs", "heads/span", "T D -> D T", "span"),
+    )
+
+
+def attention(name: str, path: str) -> tuple[Rule, ...]:
+    return (
+        *linear(f"{name}.q", f"{path}/query", "(N H) D -> D N H", bias=False),
+        *linear(f"{name}.k", f"{path}/key", "(N H) D -> D N H", bias=False),
+        *linear(f"{name}.v", f"{path}/value", "(N H) D -> D N H", bias=False),
+        *linear(f"{name}.o", f"{path}/output", "D (N H) -> N H D", bias=False),
+    )
+
+
+def tied(model: Mapping[str, Any]) -> dict[str, str]:
+    names = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
+    if model["output"] != "untied":
+        names.append("lm_head.weight")
+    return dict.fromkeys(names, "shared.weight")
+
+
+def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
+    layers, decoder = config.get("num_layers", 6), config.get("num_decoder_layers")
+    if decoder is None:
+        decoder = layers
+    if type(decoder) is not int or not 0 < decoder <= 1000:
+        refuse(path, f"num_decoder_layers {shown(decoder)}", "a number up to 1000")
+    places = config.get("n_positions", 512)
+    if type(places) is not int or not 0 < places < 2**31:
+        refuse(path, f"n_positions {shown(places)}", "a whole number")
+    first = config.get("bos_token_id")
+    first = config.get("pad_token_id", 0) if first is None else first
+    start = config.get("decoder_start_token_id", first)
+    if start != first:
+        found = f"decoder_start_token_id {shown(start)}"
+        refuse(path, found, f"{shown(first)}: the decoder starts with bos, else pad")
+    # transformers 5 says of every T5 that it is tied, and in another key what it does.
+    scaled = config.get(
+        "scale_decoder_outputs", config.get("tie_word_embeddings", True)
+    )
+    if type(scaled) is not bool:
+        refuse(path, f"tie_word_embeddings {shown(scaled)}", "true or false")
+    more = {
+        "num_layers": decoder,
+        "output": "scaled" if scaled else "untied",
+        "max_len": places,
+    }
+    dropout = config.get("dropout_rate", 0.1)
+    if isinstance(dropout, int | float):
+        more["attention.dropout"] = float(dropout)
+    # Said again by transformers 4: parts of feed_forward_proj.
+    derived = {"dense_act_fn", "is_gated_act", "initializer_factor"}
+    keys = {"num_decoder_layers", "n_positions", "tie_word_embeddings"}
+    return more, derived | keys | {"scale_decoder_outputs"}
+
+
+def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
+    tied = model["output"] == "scaled"
+    return {
+        "num_layers": model["encoder_layers"] or model["num_layers"],
+        "num_decoder_layers": model["num_layers"],
+        "n_positions": model["max_len"],
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": tied,
+        "scale_decoder_outputs": tied,
+    }
+
+
+def encoder_in(config: dict, path: Path) -> tuple[dict, set]:
+    more, keys = adapt_in(config, path)
+    del more["num_layers"]
+    return more | {"output": "tied"}, keys
+
+
+def encoder_out(model: Mapping[str, Any]) -> dict[str, Any]:
+    return {"n_positions": model["max_len"], "is_encoder_decoder": False}
+
+
+ENCODER = Family(
+    model_type="t5",
+    prefix="",
+    fields=(
+        Field("vocab_size", "vocab_size", 32128),
+        Field("d_model", "d_model", 512),
+        Field("d_kv", "attention.head_dim", 64),
+        Field("d_ff", "d_ff", 2048),
+        Field("num_layers", "num_layers", 6),
+        Field("num_heads", "num_heads", 8),
+        Field("relative_attention_num_buckets", "attention.buckets", 32),
+        Field("relative_attention_max_distance", "attention.max_distance", 128),
+        Field("dropout_rate", "dropout", 0.1),
+        Field("layer_norm_epsilon", "norm_epsilon", 1e-6),
+        Field("feed_forward_proj", "activation", "relu", ACTIVATIONS),
+    ),
+    fixed={
+        "kind": "encoder",
+        "position": "relative",
+        "norm": "rms",
+        "norm_position": "pre",
+        "bias": "none",
+        "embedding": "plain",
+        "init_std": None,
+        "attention.scale": 1.0,
+    },
+    rules=rules,
+    tied=tied,
+    own=frozenset({"output", "max_len", "attention.dropout"}),
+    adapt_in=encoder_in,
+    adapt_out=encoder_out,
+    architectures={"T5ForTokenClassification": ("tag",), "T5EncoderModel": ()},
+    prefixes={"T5ForTokenClassification": "transformer."},
+)
+LAYERS = {"num_layers": Field("num_layers", "encoder_layers", 6)}
+FAMILY = replace(
+    ENCODER,
+    fields=tuple(LAYERS.get(item.key, item) for item in ENCODER.fields),
+    fixed={**ENCODER.fixed, "kind": "encoder_decoder"},
+    own=ENCODER.own | {"num_layers", "encoder_layers"},
+    adapt_in=adapt_in,
+    adapt_out=adapt_out,
+    architectures={
+        "T5ForConditionalGeneration": ("lm",),
+        "T5ForSequenceClassification": ("classify",),
+        "T5ForQuestionAnswering": ("span",),
+        "T5Model": (),
+    },
+    summary="decoder",
+    prefixes={"T5ForSequenceClassification": "transformer."},
+    others=(ENCODER,),
+)

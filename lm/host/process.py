@@ -1,0 +1,356 @@
+"""How a process starts and stops: platform, exit codes, signals, other processes.
+
+Environment, all optional:
+
+- LM_COMPILE_CACHE: a directory, or `off`; by default ~/.cache/lm/jax. Compiled programs
+  are code, so the directory must be the user's own with mode 0700.
+- LM_COORDINATOR: `host:port` of process 0, with LM_PROCESSES (how many) and LM_PROCESS
+  (which one this is, from 0); or `auto`, where jax finds them itself (TPU pods, Slurm,
+  Open MPI); or `off`. Unset, it is `auto` in a Slurm step of several tasks and where
+  TPU_WORKER_HOSTNAMES names several hosts, else `off`.
+- LM_PEER_TIMEOUT: seconds to wait for the other processes at the start, 300 by default.
+"""
+
+import contextlib
+import hashlib
+import os
+import platform
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from lm.errors import ConfigError, PeerError, Refusal, StorageError
+
+PREEMPTED, INTERRUPTED = 75, 130
+T = TypeVar("T")
+
+
+class Terminated(BaseException):
+    """SIGTERM outside the training loop; not an Exception, so that nothing eats it."""
+
+
+def run_main(run: Callable[[], int | None], *, debug: bool = False) -> int:
+    """Runs a command and turns whatever ends it into an exit code and a line.
+
+    0 done, 1 a bug of ours, 2 flag or config, 3 data, 4 checkpoint, 5 storage or
+    memory, 6 numerical, 7 workdir in use, 8 peer, 75 SIGTERM, 130 Ctrl-C.
+
+    Args:
+      run: the command; returns its exit code, None for 0.
+      debug: shows the traceback of a refusal too.
+
+    A process that fails alone among several ends here and at once: the end of a normal
+    one waits for the others.
+    """
+    try:
+        with _terminable():
+            return run() or 0
+    except KeyboardInterrupt:
+        _say("stopped by Ctrl-C; the same command again continues")
+        return _end(INTERRUPTED)
+    except Terminated:
+        _say("stopped by SIGTERM; the same command again continues")
+        return _end(PREEMPTED)
+    except Exception as error:
+        refusal = error if isinstance(error, Refusal) else _out_of_memory(error)
+        if refusal is None or debug:
+            traceback.print_exc()
+        if refusal is None:
+            _say(f"error[bug] {type(error).__name__}: an error that was not foreseen")
+            return _end(1)
+        _say(refusal.line())
+        return _end(refusal.exit_code)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Makes SIGTERM raise, and lets a signal be heard also while the process waits.
+
+    Python calls a handler between two steps of the main thread. A signal that comes
+    just before that thread begins to wait, or that the system gives to another thread,
+    is not heard until the wait is over, which may be never. So each signal is followed
+    by SIGURG, which breaks the wait off and does nothing else.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(*_: Any) -> None:
+        raise Terminated
+
+    heard, come = os.pipe()
+    os.set_blocking(come, False)
+    main, over = threading.get_ident(), threading.Event()
+
+    def follow() -> None:
+        while number := os.read(heard, 1):
+            for seconds in (0.1, 0.4, 1.5) if number[0] != signal.SIGURG else ():
+                if not over.wait(seconds):
+                    signal.pthread_kill(main, signal.SIGURG)
+        os.close(heard)
+
+    handlers = {signal.SIGTERM: terminate, signal.SIGURG: lambda *_: None}
+    before = {number: signal.signal(number, act) for number, act in handlers.items()}
+    fd = signal.set_wakeup_fd(come, warn_on_full_buffer=False)
+    threading.Thread(target=follow, daemon=True, name="signals").start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(fd)
+        os.close(come)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(code: int) -> int:
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def _say(line: str) -> None:
+    print(" ".join(line.split()), file=sys.stderr, flush=True)
+
+
+def _out_of_memory(error: Exception) -> StorageError | None:
+    """The refusal for memory that ran out on the host or on a device, else None."""
+    # Known by name: jax need not be imported, and the class has moved before.
+    names = {each.__name__ for each in type(error).__mro__}
+    device = names & {"JaxRuntimeError", "XlaRuntimeError"}
+    if not isinstance(error, MemoryError) and not (
+        device and "RESOURCE_EXHAUSTED" in str(error)
+    ):
+        return None
+    return StorageError(
+        "memory",
+        f"no more of it ({' '.join(str(error).split())[:200] or 'on the host'})",
+        "a run that fits",
+        "halve batch_size or double grad_accum, set compute.remat, or use more devices",
+    )
+
+
+class Preemption:
+    """Turns SIGTERM and Ctrl-C into a question that the training loop asks each step.
+
+        with Preemption() as preemption:
+            for step in ...:
+                ...
+                if preemption.requested(step):
+                    ...  # save, wait for the save
+                    return preemption.exit_code
+
+    Inside the block no signal interrupts anything, a second one neither: a save always
+    finishes. Of several processes all answer True at the same step, one or two steps
+    after the signal reached any of them.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._waiting = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "Preemption":
+        import jax
+
+        self._shared = jax.distributed.is_initialized()
+        self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._note)
+        if not self._shared:  # There the service of jax has its own handler.
+            self._previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def requested(self, step: int) -> bool:
+        """Whether to save and end after `step`; each process asks at every step."""
+        if not self._shared:
+            return bool(self._seen)
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def wait(self, act: Callable[[], T]) -> T | None:
+        """`act()`, a wait that a signal breaks off: then None, and the loop is to end.
+
+        Not with several processes, which go on until all of them know of the signal.
+        """
+        self._waiting = not self._shared
+        try:
+            return None if self._seen and self._waiting else act()
+        except Terminated:
+            return None
+        finally:
+            self._waiting = False
+
+    @property
+    def exit_code(self) -> int:
+        return INTERRUPTED if signal.SIGINT in self._seen else PREEMPTED
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if not self._seen:
+            # Not print: the signal may have come in the middle of one.
+            os.write(2, b"\nstopping: this step ends and is saved first\n")
+        self._seen.add(number)
+        if self._shared:  # Tell the service, which tells the other processes.
+            os.kill(os.getpid(), signal.SIGTERM)
+        if self._waiting:
+            self._waiting = False
+            raise Terminated
+
+
+def platform_setup(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Starts jax: compilation cache, other processes, devices. Comes before any array.
+
+    Returns:
+      Lines worth a note in the log of the run.
+
+    Raises:
+      ConfigError: a variable of the environment is wrong, or JAX_PLATFORMS names a
+        platform that does not start.
+      PeerError: the other processes did not come within LM_PEER_TIMEOUT.
+      StorageError: the directory in LM_COMPILE_CACHE is open to others.
+    """
+    import jax
+
+    notes = _compile_cache(environ)
+    cluster = _cluster(environ)
+    if cluster is not None:
+        _join(cluster, _number(environ, "LM_PEER_TIMEOUT", 300))
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        found = f"{environ.get('JAX_PLATFORMS', 'no value')} ({error})"
+        raise ConfigError("JAX_PLATFORMS", found, "a platform that starts") from error
+    kind, processes = devices[0].device_kind, jax.process_count()
+    return [*notes, f"devices: {len(devices)} x {kind}, processes: {processes}"]
+
+
+def is_primary() -> bool:
+    """Whether this is the process that writes what all of them share."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+def _compile_cache(environ: Mapping[str, str]) -> list[str]:
+    import jax
+
+    choice = environ.get("LM_COMPILE_CACHE", "")
+    if choice == "off" or "JAX_COMPILATION_CACHE_DIR" in environ:
+        return []
+    base = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "~")) / ".cache"
+    root = Path(choice or Path(base) / "lm" / "jax").expanduser()
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = root.stat()
+        found = f"owner {facts.st_uid}, mode {facts.st_mode & 0o777:o}"
+        private = facts.st_uid == os.getuid() and not facts.st_mode & 0o077
+    except OSError as error:
+        found, private = error.strerror or str(error), False
+    if not private:
+        expected = f"a directory of user {os.getuid()} with mode 700"
+        if choice:
+            fix = f"chmod 700 {root}, or LM_COMPILE_CACHE=off"
+            raise StorageError(f"LM_COMPILE_CACHE={root}", found, expected, fix)
+        return [f"warning: no compilation cache: {root}: {found}, not {expected}"]
+    # A program compiled for one CPU may crash another that shares the home directory.
+    jax.config.update("jax_compilation_cache_dir", str(root / _cpu()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    return []
+
+
+def _cpu() -> str:
+    """A name for this kind of CPU, such as "x86_64-1f3870be"."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = [platform.processor()]
+    kinds = ("model name", "flags", "Features", "CPU part")
+    facts = sorted({line for line in lines if line.startswith(kinds)}) or lines[:1]
+    digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()
+    return f"{platform.machine()}-{digest[:8]}"
+
+
+def _cluster(environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """The arguments of jax.distributed.initialize, or None for a process alone."""
+    several = (
+        _number(environ, "SLURM_STEP_NUM_TASKS", 1) > 1
+        or "," in environ.get("TPU_WORKER_HOSTNAMES", "")
+    )  # fmt: skip
+    numbered = [name for name in ("LM_PROCESSES", "LM_PROCESS") if name in environ]
+    coordinator = environ.get("LM_COORDINATOR") or ("auto" if several else "off")
+    if coordinator in ("auto", "off"):
+        if numbered:
+            expected = "LM_COORDINATOR=host:port beside it"
+            raise ConfigError(numbered[0], f"LM_COORDINATOR {coordinator}", expected)
+        return {} if coordinator == "auto" else None
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        expected = "host:port, auto or off"
+        raise ConfigError("LM_COORDINATOR", repr(coordinator), expected)
+    processes = _number(environ, "LM_PROCESSES")
+    process = _number(environ, "LM_PROCESS")
+    if not 0 <= process < processes:
+        expected = f"0 to {processes - 1}, since LM_PROCESSES={processes}"
+        raise ConfigError("LM_PROCESS", str(process), expected)
+    return {
+        "coordinator_address": coordinator,
+        "num_processes": processes,
+        "process_id": process,
+        "cluster_detection_method": "deactivate",
+    }
+
+
+def _number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = environ.get(name, "" if default is None else str(default))
+    if not text.isdecimal():
+        raise ConfigError(name, repr(text) if text else "nothing", "a whole number")
+    return int(text)
+
+
+def _join(cluster: dict[str, Any], seconds: int) -> None:
+    """Meets the other processes of the run, or refuses after `seconds`."""
+    import jax
+
+    failure: list[Exception] = []
+
+    def initialize() -> None:
+        try:
+            # jax would abort the process at its own limit: ours comes first.
+            limit = seconds + 60
+            jax.distributed.initialize(
+                **cluster, initialization_timeout=limit, shutdown_timeout_seconds=60
+            )
+        except Exception as error:
+            failure.append(error)
+
+    # In a thread, since the call hears no signal and, failing, ends the process.
+    thread = threading.Thread(target=initialize, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        place = cluster.get("coordinator_address", "the coordinator jax found")
+        who = f"process {cluster['process_id']}" if cluster else "this process"
+        raise PeerError(
+            f"start at {place}",
+            f"{who} alone after {seconds} s",
+            f"all {cluster.get('num_processes', '')} processes".replace("  ", " "),
+            "start every process, see that the address is reached from each, "
+            "or raise LM_PEER_TIMEOUT",
+        )
+    if failure:
+        raise ConfigError(
+            "LM_COORDINATOR",
+            f"{type(failure[0]).__name__}: {failure[0]}",
+            "a cluster that jax can start",
+            "set LM_COORDINATOR=host:port, LM_PROCESSES and LM_PROCESS, or off",
+        ) from failure[0]

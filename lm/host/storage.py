@@ -1,0 +1,371 @@
+"""Durable bytes. Whatever of ours must survive a crash is written here.
+
+A file is written beside its place, synced and renamed, so that a reader sees the old
+bytes or the new ones. A directory is committed in the same way, with a MANIFEST.json
+that holds the size and the SHA-256 of each of its files. Each path has one writer.
+What a network file system fails at for a moment is tried again, a few times. A failed
+fsync is not: the system may have dropped the bytes, and they are written anew.
+
+`LM_CRASHPOINT=name:k` kills the process at the k-th passage of a named crash point;
+`name:k:SIGTERM` sends it another signal, and `name:k:stall` lets it stand still there.
+The tests of faults use it.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lm.errors import CheckpointError, StorageError
+
+MANIFEST = "MANIFEST.json"
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+STUMBLES = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT}
+PAUSES = (0.05, 0.2, 0.8, 2.0)  # seconds before each further attempt
+T = TypeVar("T")
+_passages: Counter[str] = Counter()
+
+
+def crash_point(name: str) -> None:
+    """Kills the process where LM_CRASHPOINT asks for this passage of `name`."""
+    wanted, k, how, *_ = [*os.environ.get("LM_CRASHPOINT", "").split(":"), "", ""]
+    if wanted == name:
+        _passages[name] += 1
+        if _passages[name] == int(k or 1) and how == "stall":
+            time.sleep(3600)
+        elif _passages[name] == int(k or 1):
+            os.kill(os.getpid(), signal.Signals[how or "SIGKILL"])
+
+
+def refusal(error: OSError, path: Path, need: int | None = None) -> StorageError:
+    """The refusal that tells of `error` at `path`; `need` is the bytes to write."""
+    place, found = Path(path), error.strerror or str(error)
+    if error.errno in FULL:
+        room = next((p for p in (place, *place.parents) if p.exists()), Path("/"))
+        needed = "" if need is None else f"need {need:,} bytes, "
+        return StorageError(
+            str(path),
+            f"{found.lower()} ({needed}free {shutil.disk_usage(room).free:,} bytes)",
+            "room to write",
+            "free some space, or choose another --workdir",
+        )
+    return StorageError(
+        str(path),
+        found.lower(),
+        "a place that can be read and written",
+        "check the path and its permissions",
+    )
+
+
+@contextmanager
+def refusing(path: Path, need: int | None = None) -> Iterator[None]:
+    """Turns the system's errors in the block into a StorageError that names `path`.
+
+    TensorStore raises them as texts that hold their number.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise refusal(error, path, need) from error
+    except Exception as error:
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        if number is None:
+            raise
+        cause = OSError(int(number[1]), os.strerror(int(number[1])))
+        raise refusal(cause, path, need) from error
+
+
+def steady(act: Callable[..., T], *arguments: Any) -> T:
+    """`act(*arguments)`, repeated where a network file system stumbles over it."""
+    for pause in PAUSES:
+        try:
+            return act(*arguments)
+        except OSError as error:
+            if error.errno not in STUMBLES:
+                raise
+            time.sleep(pause)
+    return act(*arguments)
+
+
+def rename(old: Path, new: Path) -> None:
+    """os.rename, which a network file system may report as failed when it is done."""
+    try:
+        steady(os.rename, old, new)
+    except FileNotFoundError:
+        if os.path.lexists(old) or not os.path.lexists(new):
+            raise
+
+
+def check_directory(path: Path) -> None:
+    """Checks, changing nothing, that a directory can be written, or be made.
+
+    Raises:
+      StorageError: names what stands in the way.
+    """
+    full = Path(path).absolute()
+    with refusing(path):
+        there = next(place for place in (full, *full.parents) if place.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{there} is not a directory")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"{there} is not writable")
+
+
+def sync_path(path: Path) -> None:
+    """Waits until a file's bytes, or a directory's entries, are on the disk."""
+    handle = steady(os.open, path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def settle(path: Path) -> None:
+    """`sync_path` of a file; if that fails for a moment, writes its bytes anew."""
+    try:
+        sync_path(path)
+    except OSError as error:
+        if error.errno not in STUMBLES:
+            raise
+        write_bytes(path, steady(Path(path).read_bytes))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replaces the file at `path` by `data`, all or nothing; makes missing parents.
+
+    Raises:
+      StorageError: the disk is full, read-only, or the path cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+
+    def fill() -> None:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            crash_point("write-unsynced")
+            os.fsync(file.fileno())
+
+    with refusing(path, len(data)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        steady(fill)
+        crash_point("write-unnamed")
+        rename(temporary, path)
+        crash_point("write-renamed")
+        steady(sync_path, path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of the text in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_bytes` of JSON: keys sorted, floats exact, NaN and infinity refused."""
+    write_text(path, to_json(value))
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+class Appender:
+    """A file that grows at its end, such as the rows of metrics.
+
+    Each `write` is handed to the system whole; `sync` makes all of them durable.
+    A crash may leave a torn last line: the reader drops it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        with refusing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._open()
+            steady(sync_path, self.path.parent)
+
+    def _open(self) -> None:
+        self._file = steady(open, self.path, "ab", 0)
+        self._size = self._file.tell()
+
+    def write(self, text: str) -> None:
+        data = text.encode()
+
+        def append() -> None:
+            os.ftruncate(self._file.fileno(), self._size)  # what an attempt has left
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+
+        crash_point("append-start")
+        with refusing(self.path, len(data)):
+            steady(append)
+        self._size += len(data)
+        crash_point("append-done")
+
+    def sync(self) -> None:
+        with refusing(self.path):
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                if error.errno not in STUMBLES:
+                    raise
+                self._file.close()
+                write_bytes(self.path, steady(self.path.read_bytes))
+                self._open()
+        crash_point("append-synced")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def commit(partial: Path, final: Path, **facts: Any) -> None:
+    """Makes the directory `partial` durable and names it `final`, all or nothing.
+
+    Writes MANIFEST.json: the `facts` (step, run ...), and for each file its size in
+    bytes and its SHA-256. `final` must not exist.
+
+    Raises:
+      StorageError: the disk is full or read-only, or `final` exists.
+    """
+    partial, final = Path(partial), Path(final)
+    crash_point("commit-start")
+    with refusing(partial):
+        files = {}
+        for path in sorted(p for p in partial.rglob("*") if p.is_file()):
+            settle(path)
+            name = path.relative_to(partial).as_posix()
+            files[name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    crash_point("commit-hashed")
+    write_text(partial / MANIFEST, _manifest_text({**facts, "files": files}))
+    crash_point("commit-manifest")
+    with refusing(final):
+        for path in [p for p in partial.rglob("*") if p.is_dir()]:
+            steady(sync_path, path)
+        steady(sync_path, partial)
+        crash_point("commit-synced")
+        rename(partial, final)
+        crash_point("commit-renamed")
+        steady(sync_path, final.parent)
+    crash_point("commit-done")
+
+
+def verify(directory: Path, **facts: Any) -> dict[str, Any]:
+    """Checks each file of a committed directory; returns the facts of its manifest.
+
+    `facts` given here must be those of the manifest: a step that was moved under the
+    name of another is damage. Files that the manifest does not list are ignored.
+
+    Raises:
+      CheckpointError: a file is missing, cut or changed; names it.
+      StorageError: a file cannot be read.
+    """
+    directory = Path(directory)
+    content = read_manifest(directory)
+    for name, value in facts.items():
+        if content.get(name) != value:
+            found = f"{name} {content.get(name)!r}"
+            raise _damage(directory / MANIFEST, found, f"{name} {value!r}")
+    for name, entry in content.pop("files").items():
+        path = directory / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise _damage(directory / MANIFEST, f"a file {name!r}", "files within it")
+        if not path.is_file():
+            raise _damage(path, "no file", "the file that was committed")
+        with refusing(path):
+            size, digest = steady(os.stat, path).st_size, _sha256(path)
+        if size != entry["bytes"]:
+            raise _damage(path, f"{size:,} bytes", f"{entry['bytes']:,} bytes")
+        if digest != entry["sha256"]:
+            found, expected = digest[:12], entry["sha256"][:12]
+            raise _damage(path, f"other bytes (SHA-256 {found}...)", f"{expected}...")
+    return content
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a committed directory: its facts, and `files`.
+
+    Raises:
+      CheckpointError: it is missing or is not what was written, to the byte.
+    """
+    path = Path(directory) / MANIFEST
+    if not path.is_file():
+        raise _damage(path, "no file", "the manifest of a committed directory")
+    with refusing(path):
+        data = steady(path.read_bytes)
+    try:
+        content = json.loads(data)
+        del content["sha256"]
+        intact = _manifest_text(content).encode() == data
+    except (ValueError, KeyError, TypeError, RecursionError):
+        intact = False
+    if not intact:
+        raise _damage(path, "other bytes", "the manifest as it was committed")
+    return content
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a directory; its name goes first, so that none is seen half empty."""
+    path = Path(path)
+    doomed = path.with_name(f"{path.name.removesuffix('.removed')}.removed")
+    with refusing(path):
+        if doomed.exists():
+            steady(shutil.rmtree, doomed)
+        if path.exists():
+            rename(path, doomed)
+            crash_point("remove-renamed")
+            steady(shutil.rmtree, doomed)
+    crash_point("remove-done")
+
+
+@contextmanager
+def holding(path: Path, *, alone: bool = False) -> Iterator[bool]:
+    """Holds a directory: for reading beside other readers, or `alone` to remove it.
+
+    Yields:
+      Whether it is held. Not, if it is no more there, or with `alone` if another
+      process reads it. Where the file system has no such locks it is.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
+    held = True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+    except BlockingIOError:
+        held = False
+    except OSError:
+        pass  # There are no such locks here.
+    try:
+        yield held and os.path.exists(path)
+    finally:
+        os.close(handle)
+
+
+def _manifest_text(content: dict[str, Any]) -> str:
+    """The manifest's text, with a checksum of itself."""
+    digest = hashlib.sha256(to_json(content).encode()).hexdigest()
+    return to_json({**content, "sha256": digest})
+
+
+def _sha256(path: Path) -> str:
+    def digest() -> str:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return steady(digest)
+
+
+def _damage(path: Path, found: str, expected: str) -> CheckpointError:
+    return CheckpointError(str(path), found, expected)

@@ -1,0 +1,448 @@
+"""Layers of Transformers: thin Flax modules over lm.ops.
+
+Parameters are float32 and carry the names of their logical axes; `Compute` says how
+they are computed with. Every module is told `train` by its caller.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from lm.ops.activations import GATES, activate
+from lm.ops.attention.dense import Places
+from lm.ops.attention.kernels import attend_by
+from lm.ops.dense import dense
+from lm.ops.dropout import dropout
+from lm.ops.norms import layer_norm, rms_norm
+from lm.ops.positions import rotate
+
+# Logical axis name -> mesh axis, several mesh axes, or None (replicated).
+Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
+
+BOUNDS = {
+    "unroll": "[0, inf)",
+    "head_dim": "[1, inf)",
+    "kv_heads": "[1, inf)",
+    "scale": "(0, inf)",
+    "softcap": "(0, inf)",
+    "window": "[1, inf)",
+    "dropout": "[0, 1)",
+    "buckets": "[4, inf)",
+    "max_distance": "[2, inf)",
+    "base": "(1, inf)",
+    "factor": "[1, inf)",
+    "low": "(0, inf)",
+    "high": "(0, inf)",
+    "original_len": "[1, inf)",
+}
+CHANGEABLE = ("dtype", "unroll", "remat", "attention", "precision")
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How a model is computed; nothing here changes a parameter's name or shape.
+
+    Attributes:
+      dtype: of activations and matrix products; norms, softmax and logits are float32.
+      unroll: layers per iteration of the scan over layers; 0 unrolls all of them.
+      remat: what the backward pass recomputes: nothing; all but the matrix products,
+        which also saves time where memory is slow (a tenth of a step on CPU); or all of
+        a layer but its input.
+      attention: the implementation: "cudnn" for NVIDIA GPUs, "splash" for TPUs, "xla"
+        for all and everything; see lm.ops.attention.limits. With a cache always "xla".
+      precision: of float32 matrix products on accelerators that have several.
+      rules: logical axis name -> mesh axes, from config.mesh; () constrains nothing.
+    """
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    unroll: int = 1
+    remat: Literal["none", "dots", "full"] = "dots"
+    attention: Literal["xla", "cudnn", "splash"] = "xla"
+    precision: Literal["default", "high", "highest"] = "default"
+    rules: Rules = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionOptions:
+    """config.model.attention: what all attention of a model has in common.
+
+    Attributes:
+      head_dim: None is d_model / num_heads.
+      kv_heads: key and value heads; None is num_heads, fewer are shared by groups of
+        query heads (Ainslie et al. 2023).
+      scale: of the scores; None is head_dim ** -0.5.
+      query_key_norm: an RMS norm on each head's queries and keys (Henry et al. 2020).
+      softcap: bounds the scores by tanh.
+      window: how many places a token sees, its own included; None is all.
+      dropout: of the attention probabilities.
+      buckets, max_distance: of position="relative".
+    """
+
+    head_dim: int | None = None
+    kv_heads: int | None = None
+    scale: float | None = None
+    query_key_norm: bool = False
+    softcap: float | None = None
+    window: int | None = None
+    dropout: float = 0.1
+    buckets: int = 32
+    max_distance: int = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeOptions:
+    """config.model.rope, for position="rope"; see lm.ops.positions.rotary_frequencies.
+
+    Attributes:
+      base: theta.
+      scaling: how a longer context is fitted in.
+      factor: how much longer it is.
+      low, high, original_len: of scaling="llama3".
+    """
+
+    base: float = 10000.0
+    scaling: Literal["none", "linear", "llama3"] = "none"
+    factor: float = 1.0
+    low: float = 1.0
+    high: float = 4.0
+    original_len: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What the layers of a model have in common: its fields, with nothing left open."""
+
+    d_model: int
+    num_heads: int
+    d_ff: int
+    position: str
+    norm: str
+    norm_position: str
+    norm_epsilon: float
+    activation: str
+    bias: str
+    dropout: float
+    init_std: float | None
+    residual_scale: float
+    attention: AttentionOptions
+    rope: RopeOptions
+    compute: Compute
+
+    @property
+    def head_dim(self) -> int:
+        return self.attention.head_dim or self.d_model // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        return self.attention.kv_heads or self.num_heads
+
+    def std(self, fan_in: int) -> float:
+        """Standard deviation of a new matrix."""
+        return fan_in**-0.5 if self.init_std is None else self.init_std
+
+
+@struct.dataclass
+class Context:
+    """What a stack's layers are told beside the activations.
+
+    Attributes:
+      query, key: places of the tokens of this call, and of all that they may attend to.
+      bias: (#B, N, T, S) added to the scores of self-attention.
+      turn: rotary embedding of this call's tokens.
+      slot: where in the cache this call's tokens go.
+      encoded: (B, S, D) states of the encoder; None once their keys are in the cache.
+      source: places of the encoder's tokens.
+    """
+
+    query: Places
+    key: Places
+    bias: jax.Array | None = None
+    turn: jax.Array | None = None
+    slot: Int[Array, ""] | None = None
+    encoded: jax.Array | None = None
+    source: Places | None = None
+
+
+@struct.dataclass
+class Named(nn.meta.AxisMetadata):
+    """A parameter with the logical names of its axes; exists only during init."""
+
+    value: Any
+    axes: tuple[str | None, ...] = struct.field(pytree_node=False)
+
+    def unbox(self) -> Any:
+        return self.value
+
+    def replace_boxed(self, val: Any) -> "Named":
+        return self.replace(value=val)
+
+    def add_axis(self, index: int, params: dict[Any, Any]) -> "Named":
+        axes = (*self.axes[:index], params[nn.PARTITION_NAME], *self.axes[index:])
+        return self.replace(axes=axes)
+
+    def remove_axis(self, index: int, params: dict[Any, Any]) -> "Named":
+        return self.replace(axes=self.axes[:index] + self.axes[index + 1 :])
+
+
+def named(initializer: Callable, *axes: str | None) -> Callable:
+    """The initializer, giving its array with the logical names of its axes."""
+    return lambda key, shape: Named(initializer(key, shape, jnp.float32), axes)
+
+
+def constrain(x: jax.Array, rules: Rules, *axes: str | None) -> jax.Array:
+    """Lays x out over the mesh by the logical names of its axes.
+
+    Does nothing without rules or outside `jax.set_mesh`. An axis whose size the mesh
+    does not divide stays whole.
+    """
+    spec = partition(x.shape, rules, *axes)
+    return x if spec is None else jax.lax.with_sharding_constraint(x, spec)
+
+
+def partition(
+    shape: tuple[int, ...], rules: Rules, *axes: str | None
+) -> PartitionSpec | None:
+    """How `constrain` lays out an array of that shape; None where it does nothing."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not rules or mesh.empty:
+        return None
+    table = dict(rules)
+    spec = []
+    for size, name in zip(shape, axes, strict=True):
+        over = table[name] if name is not None else None
+        over = (over,) if isinstance(over, str) else (over or ())
+        parts = 1
+        for axis in over:
+            parts *= mesh.shape[axis]
+        spec.append(over if size % parts == 0 else None)
+    return PartitionSpec(*spec)
+
+
+class Dense(nn.Module):
+    """kernel (*inputs, *outputs) and, unless left out, bias (*outputs)."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    init_std: float
+    compute: Compute
+    use_bias: bool = True
+
+    def setup(self):
+        init = nn.initializers.truncated_normal(self.init_std)
+        count = len(self.inputs)
+        self.kernel = self.param(
+            "kernel", named(init, *self.axes), self.inputs + self.outputs
+        )
+        zeros = named(nn.initializers.zeros, *self.axes[count:])
+        self.bias = self.param("bias", zeros, self.outputs) if self.use_bias else None
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return dense(
+            x,
+            self.kernel,
+            self.bias,
+            contract=len(self.inputs),
+            precision=self.compute.precision,
+        )
+
+
+class Norm(nn.Module):
+    """Layer or RMS normalisation of the last axis."""
+
+    dim: int
+    kind: str
+    epsilon: float
+    use_bias: bool = True
+    axis: str | None = "embed"
+
+    def setup(self):
+        ones = named(nn.initializers.ones, self.axis)
+        self.scale = self.param("scale", ones, (self.dim,))
+        if self.kind == "layer" and self.use_bias:
+            zeros = named(nn.initializers.zeros, self.axis)
+            self.bias = self.param("bias", zeros, (self.dim,))
+        else:
+            self.bias = None
+
+    def __call__(self, x: Float[Array, "*any D"]) -> Float[Array, "*any D"]:
+        if self.kind == "rms":
+            return rms_norm(x, self.scale, epsilon=self.epsilon)
+        return layer_norm(x, self.scale, self.bias, epsilon=self.epsilon)
+
+
+def shape_norm(shape: Shape) -> Norm:
+    """A norm of activations, as the model's fields say."""
+    use_bias = shape.bias == "all"
+    return Norm(shape.d_model, shape.norm, shape.norm_epsilon, use_bias)
+
+
+class Table(nn.Module):
+    """An embedding table (rows, D); called, it gives the table."""
+
+    rows: int
+    dim: int
+    axis: str | None
+    init_std: float
+    dim_axis: str | None = "embed"
+
+    def setup(self):
+        init = nn.initializers.truncated_normal(self.init_std)
+        self.embedding = self.param(
+            "embedding", named(init, self.axis, self.dim_axis), (self.rows, self.dim)
+        )
+
+    def __call__(self) -> Float[Array, "V D"]:
+        return self.embedding
+
+
+class Dropout(nn.Module):
+    rate: float
+
+    def __call__(self, x: Float[Array, "..."], *, train: bool) -> Float[Array, "..."]:
+        if not train or self.rate == 0.0:
+            return x
+        return dropout(x, rate=self.rate, key=self.make_rng("dropout"))
+
+
+class Attention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2).
+
+    Of tokens to each other (`causal` or not), or, as `cross`, to an encoder's states.
+    """
+
+    shape: Shape
+    causal: bool
+    cross: bool = False
+
+    def setup(self):
+        shape = self.shape
+        dim, heads = (shape.d_model,), (shape.num_heads, shape.head_dim)
+        kv_heads = (shape.kv_heads, shape.head_dim)
+        names = ("embed", "heads", "head_dim")
+        compute, std = shape.compute, shape.std(shape.d_model)
+        use_bias = shape.bias != "none"
+        # Scores that are not scaled want queries that are (Raffel et al. 2020).
+        query_std = std * shape.head_dim**-0.5 if self._unscaled else std
+        self.query = Dense(dim, heads, names, query_std, compute, use_bias)
+        self.key = Dense(dim, kv_heads, names, std, compute, use_bias)
+        self.value = Dense(dim, kv_heads, names, std, compute, use_bias)
+        self.output = Dense(
+            heads,
+            dim,
+            ("heads", "head_dim", "embed"),
+            shape.std(shape.num_heads * shape.head_dim) * shape.residual_scale,
+            compute,
+            shape.bias == "all",
+        )
+        if shape.attention.query_key_norm:
+            norm = (shape.head_dim, "rms", shape.norm_epsilon, False, None)
+            self.query_norm, self.key_norm = Norm(*norm), Norm(*norm)
+
+    @property
+    def _unscaled(self) -> bool:
+        return self.shape.init_std is None and self.shape.attention.scale == 1.0
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        cache: dict[str, jax.Array] | None,
+        context: Context,
+        *,
+        train: bool,
+    ) -> tuple[Float[Array, "B T D"], dict[str, jax.Array] | None]:
+        """What the tokens gather, and the cache with their keys and values added.
+
+        Args:
+          cache: `key` and `value` (B, K, S, H) of this layer, or None.
+        """
+        options = self.shape.attention
+        query = self.query(x)
+        if options.query_key_norm:
+            query = self.query_norm(query)
+        if context.turn is not None and not self.cross:
+            query = rotate(query, context.turn)
+        if self.cross and context.encoded is None:
+            key, value = (jnp.swapaxes(cache[n], 1, 2) for n in ("key", "value"))
+        else:
+            key, value, cache = self._project(x, cache, context)
+        compute = self.shape.compute
+        drop = train and options.dropout > 0.0
+        # An encoder's document is seen as a whole, wherever its decoder stands.
+        seen = {} if self.cross else {"causal": self.causal, "window": options.window}
+        implementation = compute.attention if cache is None else "xla"
+        spec = None
+        if implementation != "xla":
+            names = ("batch", None, "heads", None)
+            spec = partition(key.shape, compute.rules, *names)
+        attended = attend_by(
+            implementation,
+            query,
+            key.astype(query.dtype),
+            value.astype(query.dtype),
+            places=(context.query, context.source if self.cross else context.key),
+            **seen,
+            bias=None if self.cross else context.bias,
+            scale=options.scale,
+            softcap=options.softcap,
+            dropout_rate=options.dropout,
+            dropout_key=self.make_rng("dropout") if drop else None,
+            precision=compute.precision,
+            spec=spec,
+        )
+        return self.output(attended), cache
+
+    def _project(self, x: jax.Array, cache: dict | None, context: Context) -> tuple:
+        """Keys and values of this call's tokens, after those that the cache holds."""
+        given = context.encoded if self.cross else x
+        key, value = self.key(given), self.value(given)
+        if self.shape.attention.query_key_norm:
+            key = self.key_norm(key)
+        if context.turn is not None and not self.cross:
+            key = rotate(key, context.turn)
+        if cache is None:
+            return key, value, None
+        slot = 0 if self.cross else context.slot
+        cache = {
+            name: jax.lax.dynamic_update_slice_in_dim(
+                cache[name], jnp.swapaxes(new, 1, 2).astype(cache[name].dtype), slot, 2
+            )
+            for name, new in (("key", key), ("value", value))
+        }
+        return *(jnp.swapaxes(cache[name], 1, 2) for name in ("key", "value")), cache
+
+
+class FeedForward(nn.Module):
+    """Two dense layers with an activation between (Vaswani et al. 2017, 3.3).
+
+    As a gated unit (Shazeer 2020) the activation is of `gate`, a third dense layer, and
+    multiplies what `up` gives.
+    """
+
+    shape: Shape
+
+    def setup(self):
+        shape, dim, wide = self.shape, (self.shape.d_model,), (self.shape.d_ff,)
+        into = (shape.std(shape.d_model), shape.compute, shape.bias == "all")
+        self.up = Dense(dim, wide, ("embed", "mlp"), *into)
+        if shape.activation in GATES:
+            self.gate = Dense(dim, wide, ("embed", "mlp"), *into)
+        std = shape.std(shape.d_ff) * shape.residual_scale
+        self.down = Dense(
+            wide, dim, ("mlp", "embed"), std, shape.compute, shape.bias == "all"
+        )
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        activation, rules = self.shape.activation, self.shape.compute.rules
+        if activation in GATES:
+            hidden = activate(self.gate(x), activation) * self.up(x)
+        else:
+            hidden = activate(self.up(x), activation)
+        return self.down(constrain(hidden, rules, "batch", "length", "mlp"))

@@ -1,0 +1,475 @@
+"""Part: a config made into what a run works with: data, model, mesh, functions.
+
+Training, evaluation and the tools open a run by the same functions, so that a
+checkpoint means the same to each of them.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lm import trees
+from lm.config import resolve as configs
+from lm.config.resolve import Config
+from lm.data import pipeline
+from lm.data.pipeline import Data, Shares, Stream
+from lm.decoding import loop
+from lm.errors import ConfigError, DataError
+from lm.evaluators.base import Tools
+from lm.hf import source
+from lm.hf.checkpoint import directory_of
+from lm.host import timing
+from lm.models.blocks.layers import Compute
+from lm.training import optim, sharding, step
+
+Note = Callable[[str], None]
+Evaluate = Callable[[Any, int], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """The data of a run.
+
+    Attributes:
+      objective: the task, which says how rows become examples.
+      codec: the tokenizer.
+      shares: which process this is.
+      open: (section, seed, train, changes) -> the stream of a `data` section, with the
+        fields of the objective that differ in it.
+      note: where lines for the log go.
+    """
+
+    config: Config
+    objective: Any
+    codec: Any
+    shares: Shares
+    open: Callable[..., Stream]
+    note: Note
+
+    @functools.cached_property
+    def stream(self) -> Stream:
+        """The training examples."""
+        return self.open(self.config.data, seed=self.config.seed, train=True)
+
+    def token_counts(self) -> np.ndarray:
+        """(V,) how often each token stands in the training rows."""
+        size = self.codec.vocab_size
+        return sum(index.token_counts(size) for index in self.stream.indices)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A model on a mesh, and what needs no optimiser; compiled at the first call.
+
+    Attributes:
+      model: the module.
+      mesh: the devices.
+      params: the parameters' shapes, types and shardings.
+      axes: the logical names of each parameter's axes.
+      init: key -> parameters.
+      metrics, predict: of (params, batch); the latter also gives the batch, and both
+        give whole arrays on every process.
+    """
+
+    model: Any
+    mesh: Any
+    params: Any
+    axes: Any
+    init: Callable
+    metrics: Callable
+    predict: Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What changes the parameters.
+
+    Attributes:
+      state: the state's shapes, types and shardings.
+      start: parameters -> State, before the first update.
+      update: (State, batch) -> (State, measurements); the state is donated.
+      loss, gradients: of (State, batch), to look into an update; loss is not compiled.
+    """
+
+    state: step.State
+    start: Callable
+    update: Any
+    loss: Callable
+    gradients: Callable
+
+
+def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
+    """The tokenizer, made at the first run, and the way to the rows.
+
+    Raises:
+      DataError: a source or the tokenizer is missing, damaged or does not fit.
+    """
+    shares = this_process()
+    cls = configs.load_class("objective", config.objective.name)
+    objective = configs.build(cls, config.objective)
+    codec = open_codec(config, workdir, objective, shares, note)
+
+    def open_stream(
+        section: Config, *, seed: int, train: bool, changes: Config | None = None
+    ) -> Stream:
+        return pipeline.open_stream(
+            configs.build(Data, section),
+            changed(objective, changes or {}),
+            codec,
+            seq_len=config.seq_len,
+            seed=seed,
+            train=train,
+            cache=workdir / "data",
+            shares=shares,
+            note=note,
+        )
+
+    return Corpus(config, objective, codec, shares, open_stream, note)
+
+
+def changed(objective: Any, changes: Mapping[str, Any]) -> Any:
+    """The objective with some fields otherwise, as an evaluation wants them.
+
+    Raises:
+      ConfigError: it has no such field.
+    """
+    known = [field.name for field in dataclasses.fields(objective)]
+    for name in changes:
+        if name not in known:
+            raise ConfigError(
+                f"evals.<name>.objective.{name}",
+                "an unknown field",
+                f"one of {', '.join(known)}",
+            )
+    return dataclasses.replace(objective, **changes)
+
+
+def this_process() -> Shares:
+    """The share of this process, and waiting for the others by jax's barrier."""
+    if jax.process_count() == 1:
+        return Shares()
+    from jax.experimental import multihost_utils
+
+    wait = multihost_utils.sync_global_devices
+    return Shares(jax.process_index(), jax.process_count(), wait)
+
+
+def begun(workdir: Path) -> bool:
+    """Whether the run has saved: from then on it depends on no other run."""
+    return any(step.name.isdecimal() for step in (workdir / "checkpoints").glob("*"))
+
+
+def with_tokenizer(config: Config, workdir: Path) -> Config:
+    """The config with a tokenizer: where it has none, the run's or init.source's.
+
+    Of a directory of Hugging Face it takes the size of the vocabulary too.
+    """
+    if source.is_hf(config.init.source):
+        return source.complete(config, workdir)
+    if config.tokenizer is not None:
+        return config
+    begun_here = (workdir / "config.json").exists()
+    giver = configs.of_run(workdir if begun_here else Path(config.init.source))
+    return Config(config | {"tokenizer": giver.tokenizer})
+
+
+def open_codec(
+    config: Config, workdir: Path, objective: Any, shares: Shares, note: Note
+) -> Any:
+    """The run's tokenizer: the one it has, that of init.source, or a new one.
+
+    Raises:
+      DataError: it cannot be made, or is another than that of the weights.
+    """
+    own, section, inherited = workdir / "tokenizer", config.tokenizer, None
+    if source.is_hf(config.init.source) and not begun(workdir):
+        inherited = source.open_tokenizer(directory_of(config.init.source))
+    elif config.init.source is not None and not begun(workdir):
+        giver = Path(config.init.source)
+        theirs = configs.of_run(giver).tokenizer
+        inherited = pipeline.open_tokenizer(
+            theirs, giver / "tokenizer", iter, shares, note
+        )
+        if section == theirs and shares.process == 0 and not own.exists():
+            pipeline.copy_tokenizer(giver / "tokenizer", own)
+        shares.wait("tokenizer copied")
+
+    def texts() -> Iterator[str]:
+        sources = pipeline.open_sources(configs.build(Data, config.data))
+        return pipeline.texts_of(sources, objective.columns())
+
+    codec = pipeline.open_tokenizer(section, own, texts, shares, note)
+    if inherited is not None and codec.fingerprint != inherited.fingerprint:
+        raise DataError(
+            "tokenizer",
+            "another one than that of the weights",
+            f"the tokenizer of {config.init.source}",
+            "set tokenizer to None, and it is taken from init.source",
+        )
+    return codec
+
+
+def durations(config: Config, corpus: Corpus) -> Callable[..., int]:
+    """What turns a duration of this run into steps; an epoch is all rows, once.
+
+    Raises:
+      ConfigError: durations in epochs that do not go together.
+    """
+    rows = len(corpus.stream)
+    configs.check_rules(config, examples_per_epoch=rows)
+    known = {
+        "batch_size": config.batch_size,
+        "seq_len": config.seq_len,
+        "examples_per_epoch": rows,
+    }
+    total = configs.to_steps(config.steps, **known)
+    return functools.partial(configs.to_steps, **known, total_steps=total)
+
+
+def open_program(
+    config: Config, corpus: Corpus, devices: Sequence[Any] | None = None
+) -> Program:
+    """The model, laid out over the mesh of the config: all devices, or those given.
+
+    Raises:
+      ConfigError: the mesh does not fit the devices, or the model the tokenizer.
+    """
+    mesh_config = configs.build(sharding.MeshConfig, config.mesh)
+    mesh = sharding.make_mesh(mesh_config, devices)
+    model = configs.build(
+        configs.load_class("model", config.model.name),
+        config.model | {"vocab_size": vocab_size(config, corpus)},
+        compute=configs.build(Compute, config.compute, rules=mesh_config.rules),
+        heads=corpus.objective.heads(),
+    )
+    functions = step.make(model, corpus.objective)
+    shapes = jax.eval_shape(functions.init, jax.random.key(0))
+    axes = step.logical_axes(model)
+    shardings = sharding.param_shardings(axes, shapes, mesh, mesh_config.rules)
+    whole = NamedSharding(mesh, PartitionSpec())
+    return Program(
+        model=model,
+        mesh=mesh,
+        params=placed(shapes, shardings),
+        axes=axes,
+        init=jax.jit(functions.init, out_shardings=shardings),
+        metrics=jax.jit(functions.metrics, out_shardings=whole),
+        predict=jax.jit(
+            lambda params, batch: (batch, functions.predict(params, batch)),
+            out_shardings=whole,
+        ),
+    )
+
+
+def open_training(
+    config: Config, corpus: Corpus, program: Program, steps_of: Callable[..., int]
+) -> Training:
+    """The optimiser and the update, for the program's model.
+
+    Raises:
+      ConfigError: the batch does not divide over the mesh, or the optimiser refuses.
+    """
+    mesh = program.mesh
+    sharding.check_batch(config.batch_size, config.grad_accum, mesh)
+    settings = configs.build(optim.Optim, config.optim)
+    schedule = optim.schedule(settings, steps_of)
+    make = functools.partial(
+        step.make_training,
+        objective=corpus.objective,
+        optimizer=optim.make(settings, program.params, schedule),
+        schedule=schedule,
+        seed=config.seed,
+        grad_accum=config.grad_accum,
+        halt=config.stop.on_nonfinite != "skip",
+    )
+    functions = make(program.model)
+    # What is rematerialised is traced as one piece; to look into it, it may not be.
+    compute = dataclasses.replace(program.model.compute, remat="none")
+    visible = make(program.model.clone(compute=compute))
+    shapes = jax.eval_shape(functions.start, program.params)
+    rules = config.mesh.rules
+    shardings = sharding.state_shardings(shapes, program.axes, mesh, rules)
+    whole = NamedSharding(mesh, PartitionSpec())
+    return Training(
+        state=placed(shapes, shardings),
+        start=jax.jit(functions.start, out_shardings=shardings),
+        update=jax.jit(
+            functions.update, out_shardings=(shardings, whole), donate_argnums=0
+        ),
+        loss=visible.loss,
+        gradients=jax.jit(functions.gradients, out_shardings=shardings.params),
+    )
+
+
+def left_whole(config: Config, program: Program) -> list[str]:
+    """Lines on the dimensions that the mesh should shard and does not divide."""
+    rules = config.mesh.rules
+    return sharding.left_whole(program.axes, program.params, program.mesh, rules)
+
+
+def placed(shapes: Any, shardings: Any) -> Any:
+    """Shapes that also say where they lie."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=place
+        ),
+        shapes,
+        shardings,
+    )
+
+
+def vocab_size(config: Config, corpus: Corpus) -> int:
+    """The model's: as the config says, or the tokenizer's, rounded up."""
+    size, wanted = corpus.codec.vocab_size, config.model.vocab_size
+    if wanted is None:
+        multiple = config.model.vocab_multiple
+        return math.ceil(size / multiple) * multiple
+    if wanted < size:
+        raise ConfigError(
+            "model.vocab_size",
+            str(wanted),
+            f"at least the tokenizer's {size}",
+            "leave it None, or use a smaller tokenizer",
+        )
+    return wanted
+
+
+def on_devices(batch: dict[str, np.ndarray], mesh: Any) -> dict[str, jax.Array]:
+    """A process's share of a batch as global arrays, less what is the host's only."""
+    arrays = {name: rows for name, rows in batch.items() if name != "example_ids"}
+    return sharding.put_batch(arrays, mesh)
+
+
+def make_decoder(corpus: Corpus, program: Program) -> loop.Decoder:
+    """What makes the run's model speak; it holds no parameters yet."""
+    prefix = corpus.objective.sees_prompt
+    return loop.make_decoder(program.model, corpus.codec, prefix=prefix)
+
+
+def open_evaluators(
+    config: Config, workdir: Path, corpus: Corpus, program: Program
+) -> dict[str, Evaluate]:
+    """By name, a function of (params, step) that runs the evaluation."""
+    return {
+        name: open_evaluator(name, section, config, workdir, corpus, program)
+        for name, section in config.evals.items()
+    }
+
+
+def open_evaluator(
+    name: str,
+    section: Config,
+    config: Config,
+    workdir: Path,
+    corpus: Corpus,
+    program: Program,
+) -> Evaluate:
+    """One evaluation; its metrics are named `<name>/<metric>`."""
+    cls = configs.load_class("evaluator", section.evaluator)
+    evaluator = configs.build(cls, section)
+    stream = corpus.open(
+        section.data, seed=section.seed, train=False, changes=section.objective
+    )
+    rows = min(len(stream), section.limit or len(stream))
+    batch_size = section.batch_size or config.batch_size
+    sharding.check_batch(batch_size, 1, program.mesh)
+    data = configs.build(Data, section.data)
+    objective = changed(corpus.objective, section.objective)
+
+    def going(items: Iterable, total: int) -> Iterator:
+        return timing.told(
+            items, total, lambda text: corpus.note(f"{name}: batch {text}")
+        )
+
+    def batches() -> Iterator[dict[str, jax.Array]]:
+        count = math.ceil(rows / batch_size)
+        host = pipeline.batches(
+            stream,
+            batch_size=batch_size,
+            first_step=0,
+            last_step=count,
+            data=data,
+            shares=corpus.shares,
+            rows=rows,
+        )
+        put = functools.partial(on_devices, mesh=program.mesh)
+        return going(pipeline.prefetch(host, put), count)
+
+    @functools.cache
+    def decoder() -> loop.Decoder:
+        return make_decoder(corpus, program)
+
+    def evaluate(params: Any, at: int) -> dict[str, float]:
+        holding = functools.cache(lambda: loop.holding(decoder(), params))
+
+        def answer(prompts: Sequence[Any], settings: loop.Settings) -> list:
+            return loop.answer_all(
+                holding(),
+                prompts,
+                settings,
+                batch_size=batch_size,
+                going=lambda numbers: going(numbers, len(numbers)),
+            )
+
+        tools = Tools(
+            stream=stream,
+            rows=rows,
+            batches=batches,
+            metrics=program.metrics,
+            predict=program.predict,
+            codec=corpus.codec,
+            show=getattr(corpus.objective, "show", None),
+            train_counts=corpus.token_counts,
+            samples=workdir / "samples" / f"{name}-{at}.txt",
+            answer=answer,
+            prompt=lambda text: corpus.objective.prompt(corpus.codec, text),
+            records=lambda: pipeline.records_of(stream, data, rows),
+            references=getattr(objective, "references", None),
+            note=corpus.note,
+        )
+        found = evaluator.run(tools, params)
+        return {f"{name}/{metric}": value for metric, value in found}
+
+    return evaluate
+
+
+def model_flops(model: Any, params: Any, batch: dict[str, Any]) -> float:
+    """FLOPs of one update that the model needs, recomputation aside.
+
+    3 (forward, and twice that backward) x 2 x [multiplications of each token with the
+    kernels of its layers, of scores and sums of attention (2 x T x S x N x H a layer),
+    and of each target place with the vocabulary head]. A mask saves nothing here.
+    """
+    sides = {"": batch["inputs"].shape, "source_": ()}
+    if "source_inputs" in batch:
+        sides["source_"] = batch["source_inputs"].shape
+    rows, length = sides[""]
+    heads = model.shape.head_dim * model.num_heads
+    products = 0
+    for path, leaf in trees.flatten(params).items():
+        stack, layers, part = path.rpartition("layers/")
+        if not layers or not path.endswith("/kernel"):
+            continue
+        own = sides["source_"] if stack == "encoder/" else sides[""]
+        # Keys and values of cross-attention are of the encoder's tokens.
+        of_source = part.startswith(("cross_attention/key", "cross_attention/value"))
+        products += math.prod(leaf.shape) * math.prod(
+            sides["source_"] if of_source else own
+        )
+        if part.endswith("attention/query/kernel"):
+            seen = sides["source_"] if part.startswith("cross") else own
+            products += leaf.shape[0] * 2 * math.prod(own) * seen[1] * heads
+    table = model.d_model * model.vocab_size
+    if "target_positions" in batch:
+        places = math.prod(batch["target_positions"].shape)
+        products += places * (table + model.d_model**2)
+    elif "targets" in batch:
+        products += rows * length * table
+    return 6.0 * products

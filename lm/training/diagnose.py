@@ -1,0 +1,105 @@
+"""Where a number that is not finite came from, found by computing it again."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm import trees
+
+Tree = Any
+
+
+def first_bad(
+    loss: Callable[[Any, Any], Any],
+    gradients: Callable[[Any, Any], Tree],
+    state: Any,
+    batch: dict[str, Any],
+) -> str:
+    """The first value of an update that is not finite, in the order of computation.
+
+    Looks at the batch, the parameters, what each module gives in the forward pass
+    (which runs without compilation, module by module) and the gradients.
+
+    Args:
+      loss: (State, batch) -> the loss, not compiled.
+      gradients: (State, batch) -> gradients in the parameters' tree.
+
+    Returns:
+      Such as "the output of layers/mlp, call 3 of it", for an error line.
+    """
+    for what, tree in (("batch", batch), ("parameter", state.params)):
+        if path := first_in(tree):
+            return f"the {what} {path}"
+    try:
+        if module := _first_module(functools.partial(loss, state, batch)):
+            return f"the output of {module}"
+        if path := first_in(gradients(state, batch)):
+            return f"the gradient of {path}"
+    except Exception as error:  # Such as no memory for the pass without compilation.
+        return f"not found ({type(error).__name__} in looking for it)"
+    return "not found: computed again, all is finite"
+
+
+def first_in(tree: Tree) -> str | None:
+    """The path of the first leaf that is not finite, with its layer in a stack."""
+    for path, bad in jax.device_get(_layers_bad(trees.flatten(tree))).items():
+        if bad.any():
+            names = trees.layer_names(path, bad) if bad.ndim else [path]
+            return names[int(bad.argmax())]
+    return None
+
+
+@jax.jit
+def _layers_bad(flat: dict[str, Any]) -> dict[str, Any]:
+    """For each leaf whether it is bad; for a stack, a flag for each layer."""
+    found = {}
+    for path, leaf in flat.items():
+        axes = range(1, leaf.ndim) if trees.layer_stack(path) else None
+        found[path] = ~jnp.isfinite(leaf).all(axis=axes)
+    return found
+
+
+def _first_module(loss: Callable[[], Any]) -> str | None:
+    """The module whose output is the first that is not finite; a layer by its call."""
+    calls: dict[str, int] = {}
+    found: list[str] = []
+
+    def look(call: Callable, arguments: tuple, keywords: dict, context: Any) -> Any:
+        result = call(*arguments, **keywords)
+        leaves = [x for x in jax.tree.leaves(result) if isinstance(x, jax.Array)]
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            return result
+        path = "/".join(context.module.path)
+        name = (
+            path
+            if context.method_name == "__call__"
+            else (f"{path}.{context.method_name}")
+        )
+        calls[name] = calls.get(name, 0) + 1
+        if not found and not all(bool(jnp.isfinite(x).all()) for x in leaves):
+            found.append(f"{name.strip('.') or 'the model'}, call {calls[name]} of it")
+        return result
+
+    with jax.disable_jit(), nn.intercept_methods(look):
+        value = loss()
+    if not found and not bool(jnp.isfinite(value)):
+        found.append("the loss")
+    return found[0] if found else None
+
+
+@jax.jit
+def bits(tree: Tree) -> dict[str, jax.Array]:
+    """For each leaf the sum of its words of bits, which one flipped bit changes."""
+
+    def number(leaf: jax.Array) -> jax.Array:
+        if leaf.dtype == bool:
+            leaf = leaf.astype(jnp.uint8)
+        word = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
+        words = jax.lax.bitcast_convert_type(leaf, word)
+        return jnp.sum(words.astype(jnp.uint32), dtype=jnp.uint32)
+
+    return {path: number(leaf) for path, leaf in trees.flatten(tree).items()}

@@ -1,0 +1,280 @@
+"""What the host decides about a run: finite or not, better or not, enough."""
+
+import difflib
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from lm.errors import ConfigError, NumericalError
+
+
+@dataclass(frozen=True)
+class Stop:
+    """What ends a run early, or sends it back, `config.stop`.
+
+    Args:
+      metric: "<eval>/<metric>", such as "heldout/loss"; None: never stop early.
+      mode: whether a smaller or a larger value is better.
+      patience: evaluations in a row without improvement after which the run ends.
+      min_delta: an improvement is a value better than the best by more than this.
+      on_nonfinite: what follows a loss or a gradient that is not finite. Its update is
+        never applied. "stop" ends the run; "skip" goes on without it; "rollback" goes
+        back to the last checkpoint and leaves out the batches since (Chowdhery et al.
+        2022, section 5.1).
+      on_spike: what follows a loss that is more than `spike` standard deviations above
+        the mean of the last `window` losses.
+      max_skips: how many updates may be skipped, or windows left out, before the run
+        ends.
+      recheck: every so many steps an update is computed twice, and a difference in a
+        bit ends the run; 0 for never.
+    """
+
+    metric: str | None = None
+    mode: Literal["min", "max"] = "min"
+    patience: int = 5
+    min_delta: float = 0.0
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    on_spike: Literal["ignore", "stop", "rollback"] = "ignore"
+    spike: float = 6.0
+    window: int = 100
+    max_skips: int = 10
+    recheck: int = 0
+
+
+BOUNDS = {
+    "patience": "[1, inf)",
+    "min_delta": "[0, inf)",
+    "spike": "(0, inf)",
+    "window": "[2, 10000]",
+    "max_skips": "[0, inf)",
+    "recheck": "[0, inf)",
+}
+CHANGEABLE = (
+    "metric",
+    "mode",
+    "patience",
+    "min_delta",
+    "on_nonfinite",
+    "on_spike",
+    "spike",
+    "window",
+    "max_skips",
+    "recheck",
+)
+
+
+FINITE = "finite numbers"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best value of a metric so far: for early stopping and to keep a checkpoint.
+
+    Goes into the checkpoint as `asdict()` and comes back by `resume`.
+
+    Args:
+      metric: "<eval>/<metric>"; None: nothing is followed.
+      mode: whether a smaller or a larger value is better.
+      min_delta: what an improvement must exceed.
+      value: the best value; None before the first finite one.
+      step: where it was seen.
+      stale: evaluations since then.
+    """
+
+    metric: str | None
+    mode: Literal["min", "max"] = "min"
+    min_delta: float = 0.0
+    value: float | None = None
+    step: int | None = None
+    stale: int = 0
+
+    def observe(self, step: int, metrics: Mapping[str, Any]) -> "Best":
+        """The best after the row of `step`; one without an evaluation changes nothing.
+
+        A value that is not finite is never better.
+
+        Raises:
+          ConfigError: the evaluation ran and has no metric of this name.
+        """
+        if self.metric is None:
+            return self
+        if self.metric not in metrics:
+            evaluation = self.metric.partition("/")[0]
+            known = sorted(k for k in metrics if k.startswith(f"{evaluation}/"))
+            if known:
+                raise _unknown_metric(self.metric, known)
+            return self
+        value = float(metrics[self.metric])
+        if self._improves(value):
+            return replace(self, value=value, step=step, stale=0)
+        return replace(self, stale=self.stale + 1)
+
+    def _improves(self, value: float) -> bool:
+        if self.value is None or not math.isfinite(value):
+            return math.isfinite(value)
+        gain = self.value - value if self.mode == "min" else value - self.value
+        return gain > self.min_delta
+
+    def asdict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def resume(self, saved: Mapping[str, Any] | None) -> "Best":
+        """This one with what `saved` knows, if that followed the same metric.
+
+        A changed `min_delta` holds from here on; another metric or mode starts afresh.
+        """
+        if not saved or (saved["metric"], saved["mode"]) != (self.metric, self.mode):
+            return self
+        return Best(**{**saved, "min_delta": self.min_delta})
+
+
+def follow(stop: Stop) -> Best:
+    """What early stopping follows, before the first evaluation."""
+    return Best(stop.metric, stop.mode, stop.min_delta)
+
+
+def enough(stop: Stop, best: Best) -> bool:
+    """Whether the run ends here, for want of improvement."""
+    return stop.metric is not None and best.stale >= stop.patience
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What a run has met and left out; goes into the checkpoint as `asdict()`.
+
+    Args:
+      skipped: (after, count) pairs: `count` batches are left out after step `after`.
+      refused: the steps whose update was not applied.
+      recent: the last losses, to which the next one is compared.
+    """
+
+    skipped: tuple[tuple[int, int], ...] = ()
+    refused: tuple[int, ...] = ()
+    recent: tuple[float, ...] = ()
+
+    def batch(self, step: int) -> int:
+        """The number of the batch of a step, both counted from 0 and 1."""
+        return step - 1 + sum(count for after, count in self.skipped if after < step)
+
+    def back_to(self, saved: "Faults", start: int, step: int) -> "Faults":
+        """Those after going back from `step` to `start`, whose checkpoint has `saved`.
+
+        The batches up to that of `step` are left out.
+        """
+        skipped = tuple(pair for pair in self.skipped if pair[0] <= start)
+        course = replace(saved, skipped=skipped)
+        count = self.batch(step) + 1 - course.batch(start + 1)
+        return replace(course, skipped=(*skipped, (start, count)))
+
+    def asdict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {name: list(value) for name, value in asdict(self).items()}
+
+    @staticmethod
+    def resume(saved: Mapping[str, Any]) -> "Faults":
+        """Those that `asdict` gave; what `saved` lacks has not happened."""
+        return Faults(
+            skipped=tuple(tuple(pair) for pair in saved.get("skipped", ())),
+            refused=tuple(saved.get("refused", ())),
+            recent=tuple(saved.get("recent", ())),
+        )
+
+
+def judge(
+    stop: Stop, faults: Faults, step: int, metrics: Mapping[str, Any]
+) -> tuple[Faults, NumericalError | None, str]:
+    """What follows from the measurements of a step.
+
+    Returns:
+      The faults with this step, the fault or None, and what is to be done about it:
+      "go on", "skip", "stop" or "rollback".
+    """
+    fault = nonfinite(step, metrics)
+    if fault is not None:
+        action = stop.on_nonfinite
+        if metrics.get("optim/applied", 1):  # The update itself was too large.
+            action = "stop" if action == "skip" else action
+    else:
+        fault = _spike(stop, faults.recent, step, metrics)
+        action = "go on" if fault is None else stop.on_spike
+    if action == "go on" and "train/loss" in metrics and stop.on_spike != "ignore":
+        recent = (*faults.recent, float(metrics["train/loss"]))[-stop.window :]
+        faults = replace(faults, recent=recent)
+    if action == "skip":
+        faults = replace(faults, refused=(*faults.refused, step))
+    met = {"skip": len(faults.refused), "rollback": len(faults.skipped) + 1}
+    if met.get(action, 0) > stop.max_skips:
+        action = "stop"
+    return faults, fault, action
+
+
+def nonfinite(step: int, metrics: Mapping[str, Any]) -> NumericalError | None:
+    """The fault of a row of measurements (`train/*`, `optim/*`) that is not finite.
+
+    An evaluation's metric may be infinite or undefined; it stops nothing.
+    """
+    bad = {
+        name: float(value)
+        for name, value in metrics.items()
+        if name.startswith(("train/", "optim/")) and not math.isfinite(float(value))
+    }
+    if not bad:
+        return None
+    return NumericalError(
+        f"step {step}",
+        ", ".join(f"{name} = {value}" for name, value in sorted(bad.items())),
+        FINITE,
+        "lower optim.lr, lengthen its warmup, clip the gradient, or see "
+        "stop.on_nonfinite; the last checkpoint is from before this step",
+    )
+
+
+def _spike(
+    stop: Stop, recent: tuple[float, ...], step: int, metrics: Mapping[str, Any]
+) -> NumericalError | None:
+    if stop.on_spike == "ignore" or len(recent) < stop.window:
+        return None
+    loss, mean = float(metrics["train/loss"]), statistics.fmean(recent)
+    deviation = max(statistics.pstdev(recent, mean), 1e-6 * abs(mean), 1e-12)
+    score = (loss - mean) / deviation
+    if score <= stop.spike:
+        return None
+    return NumericalError(
+        f"step {step}",
+        f"train/loss = {loss:.6g}, {score:.1f} deviations above {mean:.6g}",
+        f"at most {stop.spike:g}, over {stop.window} steps (stop.spike)",
+        "look at the examples, lower optim.lr, or see stop.on_spike",
+    )
+
+
+def check_same(step: int, first: Mapping[str, Any], again: Mapping[str, Any]) -> None:
+    """Refuses an update that, computed twice, gave two results.
+
+    Args:
+      first, again: a number for each leaf of the state, made of its bits.
+
+    Raises:
+      NumericalError: names the first leaf that differs, and both numbers.
+    """
+    for path, number in first.items():
+        if int(number) != int(again[path]):
+            raise NumericalError(
+                f"step {step}",
+                f"{path} with bits {int(number):08x}, and computed again "
+                f"{int(again[path]):08x}",
+                "the same bits",
+                "look for a faulty device; the last checkpoint is from before this",
+            )
+
+
+def _unknown_metric(metric: str, known: list[str]) -> ConfigError:
+    near = difflib.get_close_matches(metric, known, n=1, cutoff=0.0)[0]
+    return ConfigError(
+        f"metric {metric}",
+        "an evaluation that does not yield it",
+        f"one of {', '.join(known)}",
+        f'did you mean "{near}"?',
+    )

@@ -1,0 +1,359 @@
+"""What a run tells: rows of metrics, TensorBoard, progress, run.log.
+
+`metrics.jsonl` is the truth and is compared bit for bit: one row per step, keys
+sorted. A float32 stands there as the shortest decimal that reads back as the same
+float32; what is not finite stands as the string "NaN", "Infinity" or "-Infinity", since
+JSON has no number for it (`read_rows` undoes this). `timing.jsonl` holds wall times and
+is never compared.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from lm.config.resolve import Duration, is_time
+from lm.host import storage
+from lm.host.timing import clock
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is shown, `config.log`; the rows of metrics are written at every step.
+
+    Args:
+      every: time between two lines of the terminal and two points of TensorBoard.
+      tensorboard: whether TensorBoard event files are written.
+    """
+
+    every: Duration = 10
+    tensorboard: bool = True
+
+
+CHANGEABLE = ("every", "tensorboard")
+
+
+class Writer:
+    """Writes the rows and shows the progress of a run; only process 0 does anything.
+
+    Use it as a context, so that the terminal is left as it was found.
+
+    Args:
+      workdir: where the files go.
+      log: the options.
+      primary: whether this is process 0.
+      stream: where the progress goes, standard output by default: a bar if it is a
+        terminal, else lines.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        log: Log,
+        *,
+        primary: bool = True,
+        stream: TextIO | None = None,
+    ):
+        self._workdir, self._primary = Path(workdir), primary
+        self._tensorboard = log.tensorboard
+        self._stream = stream or sys.stdout
+        self._metrics: storage.Appender | None = None
+        self._timing: storage.Appender | None = None
+        self._board: _TensorBoard | None = None
+        self._bar: _Bar | None = None
+        self._anchor: tuple[float, int] | None = None
+        self._recent: deque[Mapping[str, Any]] = deque(maxlen=20)
+        self._runlog = storage.Appender(self._workdir / "run.log") if primary else None
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def start(self, step: int, *, every: int, total_steps: int) -> None:
+        """Cuts both files to the rows up to `step`, the checkpoint's; goes on there.
+
+        Call it before the first row; `note` works before it too.
+
+        Args:
+          step: the last step that is done, 0 for a new run.
+          every: `log.every` in steps.
+          total_steps: at which step the run ends.
+        """
+        if not self._primary:
+            return
+        self._close_files()
+        for name in ("metrics.jsonl", "timing.jsonl"):
+            complaint = cut(self._workdir / name, step)
+            if complaint:
+                self.note(f"warning: {complaint}")
+        self._metrics = storage.Appender(self._workdir / "metrics.jsonl")
+        self._timing = storage.Appender(self._workdir / "timing.jsonl")
+        self._step = self._first = step
+        self._every, self._total = every, total_steps
+        self._anchor = None
+        self._recent.clear()
+        if self._stream.isatty() and os.environ.get("TERM") != "dumb":
+            self._bar = self._bar or _Bar(self._stream, self._total)
+            self._bar.show(step, "starting")
+
+    def row(
+        self, step: int, metrics: Mapping[str, Any], timing: Mapping[str, Any]
+    ) -> None:
+        """Writes the row of a step, and shows it when it is time or holds evaluations.
+
+        Args:
+          step: follows the step of the last row.
+          metrics: "train/...", "optim/..." and "<eval>/..." to scalars (float, int,
+            numpy or jax).
+          timing: of `lm.host.timing.StepTimer.lap`; may hold more.
+        """
+        if not self._primary:
+            return
+        assert self._metrics and self._timing, "start() comes before the first row"
+        assert step > self._step, f"the row of step {step} follows that of {self._step}"
+        self._step = step
+        self._metrics.write(_json_row(step, metrics))
+        self._timing.write(_json_row(step, timing))
+        if self._anchor is None:  # The first step compiles: it tells nothing of others.
+            self._anchor = (timing["time"], step)
+        else:
+            self._recent.append(timing)
+        self._show(step, metrics, timing)
+
+    def note(self, message: str) -> None:
+        """Shows a line and keeps it in run.log."""
+        if self._primary:
+            self._keep(message)
+            self._print(message)
+
+    def sync(self) -> None:
+        """Makes all rows so far durable; call it before a checkpoint is committed."""
+        for file in (self._metrics, self._timing, self._runlog):
+            if file:
+                file.sync()
+
+    def close(self) -> None:
+        self._close_files()
+        if self._bar:
+            self._bar.close()
+            self._bar = None
+        if self._runlog:
+            self._runlog.close()
+            self._runlog = None
+
+    def _close_files(self) -> None:
+        for file in (self._metrics, self._timing):
+            if file:
+                file.close()
+        if self._board:
+            with suppress(Exception):
+                self._board.close()
+        self._metrics = self._timing = self._board = None
+
+    def _show(self, step: int, metrics: Mapping, timing: Mapping) -> None:
+        evaluations = {
+            name: value
+            for name, value in metrics.items()
+            if not name.startswith(("train/", "optim/"))
+        }
+        place = f"step {step}/{self._total}"
+        status = self._status(step, metrics, timing)
+        if self._bar:
+            self._bar.show(step, status)
+        if is_time(step, self._every, self._total):
+            self._keep(f"{place}  {status}")
+            if not self._bar:
+                self._print(f"{place}  {status}")
+        elif not evaluations:
+            return
+        if evaluations:
+            values = (f"{k} {float(v):.4f}" for k, v in sorted(evaluations.items()))
+            self.note(f"{place}  {'  '.join(values)}")
+        speed = {f"timing/{k}": v for k, v in timing.items() if k != "time"}
+        self._plot(step, {**metrics, **speed})
+
+    def _status(self, step: int, metrics: Mapping, timing: Mapping) -> str:
+        """Such as "loss 6.5312  12.3k tokens/s  left 0:12:33"."""
+        parts = []
+        if "train/loss" in metrics:
+            parts.append(f"loss {float(metrics['train/loss']):.4f}")
+        if self._recent:
+            assert self._anchor
+            seconds = sum(each["step_seconds"] for each in self._recent)
+            tokens = sum(each["tokens"] for each in self._recent)
+            parts.append(f"{_thousands(tokens / seconds)} tokens/s")
+            since, first = self._anchor
+            rate = (timing["time"] - since) / (step - first)
+            parts.append(f"left {clock(rate * (self._total - step))}")
+        return "  ".join(parts)
+
+    def _plot(self, step: int, values: Mapping) -> None:
+        """TensorBoard is a copy for viewing: when it fails, training goes on."""
+        if not self._tensorboard:
+            return
+        try:
+            self._board = self._board or _TensorBoard(
+                self._workdir / "tensorboard", self._first + 1
+            )
+            self._board.write(step, values)
+        except Exception as error:
+            self._tensorboard = False
+            self.note(f"warning: TensorBoard is off from here on: {error!r}")
+
+    def _keep(self, message: str) -> None:
+        if self._runlog:
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+            text = message.encode("utf-8", "backslashreplace").decode()
+            self._runlog.write(f"{stamp}  {text}\n")
+
+    def _print(self, message: str) -> None:
+        if self._bar:
+            self._bar.print(message)
+        else:
+            encoding = getattr(self._stream, "encoding", None) or "utf-8"
+            text = message.encode(encoding, "backslashreplace").decode(encoding)
+            try:
+                print(text, file=self._stream, flush=True)
+            except OSError:  # The reader has gone (`| head`): the files remain.
+                # Later lines go nowhere, so that the flush at exit does not fail.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+def cut(path: Path, step: int) -> str | None:
+    """Drops the rows after `step` and a torn last line, all or nothing.
+
+    Returns:
+      What is wrong with the rows that stay, for a warning; None if nothing is.
+    """
+    if not path.exists():
+        return None if step == 0 else f"{path.name}: absent, the rows up to {step} too"
+    with storage.refusing(path):
+        data = path.read_bytes()
+    lines = data.split(b"\n")[:-1]  # What follows the last line end is torn, or empty.
+    kept, last, unreadable = [], 0, 0
+    for line in lines:
+        try:
+            at = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError):
+            unreadable += 1
+            continue
+        if at <= step:
+            kept.append(line + b"\n")
+            last = at
+    rest = b"".join(kept)
+    if rest != data:
+        storage.write_bytes(path, rest)
+    if unreadable:
+        return f"{path.name}: {unreadable} lines that are no rows were dropped"
+    if last != step:
+        return f"{path.name}: the last row is of step {last}, not {step}"
+    return None
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The rows of metrics.jsonl or timing.jsonl, NaN and infinity as floats again."""
+    rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    return [{name: _number(value) for name, value in row.items()} for row in rows]
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, str) else value
+
+
+def _json_row(step: int, values: Mapping[str, Any]) -> str:
+    row = {name: _plain(value) for name, value in values.items()}
+    return json.dumps({**row, "step": step}, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> int | float | str:
+    """A scalar as JSON can hold it, without loss."""
+    if not isinstance(value, (int, float)) or isinstance(value, np.floating):
+        array = np.asarray(value)
+        if array.dtype.kind in "iub":
+            return int(array)
+        # A float32's shortest decimal, not that of the float64 it becomes in Python.
+        wide = array.dtype == np.float64
+        value = float(array) if wide else float(str(array.astype(np.float32)))
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _thousands(value: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.1f}{unit}"
+    return f"{value:.0f}"
+
+
+class _Bar:
+    """A progress bar on the last line of a terminal; other lines scroll above it."""
+
+    def __init__(self, stream: TextIO, total: int):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._progress = Progress(
+            TextColumn("step {task.completed}/{task.total}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[status]}", markup=False),
+            console=Console(file=stream),
+            refresh_per_second=4,
+            expand=True,
+        )
+        self._task = self._progress.add_task("", total=total, status="")
+        self._progress.start()
+
+    def show(self, step: int, status: str) -> None:
+        self._progress.update(self._task, completed=step, status=status)
+
+    def print(self, text: str) -> None:
+        console = self._progress.console
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+class _TensorBoard:
+    """TensorBoard event files, written at once: tensorboardX's own writing thread ends
+    at the first failed write, and the run would then wait for it for ever."""
+
+    def __init__(self, directory: Path, first_step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        directory.mkdir(parents=True, exist_ok=True)
+        self._file = EventsWriter(str(directory / "events"), f".{first_step}")
+        # Points at or after this step, of a process that was killed, are void.
+        start = SessionLog(status=SessionLog.START)
+        self._file.write_event(
+            Event(wall_time=time.time(), step=first_step, session_log=start)
+        )
+        self._file.flush()
+
+    def write(self, step: int, values: Mapping[str, Any]) -> "_TensorBoard":
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        points = [
+            Summary.Value(tag=name, simple_value=float(value))
+            for name, value in values.items()
+        ]
+        summary = Summary(value=points)
+        self._file.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
