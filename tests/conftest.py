@@ -47,10 +47,14 @@ def test_data():
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_cache(tmp_path_factory):
-    """Programs compiled once for all tests of a session, in each of its processes."""
+    """Programs compiled once for all tests of a session, in each of its processes.
+
+    $LM_TEST_COMPILED keeps them from one session to the next.
+    """
     import jax
 
-    place = tmp_path_factory.getbasetemp() / "compiled"
+    fresh = tmp_path_factory.getbasetemp() / "compiled"
+    place = os.environ.get("LM_TEST_COMPILED", fresh)
     jax.config.update("jax_compilation_cache_dir", str(place))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
