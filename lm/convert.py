@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.config import resolve as configs
-from lm.config.flags import Parser, which_step
+from lm.config.flags import CHECKPOINT, Parser, which_step
 from lm.config.resolve import Config
 from lm.errors import ConfigError
 from lm.hf import checkpoint, source
@@ -18,26 +18,57 @@ from lm.host import process, storage
 
 USAGE = """python -m lm.convert --from=hf:DIR --workdir=DIR [--init-missing=REGEX]
            [--config.a.b=VALUE ...]
-       python -m lm.convert --to=hf:DIR --workdir=RUN [--checkpoint=latest|best|STEP]
-           [--family=NAME] [--dtype=float32|bfloat16] [--drop=REGEX]
+       python -m lm.convert --to=hf:DIR --workdir=RUN
+           [--checkpoint=latest|best|STEP] [--family=NAME]
+           [--dtype=float32|bfloat16] [--drop=REGEX]
 
-The first makes a workdir of a directory with config.json, weights and tokenizer, or of
-a model of the hub (hf:org/model or hf:org/model@revision, fetched once), which
-lm.evaluate evaluates and init.source starts from; --init-missing names the parameters
-that may be absent. The second makes such a directory of a run; --drop names parameters
-that it is not to have."""
+The first makes a workdir of a directory with config.json, weights and
+tokenizer, or of a model of the hub (hf:org/model or hf:org/model@revision,
+fetched once), which lm.evaluate evaluates and init.source starts from. The
+second makes such a directory of a run."""
 
 
 def run(argv: list[str]) -> int:
     parser = Parser("lm.convert", USAGE)
-    parser.add_argument("--from", dest="source", metavar="hf:DIR")
-    parser.add_argument("--to", dest="target", metavar="hf:DIR")
-    parser.add_argument("--workdir", required=True)
-    parser.add_argument("--checkpoint", default="latest")
-    parser.add_argument("--family")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--init-missing", default=r"$^", metavar="REGEX")
-    parser.add_argument("--drop", default=r"$^", metavar="REGEX")
+    parser.add_argument(
+        "--from", dest="source", metavar="hf:DIR", help="the directory or model to read"
+    )
+    parser.add_argument(
+        "--to", dest="target", metavar="hf:DIR", help="the directory to make"
+    )
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        metavar="DIR",
+        help="the workdir that --from makes, or the run that --to exports",
+    )
+    parser.add_argument(
+        "--checkpoint", default="latest", metavar="WHICH", help=f"--to: {CHECKPOINT}"
+    )
+    parser.add_argument(
+        "--family",
+        metavar="NAME",
+        help="--to: the family to write, a file of lm/hf/families "
+        "(default: the one that fits the model)",
+    )
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="--to: the type of the weights (default: float32)",
+    )
+    parser.add_argument(
+        "--init-missing",
+        default=r"$^",
+        metavar="REGEX",
+        help="--from: parameters that may be absent (default: none)",
+    )
+    parser.add_argument(
+        "--drop",
+        default=r"$^",
+        metavar="REGEX",
+        help="--to: parameters to leave out (default: none)",
+    )
     flags, overrides = parser.parse_known_args(argv)
     if (flags.source is None) == (flags.target is None):
         raise ConfigError("flags", "both or none of --from and --to", "one of them")
@@ -211,10 +242,7 @@ def write(
     storage.write_text(place / "README.md", text)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code (see lm.host.process.run_main)."""
-    argv = sys.argv[1:] if argv is None else argv
-    return process.run_main(lambda: run(argv), debug="--debug" in argv)
+main = process.command(run)
 
 
 if __name__ == "__main__":

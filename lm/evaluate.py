@@ -8,22 +8,29 @@ import sys
 from pathlib import Path
 
 from lm.config import resolve as configs
-from lm.config.flags import Parser, which_step
+from lm.config.flags import CHECKPOINT, Parser, which_step
 from lm.errors import ConfigError
 from lm.host import process
 
 USAGE = """python -m lm.evaluate --workdir=DIR [--checkpoint=latest|best|STEP]
     [--config=FILE[:ARG]] [--config.a.b=value ...]
 
-Prints one JSON object: the step and every metric. The config is the run's own, or that
-of --config, whose evaluations are then run on the run's weights."""
+Runs the evaluations of a config on a checkpoint and prints one JSON object: the
+step and every metric. The config is the run's own, or that of --config, whose
+evaluations are then run on the run's weights."""
 
 
 def run(argv: list[str]) -> int:
     parser = Parser("lm.evaluate", USAGE)
-    parser.add_argument("--workdir", required=True)
-    parser.add_argument("--checkpoint", default="latest")
-    parser.add_argument("--config", metavar="FILE[:ARG]")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run")
+    parser.add_argument(
+        "--checkpoint", default="latest", metavar="WHICH", help=CHECKPOINT
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE[:ARG]",
+        help="the config whose evaluations are run (default: the run's own)",
+    )
     flags, overrides = parser.parse_known_args(argv)
     workdir = Path(flags.workdir)
     which = which_step(flags.checkpoint)
@@ -61,10 +68,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code (see lm.host.process.run_main)."""
-    argv = sys.argv[1:] if argv is None else argv
-    return process.run_main(lambda: run(argv), debug="--debug" in argv)
+main = process.command(run)
 
 
 if __name__ == "__main__":

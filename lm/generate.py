@@ -13,22 +13,17 @@ from typing import Any, NamedTuple
 
 from lm.config import resolve as configs
 from lm.config import schema
-from lm.config.flags import Parser, which_step
+from lm.config.flags import CHECKPOINT, Parser, describe_fields, flag, which_step
 from lm.decoding import chat
 from lm.errors import ConfigError, DataError
 from lm.host import process, storage
 
 USAGE = """python -m lm.generate --workdir=DIR [--checkpoint=latest|best|STEP]
     PROMPT ... | --input=FILE.jsonl | --chat | < a prompt on each line
-    [--output=FILE.jsonl] [--stream] [--stop=TEXT ...] [--truncate] [--batch-size=8]
-    [--max-tokens=128] [--temperature=0.0] [--top-k=0] [--top-p=1.0] [--min-p=0.0]
-    [--repetition-penalty=1.0] [--seed=0] [--beams=1] [--n-best=1]
-    [--length-penalty=0.6] [--penalty=gnmt|length] [--early-stop=exact|heuristic|full]
+    [--output=FILE.jsonl] [OPTION ...]
 
-A prompt is the beginning of a text, or what an encoder-decoder reads. A row of --input
-has a text "prompt"; one of --output has it and "answers". The same command again
-continues an --output. --truncate cuts a prompt that is longer than the context: of a
-decoder's the end is kept, of an encoder-decoder's the beginning."""
+Continues prompts, or answers them with an encoder-decoder. A row of --input has
+a text "prompt"; one of --output has it and "answers"."""
 
 
 class Prompt(NamedTuple):
@@ -98,17 +93,54 @@ def parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
     place = Path(__file__).parent / "decoding" / "loop.py"
     fields = schema.read_class(place, "Settings", place.parents[1])
     parser = Parser("lm.generate", USAGE)
-    parser.add_argument("--workdir", required=True)
-    parser.add_argument("--checkpoint", default="latest")
-    parser.add_argument("prompts", nargs="*")
-    parser.add_argument("--input")
-    parser.add_argument("--output")
-    parser.add_argument("--stop", action="append", default=[])
-    parser.add_argument("--batch-size", default="8")
-    for switch in ("--chat", "--stream", "--truncate"):
-        parser.add_argument(switch, action="store_true")
-    for name in fields:
-        parser.add_argument(flag(name))
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run")
+    parser.add_argument(
+        "--checkpoint", default="latest", metavar="WHICH", help=CHECKPOINT
+    )
+    parser.add_argument(
+        "prompts",
+        nargs="*",
+        metavar="PROMPT",
+        help="the beginning of a text, or what an encoder-decoder reads "
+        "(default: the lines of standard input)",
+    )
+    parser.add_argument(
+        "--input", metavar="FILE", help="a JSONL file of prompts (default: none)"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="a JSONL file for the answers, which the same command again continues "
+        "(default: the terminal)",
+    )
+    parser.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a text that ends an answer; may be given several times (default: none)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        default="8",
+        metavar="SIZE",
+        help="prompts answered at a time (a whole number from 1; default: 8)",
+    )
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="hold a conversation: a turn on each line of standard input",
+    )
+    parser.add_argument(
+        "--stream", action="store_true", help="write an answer while it is generated"
+    )
+    parser.add_argument(
+        "--truncate",
+        action="store_true",
+        help="cut a prompt that is longer than the context: a decoder keeps its end, "
+        "an encoder-decoder its beginning (default: refuse it)",
+    )
+    parser.add_fields(fields, describe_fields(place, "Settings"))
     flags = parser.parse_intermixed_args(argv)
     options = {
         name: schema.check(field, schema.Text(given), flag(name))
@@ -132,10 +164,6 @@ def parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
     if flags.output and (flags.stream or flags.chat):
         raise ConfigError("--output", "it with --stream or --chat", "one of them")
     return flags, options
-
-
-def flag(field: str) -> str:
-    return "--" + field.replace("_", "-")
 
 
 def read_prompts(flags: Namespace) -> list[Prompt]:
@@ -353,10 +381,7 @@ def form(codec: Any, workdir: Path) -> tuple[Callable, tuple[str, ...]]:
     return rendered, ()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code (see lm.host.process.run_main)."""
-    argv = sys.argv[1:] if argv is None else argv
-    return process.run_main(lambda: run(argv), debug="--debug" in argv)
+main = process.command(run)
 
 
 if __name__ == "__main__":

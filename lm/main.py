@@ -8,23 +8,38 @@ from lm.config.flags import Parser
 from lm.hf import source
 from lm.host import lock, process, storage
 
-USAGE = """python -m lm.main --config=FILE[:ARG] [--config.a.b=VALUE] [--workdir=DIR]
+USAGE = """python -m lm.main --config=FILE[:ARG] [--config.a.b=VALUE]
+    [--workdir=DIR] [--strict] [--allow-change=FIELD[,FIELD]]
 
-The same command again continues the run, or says that it is finished."""
+Trains a model as a config says. The same command again continues the run, or
+says that it is finished. Any field of the config can be set on the command
+line: --config.optim.lr=1e-4."""
 
 
 def run(argv: list[str]) -> int:
-    parser = Parser("lm.main", USAGE)
-    parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
-    parser.add_argument("--workdir", help="default: runs/<config name>[-<arg>]")
+    parser = Parser("lm.main", USAGE, more=configs.describe_files)
     parser.add_argument(
-        "--strict", action="store_true", help="refuse a damaged checkpoint (exit 4)"
+        "--config",
+        required=True,
+        metavar="FILE[:ARG]",
+        help="the config file and its argument; every one understands :quick",
+    )
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        help="where the run lives (default: runs/<config name>[-<arg>])",
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse a damaged checkpoint (exit 4) rather than use the one before",
     )
     parser.add_argument(
         "--allow-change",
         default="",
         metavar="FIELD[,FIELD]",
-        help="frozen fields that may differ from the run that is continued",
+        help="frozen fields that may differ from the run that is continued "
+        "(default: none)",
     )
     flags, overrides = parser.parse_known_args(argv)
     config = configs.load(flags.config, overrides)
@@ -46,10 +61,7 @@ def run(argv: list[str]) -> int:
         )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code (see lm.host.process.run_main)."""
-    argv = sys.argv[1:] if argv is None else argv
-    return process.run_main(lambda: run(argv), debug="--debug" in argv)
+main = process.command(run)
 
 
 if __name__ == "__main__":

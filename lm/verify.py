@@ -22,15 +22,15 @@ from lm.config.resolve import Config
 from lm.errors import CheckpointError, ConfigError, StorageError
 from lm.host import process, storage
 
-USAGE = """python -m lm.verify --config=FILE[:ARG] [--config.a.b=VALUE] [--workdir=DIR]
-    [--only=CHECK[,CHECK]] [--full]
+USAGE = """python -m lm.verify --config=FILE[:ARG] [--config.a.b=VALUE]
+    [--workdir=DIR] [--only=CHECK[,CHECK]] [--full]
 
-Runs the config small (few steps, narrow, two layers; what the command line sets stays
-as it is; --full keeps all sizes of the model and the data) and prints for each check
-whether it holds, the largest relative difference, and the first array that differs:
+Runs the config small (few steps, narrow, two layers; what the command line sets
+stays as it is) and prints for each check whether it holds, the largest relative
+difference, and the first array that differs:
 
-resume        a run killed twice (kill -9) and started again ends bit for bit as one
-              that was not: parameters, optimiser, data position, rows of metrics
+resume        a run killed twice (kill -9) and started again ends bit for bit as
+              one that was not: parameters, optimiser, data position, metrics
 padding       places behind the end of a row change nothing
 packing       two rows in one say what they say apart
 order         the rows of a batch in another order give the same gradient
@@ -38,10 +38,10 @@ accumulation  micro-batches add up to the full batch
 scan          layers scanned are layers one after the other
 remat         what is computed again is what was computed
 devices       8 devices, replicated and sharded, are 1
-cache         decoders: a text read token by token gets the logits of the whole text
+cache         decoders: a text read token by token gets the logits of the whole
 
-All but resume compare the loss and every gradient in float32 without dropout. Exit
-code 0 if all hold, 1 if one does not."""
+All but resume compare the loss and every gradient in float32 without dropout.
+Exit code 0 if all hold, 1 if one does not."""
 STEPS, EVERY = 9, 3
 # The process dies at its eighth step, when the first save is whole and the second
 # perhaps not; the next one at its third.
@@ -76,10 +76,28 @@ class Result:
 
 def run(argv: list[str]) -> int:
     parser = Parser("lm.verify", USAGE)
-    parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
-    parser.add_argument("--workdir", help="kept afterwards; default: a temporary one")
-    parser.add_argument("--only", default=",".join(CHECKS))
-    parser.add_argument("--full", action="store_true")
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE[:ARG]",
+        help="the config file and its argument",
+    )
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        help="a new folder, kept afterwards (default: a temporary one)",
+    )
+    parser.add_argument(
+        "--only",
+        default=",".join(CHECKS),
+        metavar="CHECK[,CHECK]",
+        help="the checks to run (default: all)",
+    )
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="keep all sizes of the model and the data (default: small)",
+    )
     flags, overrides = parser.parse_known_args(argv)
     wanted = flags.only.split(",")
     for name in wanted:
@@ -379,10 +397,7 @@ def leaves(step: Path) -> dict[str, Any]:
     return {name: np.asarray(x) for name, x in trees.flatten(state).items()}
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code (see lm.host.process.run_main)."""
-    argv = sys.argv[1:] if argv is None else argv
-    return process.run_main(lambda: run(argv), debug="--debug" in argv)
+main = process.command(run)
 
 
 if __name__ == "__main__":

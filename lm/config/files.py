@@ -9,6 +9,8 @@ import ast
 import inspect
 import re
 import runpy
+import sysconfig
+import textwrap
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,13 +21,15 @@ from lm.config import schema
 from lm.config.schema import Field, Text, near, no_such, shown
 from lm.errors import ConfigError
 
+SHARE = "share/lm"  # below the data folder of the Python that lm is installed in
+
 
 def read_file(file_arg: str) -> dict[str, Any]:
     """What `get_config` of `FILE[:ARG]` returns, as plain dicts and lists."""
     name, _, arg = file_arg.partition(":")
-    path = Path(name)
+    path = find_file(name)
     if not path.is_file() or path.suffix != ".py":
-        folders = (Path("configs"), path.parent)
+        folders = (*config_folders(), path.parent)
         stems = {file.stem: str(file) for d in folders for file in d.glob("*.py")}
         guess = stems.get(near(path.stem, stems) or "")
         raise ConfigError(
@@ -51,6 +55,55 @@ def read_file(file_arg: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(name, shown(tree), "a ConfigDict from get_config")
     return tree
+
+
+def config_folders() -> list[Path]:
+    """The folders that a name `configs/...` is looked for in, the nearest first.
+
+    That of the current folder, of the checkout that `lm` is imported from, and the one
+    that an installed package brings.
+    """
+    roots = (Path(), Path(__file__).parents[2], Path(sysconfig.get_path("data"), SHARE))
+    return [root / "configs" for root in roots if (root / "configs").is_dir()]
+
+
+def find_file(name: str) -> Path:
+    """The config file of a name: that path, or else one of `config_folders`."""
+    path = Path(name)
+    if not path.exists() and path.parts[:1] == ("configs",):
+        found = (folder.joinpath(*path.parts[1:]) for folder in config_folders())
+        return next((file for file in found if file.is_file()), path)
+    return path
+
+
+def _first_line(file: Path) -> str:
+    """The first line of a file's docstring; nothing where it cannot be read."""
+    try:
+        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    return (text or "").partition("\n")[0]
+
+
+def describe_files() -> str:
+    """Names each config file there is, with the first line of its docstring."""
+    files: dict[str, Path] = {}
+    for folder in config_folders():
+        for file in sorted(folder.glob("*.py")):
+            files.setdefault(file.name, file)
+    lines = [(name, _first_line(file)) for name, file in files.items()]
+    width = max((len(name) for name, _ in lines), default=0)
+    texts = [
+        textwrap.fill(
+            text or "?",
+            width=80,
+            break_on_hyphens=False,
+            initial_indent=f"  configs/{name:<{width}}  ",
+            subsequent_indent=" " * (width + 12),
+        )
+        for name, text in lines
+    ]
+    return "\n".join(["configs:", *texts])
 
 
 def _own_line(error: BaseException, path: Path) -> ConfigError:

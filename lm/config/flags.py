@@ -1,22 +1,97 @@
-"""The flags of the commands."""
+"""The flags of the commands: one parser, which answers in a line and helps in full."""
 
 import argparse
+import ast
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NoReturn
 
+from lm.config import schema
+from lm.config.schema import Field
 from lm.errors import ConfigError
+
+WIDTH = 80
+CHECKPOINT = "the checkpoint: latest, best, or the number of a step (default: latest)"
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Lays out `--help` in 80 columns, whatever the terminal has."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, width=WIDTH, max_help_position=26)
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers a wrong flag with one line and exit code 2, and abbreviates none."""
+    """Answers a wrong flag with one line and exit code 2, and abbreviates none.
 
-    def __init__(self, prog: str, usage: str):
-        super().__init__(prog, usage=usage, allow_abbrev=False)
+    Args:
+      prog: the command, such as "lm.main".
+      text: how the command is called; after an empty line, what it does.
+      more: gives a text for the end of the help; called only when the help is shown.
+    """
+
+    def __init__(self, prog: str, text: str, more: Callable[[], str] | None = None):
+        usage, _, description = text.partition("\n\n")
+        super().__init__(
+            prog,
+            usage=usage,
+            description=description,
+            formatter_class=Formatter,
+            allow_abbrev=False,
+        )
+        self._called = usage.splitlines()[0]
+        self._more = more
         self.add_argument(
             "--debug", action="store_true", help="show the traceback of a refusal"
         )
 
+    def format_help(self) -> str:
+        if self._more is not None:
+            self.epilog = self._more()
+        return super().format_help()
+
+    def add_fields(self, fields: Mapping[str, Field], about: Mapping[str, str]) -> None:
+        """Adds a flag for each option of a dataclass, its value left as text.
+
+        Args:
+          fields: from `schema.read_class`; the help has their default and bounds.
+          about: from `describe_fields`.
+        """
+        for name, field in fields.items():
+            allowed = schema.describe(field.type, field.bounds)
+            text = f"{about[name]} ({allowed}; default: {field.default})"
+            metavar = name.rpartition("_")[2].upper()
+            # argparse reads % as the start of a format.
+            self.add_argument(flag(name), metavar=metavar, help=text.replace("%", "%%"))
+
     def error(self, message: str) -> NoReturn:
-        raise ConfigError("flags", message, f"{self.usage.splitlines()[0]}")
+        raise ConfigError("flags", message, self._called)
+
+
+def flag(field: str) -> str:
+    """The flag of a field: --top-k of top_k."""
+    return "--" + field.replace("_", "-")
+
+
+def describe_fields(path: Path, class_name: str) -> dict[str, str]:
+    """Reads what a class says of each field under "Attributes:" in its docstring.
+
+    Names that share a line, as in `a, b: text`, share the text.
+
+    Args:
+      path: the file; it is read and not imported.
+      class_name: a class at the top level of that file.
+    """
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    found = [n for n in body if isinstance(n, ast.ClassDef) and n.name == class_name]
+    lines = (ast.get_docstring(found[0]) or "").partition("Attributes:\n")[2]
+    about: dict[str, str] = {}
+    for block in re.split(r"\n(?=  \S)", lines.rstrip()):
+        names, _, text = block.partition(":")
+        for name in names.split(","):
+            about[name.strip()] = " ".join(text.split()).rstrip(".")
+    return about
 
 
 def which_step(text: str) -> int | str:

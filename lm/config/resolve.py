@@ -18,6 +18,7 @@ from lm.config import schema
 from lm.config.durations import is_time as is_time
 from lm.config.durations import to_steps as to_steps
 from lm.config.files import default_workdir as default_workdir
+from lm.config.files import describe_files as describe_files
 from lm.config.files import override, read_file
 from lm.config.files import parse_arg as parse_arg
 from lm.config.files import plain as plain

@@ -51,22 +51,27 @@ class Settings:
     """How to continue a prompt.
 
     Attributes:
-      max_tokens: the most that are said, the end token included.
-      temperature: 0 says the most probable word each time.
-      top_k, top_p, min_p: what is left to draw from (lm.ops.sampling); 0, 1 and 0 leave
-        everything.
-      repetition_penalty: of words that the text so far holds; 1 is none.
-      seed: of the draws, which depend on it and on the prompt, not on other prompts.
+      max_tokens: the most tokens of an answer, the end token included.
+      temperature: divides the logits before sampling; 0 takes the most probable token
+        each time.
+      top_k: sample among this many most probable tokens; 0 is all.
+      top_p: sample among the most probable tokens that hold this share of the
+        probability; 1 is all.
+      min_p: sample among the tokens whose probability is at least this share of the
+        largest; 0 is all.
+      repetition_penalty: lowers the logits of tokens that the text already holds; 1 is
+        none.
+      seed: of the samples, which depend on it and on the prompt, not on other prompts.
         A prompt that is given again is answered anew.
       beams: live hypotheses of beam search; 1 is no search.
-      n_best: how many answers are wanted, at most `beams`.
-      length_penalty: alpha. The score of a hypothesis is its log-probability divided by
+      n_best: how many answers are wanted, at most as many as beams.
+      length_penalty: alpha; the score of a hypothesis is its log-probability divided by
         the penalty of its length.
       penalty: "gnmt" is ((5 + length) / 6) ** alpha (Wu et al. 2016, section 7),
         "length" is length ** alpha; the length is in tokens, the end included.
       early_stop: "exact" searches until no live hypothesis, however long it becomes,
-        can be among the best `beams`; "heuristic" until none could at its present
-        length; "full" until `beams` hypotheses have ended.
+        can be among the best answers; "heuristic" until none could at its present
+        length; "full" until as many hypotheses have ended as there are beams.
     """
 
     max_tokens: int = 128

@@ -22,12 +22,18 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from lm.errors import ConfigError, PeerError, Refusal, StorageError
 
 PREEMPTED, INTERRUPTED = 75, 130
 T = TypeVar("T")
+
+
+class Command(Protocol):
+    """The `main` of a command; flags come from the shell where none are given."""
+
+    def __call__(self, argv: list[str] | None = None) -> int: ...
 
 
 class Terminated(BaseException):
@@ -65,6 +71,20 @@ def run_main(run: Callable[[], int | None], *, debug: bool = False) -> int:
             return _end(1)
         _say(refusal.line())
         return _end(refusal.exit_code)
+
+
+def command(run: Callable[[list[str]], int | None]) -> Command:
+    """Makes the `main` of a command: takes flags, returns the exit code.
+
+    Args:
+      run: the command; takes the flags, returns its exit code, None for 0.
+    """
+
+    def main(argv: list[str] | None = None) -> int:
+        flags = sys.argv[1:] if argv is None else argv
+        return run_main(lambda: run(flags), debug="--debug" in flags)
+
+    return main
 
 
 @contextlib.contextmanager
