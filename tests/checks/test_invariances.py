@@ -11,7 +11,7 @@ from lm.checks import invariances
 from lm.models import transformer
 from lm.models.blocks import stack
 from lm.objectives.teacher_forcing import TeacherForcing
-from lm.ops.attention.dense import kernels as attention_kernels
+from lm.ops.attention import kernels as attention_kernels
 from lm.training import sharding, step
 from tests import tiny
 

@@ -325,7 +325,7 @@ def test_tables_and_defaults_of_every_class(path, name):
 
 def test_checked_in_a_second_without_jax(file):
     code = (
-        "import sys\nfrom lm import config\n"
+        "import sys\nfrom lm.config import resolve as config\n"
         f"config.load({file!r}, [])\n"
         "heavy = {'jax', 'flax', 'numpy', 'grain'} & sys.modules.keys()\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"

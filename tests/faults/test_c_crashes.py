@@ -19,7 +19,7 @@ from lm.host import storage
 from lm.workdir import checkpoint
 from tests import tiny
 
-LM = Path(storage.__file__).parent
+LM = Path(storage.__file__).parents[1]
 TRIALS = int(os.environ.get("LM_KILLS", "50"))
 HOOKS = "tests.faults.hooks:"
 

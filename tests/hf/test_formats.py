@@ -142,7 +142,7 @@ def test_huge_json_is_refused_in_little_time_and_memory(tmp_path):
         paths.append(str(tmp_path / name))
     code = (
         "import sys, time; from pathlib import Path; start = time.process_time()\n"
-        "from lm.hf import tensors; from lm.errors import CheckpointError\n"
+        "from lm.hf.formats import tensors; from lm.errors import CheckpointError\n"
         "try: tensors.open_tensors(Path(sys.argv[1]))\n"
         "except CheckpointError as error: print(error.where)\n"
         "print(time.process_time() - start, 'jax' in sys.modules)\n"

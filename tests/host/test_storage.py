@@ -151,7 +151,7 @@ def test_a_workdir_that_is_read_only_is_refused(tmp_path):
 
 FULL = """
 import resource, sys
-from lm import storage
+from lm.host import storage
 from lm.errors import StorageError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 try:
@@ -202,7 +202,7 @@ def test_remove_tree_may_be_interrupted_and_done_again(tmp_path):
 WRITES = """
 import sys
 from pathlib import Path
-from lm import storage
+from lm.host import storage
 place = Path(sys.argv[1])
 for k in (1, 2):
     (place / f"{k}.partial").mkdir()

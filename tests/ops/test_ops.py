@@ -7,7 +7,7 @@ import pytest
 import scipy.special
 
 from lm.ops import activations, dense, dropout, norms, positions
-from lm.ops.attention.dense import dense as attention
+from lm.ops.attention import dense as attention
 
 
 def normal(*shape, seed=0):

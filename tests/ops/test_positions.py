@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lm.ops import norms, positions
-from lm.ops.attention.dense import dense as attention
+from lm.ops.attention import dense as attention
 
 
 def normal(*shape, seed=0):

@@ -17,8 +17,8 @@ from lm.config.rules import check_rules
 from lm.errors import ConfigError
 from lm.models.blocks import layers
 from lm.models.transformer import Compute, Model
+from lm.ops.attention import kernels as attention_kernels
 from lm.ops.attention.dense import Places
-from lm.ops.attention.dense import kernels as attention_kernels
 from lm.ops.attention.kernels import attend_by
 from tests import tiny
 
