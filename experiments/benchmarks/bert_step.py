@@ -55,7 +55,7 @@ def ours() -> tuple[Callable[[], float], str]:
     sys.path.insert(0, str(ROOT))
     import jax
 
-    from lm import config
+    from lm.config import resolve as config
     from lm.models.presets import PRESETS
     from lm.models.transformer import Model
     from lm.objectives.mlm import Objective

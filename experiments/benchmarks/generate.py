@@ -37,7 +37,7 @@ def ours(tokens: int) -> tuple[Callable[[int], dict], str]:
     sys.path.insert(0, str(ROOT))
     import jax
 
-    from lm import config
+    from lm.config import resolve as config
     from lm.decoding import loop
     from lm.models.presets import PRESETS
     from lm.models.transformer import Model
