@@ -51,7 +51,7 @@ def read_file(file_arg: str) -> dict[str, Any]:
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
-        raise _own_line(error, path) from error
+        raise own_line(error, path, "a config file that runs") from error
     if not isinstance(tree, dict):
         raise ConfigError(name, shown(tree), "a ConfigDict from get_config")
     return tree
@@ -106,8 +106,8 @@ def describe_files() -> str:
     return "\n".join(["configs:", *texts])
 
 
-def _own_line(error: BaseException, path: Path) -> ConfigError:
-    """The failure of a config file, at the line of that file where it came up."""
+def own_line(error: BaseException, path: Path, expected: str) -> ConfigError:
+    """Makes the error for a file of the user's that fails, at its line in that file."""
     lines = [
         (frame.lineno, frame.line)
         for frame in traceback.extract_tb(error.__traceback__)
@@ -120,7 +120,7 @@ def _own_line(error: BaseException, path: Path) -> ConfigError:
         f"{path}:{number}",
         f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         + (f" in `{line}`" if line else ""),
-        "a config file that runs",
+        expected,
     )
 
 

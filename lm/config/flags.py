@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lm.config import schema
+from lm.config.names import allow_code
 from lm.config.schema import Field
 from lm.errors import ConfigError
 
@@ -45,6 +46,18 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--debug", action="store_true", help="show the traceback of a refusal"
         )
+        self.add_argument(
+            "--allow-code",
+            default="",
+            metavar="NAME[,NAME]",
+            help="code that the config.json of a run names and that may run",
+        )
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Parses the flags, and allows the code that they name, no other."""
+        flags, rest = super().parse_known_args(args, namespace)
+        allow_code(flags.allow_code)
+        return flags, rest
 
     def format_help(self) -> str:
         if self._more is not None:
@@ -59,7 +72,7 @@ class Parser(argparse.ArgumentParser):
           about: from `describe_fields`.
         """
         for name, field in fields.items():
-            allowed = schema.describe(field.type, field.bounds)
+            allowed = schema.describe(field.type, field.bounds, field.words)
             text = f"{about[name]} ({allowed}; default: {field.default})"
             metavar = name.rpartition("_")[2].upper()
             # argparse reads % as the start of a format.

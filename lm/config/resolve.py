@@ -5,7 +5,6 @@ imported (`lm/config/schema.py`), so that a mistake is answered before jax is lo
 How files, arguments and overrides are written: `lm/config/files.py`.
 """
 
-import importlib
 import json
 import re
 import runpy
@@ -14,7 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from lm.config import schema
+from lm.config import names, schema
 from lm.config.durations import is_time as is_time
 from lm.config.durations import to_steps as to_steps
 from lm.config.files import default_workdir as default_workdir
@@ -130,6 +129,8 @@ def resolve(tree: dict[str, Any], root: Path = ROOT) -> Config:
     tree = _shape(tree, root)
     out: dict[str, Any] = {}
     for where, kind, given in _sections(tree):
+        for key in names.CODE_KEYS:
+            names.check_trusted(given.get(key), _join(where, key))
         fields = _fields(kind, given, where, root)
         choice = CHOICE.get(kind)
         section = {choice: str(given[choice])} if choice else {}
@@ -266,8 +267,10 @@ def _class_place(kind: str, name: Any, where: str, root: Path) -> tuple[str, str
         module, class_name = FIXED[kind]
         return f"{root.name}.{module}", class_name
     folder, class_name = NAMED[kind]
-    known = schema.modules(root.joinpath(*folder.split(".")), class_name)
-    if isinstance(name, str) and "." in name and schema.find_module(name, root):
+    known = names.modules(root.joinpath(*folder.split(".")), class_name)
+    if names.is_dotted(name):
+        if names.find_module(name, root) is None:
+            raise names.no_module(where, str(name), known, root)
         return str(name), class_name
     if name not in known:
         raise no_such(where, name, known)
@@ -312,7 +315,7 @@ def load_class(kind: str, name: str | None = None, root: Path = ROOT) -> type:
       ConfigError: no such file; those that exist are listed.
     """
     module, class_name = _class_place(kind, name, kind, root)
-    return getattr(importlib.import_module(module), class_name)
+    return getattr(names.import_module(module, root), class_name)
 
 
 def build(cls: type[T], section: Mapping[str, Any], **wiring: Any) -> T:
@@ -387,15 +390,19 @@ def from_json(text: str, where: str = "config.json") -> Config:
 
 
 def of_run(workdir: Path, overrides: list[str] | None = None) -> Config:
-    """The config that a run has kept, with overrides, and checked again.
+    """Reads the config that a run has kept, with overrides, and checks it again.
+
+    Its dotted names count only where `--allow-code` names them: the workdir may be
+    somebody else's (see `lm.config.names`).
 
     Raises:
-      ConfigError: the folder is not a run's, or a mistake in an override.
+      ConfigError: the folder is not a run's, it names code, or an override is wrong.
     """
     file = Path(workdir) / "config.json"
     if not file.is_file():
         found = "no config.json in it" if file.parent.is_dir() else "no such folder"
         raise ConfigError(str(workdir), found, "the workdir of a run")
     tree = plain(from_json(file.read_text(), str(file)), str(file))
+    tree = names.mark_foreign(tree, ROOT)
     override(tree, overrides or [])
     return resolve(tree)

@@ -2,7 +2,10 @@
 
 Nothing is imported here: a dataclass of `lm/models/transformer.py` can be checked
 against long before jax is loaded. Beside the classes of a module stand, as literals,
-`BOUNDS = {"lr": "(0, inf)"}` and `CHANGEABLE = ("every",)`.
+`BOUNDS = {"lr": "(0, inf)"}`, `CHANGEABLE = ("every",)` and, for a text that is one of
+the functions of a module or of the files of a room,
+`WORDS = {"schedule": "training.schedules:*", "attention": "ops.attention.*:LIMITS"}`
+(see `names.words`): a new function or file is a new word.
 """
 
 import ast
@@ -16,7 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lm.config import durations
+from lm.config import durations, names
+from lm.config.names import find_module as find_module
+from lm.config.names import modules as modules
 from lm.errors import ConfigError
 
 REQUIRED = object()  # the default of a field that has none
@@ -38,6 +43,7 @@ class Field:
       bounds: an interval such as "(0, inf)" for each number in the value, or None.
       changeable: whether a run may be continued with another value.
       group: the options of which the field is a dict, where its type is a dataclass.
+      words: what a text in the value may be, or None for any text.
     """
 
     name: str
@@ -46,6 +52,7 @@ class Field:
     bounds: str | None = None
     changeable: bool = False
     group: "dict[str, Field] | None" = None
+    words: tuple[str, ...] | None = None
 
 
 @cache
@@ -65,11 +72,11 @@ def read_class(path: Path, class_name: str, root: Path) -> dict[str, Field]:
     Raises:
       ConfigError: the class is absent, or a default is not a literal.
     """
-    body = ast.parse(path.read_text(encoding="utf-8"), str(path)).body
+    body = _read_body(path)
     classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
     if class_name not in classes:
         raise ConfigError(str(path), "no such class", f"a class {class_name}")
-    names = {
+    values = {
         ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target): (
             node.value
         )
@@ -86,38 +93,38 @@ def read_class(path: Path, class_name: str, root: Path) -> dict[str, Field]:
             fields.pop(name, None)
             if _is_option(kind):
                 place = f"{path}:{node.lineno}"
-                fields[name] = Field(name, kind, _default(node.value, names, place))
+                fields[name] = Field(name, kind, _default(node.value, values, place))
             elif ast.unparse(kind).endswith("Options"):
                 place = _find_base(kind, body, classes, path, root)
                 fields[name] = Field(name, kind, {}, group=read_class(*place, root))
-    bounds = ast.literal_eval(names["BOUNDS"]) if "BOUNDS" in names else {}
-    changeable = ast.literal_eval(names["CHANGEABLE"]) if "CHANGEABLE" in names else ()
+    tables = {
+        name: ast.literal_eval(values[name])
+        for name in ("BOUNDS", "CHANGEABLE", "WORDS")
+        if name in values
+    }
+    bounds, words = tables.get("BOUNDS", {}), tables.get("WORDS", {})
     for name, field in fields.items():
         fields[name] = replace(
             field,
             bounds=bounds.get(name, field.bounds),
-            changeable=field.changeable or name in changeable,
+            changeable=field.changeable or name in tables.get("CHANGEABLE", ()),
+            words=names.words(words[name], root) if name in words else field.words,
         )
     return fields
 
 
-def find_module(dotted: str, root: Path) -> Path | None:
-    """The file of `lm.run` or `experiments.sketch.model`; None if there is none."""
-    if not all(part.isidentifier() for part in dotted.split(".")):
-        return None
-    tail = Path(*dotted.split(".")).with_suffix(".py")
-    places = (root.parent / tail, Path.cwd() / tail)
-    return next((place for place in places if place.is_file()), None)
+def _read_body(path: Path) -> list[ast.stmt]:
+    """Parses a module.
 
-
-def modules(folder: Path, class_name: str) -> list[str]:
-    """The names of the files of a folder that define the class, `base` aside."""
-    pattern = re.compile(rf"^class {class_name}\b", re.MULTILINE)
-    return sorted(
-        file.stem
-        for file in folder.glob("*.py")
-        if file.stem != "base" and pattern.search(file.read_text(encoding="utf-8"))
-    )
+    Raises:
+      ConfigError: it is no Python, which only a module of the user's own can be.
+    """
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"), str(path)).body
+    except (SyntaxError, ValueError, RecursionError, OSError) as error:
+        line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
+        found = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{path}{line}", found, "a Python module") from error
 
 
 def _find_base(base, body, classes, path, root) -> tuple[Path, str] | None:
@@ -290,8 +297,16 @@ def within(number: Any, bounds: str | None) -> bool:
     return above and (number <= high if bounds[-1] == "]" else number < high)
 
 
-def describe(kind: ast.expr, bounds: str | None = None) -> str:
-    """The type of an annotation in words: "a positive number or none"."""
+def describe(
+    kind: ast.expr,
+    bounds: str | None = None,
+    words: tuple[str, ...] | None = None,
+) -> str:
+    """Describes the type of an annotation: "a positive number or none".
+
+    Args:
+      bounds, words: of the field (`Field.bounds`, `Field.words`).
+    """
 
     def number(noun: str) -> str:
         if bounds == "(0, inf)":
@@ -303,7 +318,10 @@ def describe(kind: ast.expr, bounds: str | None = None) -> str:
 
     match kind:
         case ast.BinOp(left, ast.BitOr(), right):
-            return f"{describe(left, bounds)} or {describe(right, bounds)}"
+            pair = (describe(side, bounds, words) for side in (left, right))
+            return " or ".join(pair)
+        case ast.Name("str") if words is not None:
+            return f"one of {', '.join(words)}"
         case ast.Name("int"):
             return number("whole number")
         case ast.Name("float"):
@@ -311,12 +329,11 @@ def describe(kind: ast.expr, bounds: str | None = None) -> str:
         case ast.Name("Duration"):
             positive = "positive " if bounds == "(0, inf)" else ""
             return f"a {positive}duration ({durations.FORMS})"
-        case ast.Subscript(ast.Name("Literal"), words):
-            return "one of " + ", ".join(
-                str(ast.literal_eval(w)) for w in _items(words)
-            )
+        case ast.Subscript(ast.Name("Literal"), items):
+            each = (str(ast.literal_eval(item)) for item in _items(items))
+            return f"one of {', '.join(each)}"
         case ast.Subscript(ast.Name(name), items) if name in ("tuple", "list"):
-            each = [describe(item, bounds) for item in _items(items)]
+            each = [describe(item, bounds, words) for item in _items(items)]
             if name == "list" or _repeats(items):
                 return f"a list, each item {each[0]}"
             return "a list of " + ", ".join(each)
@@ -336,8 +353,9 @@ def check(field: Field, value: Any, where: str) -> Any:
         return _check_group(field.group, value, where)
     fitted = fit(value, field.type, field.bounds)
     if fitted is not MISFIT:
+        _check_words(field, fitted, where)
         return fitted
-    expected = describe(field.type, field.bounds)
+    expected = describe(field.type, field.bounds, field.words)
     if isinstance(value, int) and abs(value) >= 2**63:
         expected += " below 2**63"
     words = re.findall(r"'(\w+)'", ast.unparse(field.type))
@@ -346,6 +364,17 @@ def check(field: Field, value: Any, where: str) -> Any:
     if fix is None and field.default is not REQUIRED:
         fix = f"leave it out for the default, {shown(field.default)}."
     raise ConfigError(where, shown(value), expected, fix)
+
+
+def _check_words(field: Field, value: Any, where: str) -> None:
+    """Refuses a text that is none of the field's words, in a list or a dict too."""
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, tuple):
+        for item in value:
+            _check_words(field, item, where)
+    elif isinstance(value, str) and value not in (field.words or (value,)):
+        raise no_such(where, value, field.words)
 
 
 def _check_group(group: Mapping[str, Field], value: Any, where: str) -> dict[str, Any]:

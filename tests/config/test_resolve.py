@@ -304,6 +304,36 @@ def test_a_dotted_name_reaches_experiments(file, tmp_path, monkeypatch):
         load(file, given, "model.siz=3")
 
 
+@pytest.mark.parametrize("place", ["current folder", "PYTHONPATH"])
+def test_a_dotted_name_is_found_as_python_finds_it(file, tmp_path, monkeypatch, place):
+    """In the current folder or on the path; a package without __init__.py too."""
+    package = tmp_path / "there" / f"mine_{place[0]}" / "deep"
+    package.mkdir(parents=True)
+    (package / "model.py").write_text("class Model:\n    size: int = 3\n")
+    name = f"{package.parent.name}.deep.model"
+    with pytest.raises(ConfigError, match="looked in") as caught:
+        load(file, f"model={{'name': {name!r}}}")
+    assert str(Path.cwd()) in str(caught.value) and "site-packages" in str(caught.value)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    if place == "PYTHONPATH":
+        sys.path.append(str(tmp_path / "there"))
+    else:
+        monkeypatch.chdir(tmp_path / "there")
+    assert load(file, f"model={{'name': {name!r}}}").model.size == 3
+    assert configs.load_class("model", name).size == 3
+    with pytest.raises(ConfigError, match=rf"{package.parent.name}\.deep is there"):
+        load(file, f"model={{'name': '{name}l'}}")
+
+
+def test_a_module_of_ones_own_that_fails_is_named_by_its_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model.py").write_text("import nothing_here\nclass Model: 0")
+    with pytest.raises(ConfigError, match=r"model\.py:1: found ModuleNotFoundError"):
+        configs.load_class("model", "broken.model")
+
+
 def classes_of_lm():
     for module, name in configs.FIXED.values():
         yield ROOT / "lm" / f"{module.replace('.', '/')}.py", name

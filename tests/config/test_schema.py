@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from lm.config import names
 from lm.config.schema import (
     MISFIT,
     REQUIRED,
@@ -286,3 +287,68 @@ def test_a_group_of_options_is_filled_and_checked(group):
 def test_a_mistake_in_a_group_is_named_by_its_path(group, value, error):
     with pytest.raises(ConfigError, match=error):
         check(group, value, "m.read")
+
+
+@pytest.fixture
+def worded(tmp_path):
+    """A class whose texts are the functions of a module and the files of a room."""
+    (tmp_path / "ops" / "attention").mkdir(parents=True)
+    (tmp_path / "curves.py").write_text(
+        "import math\nNOT = 1\ndef linear(t): pass\ndef _helper(t): pass\n"
+        "def cosine(t): pass\nclass Nor: pass\n"
+    )
+    for name, text in {
+        "dense": "LIMITS = {}",
+        "flash": "LIMITS: dict = {}",
+        "other": "limits = 1",
+        "__init__": "LIMITS = 1",
+    }.items():
+        (tmp_path / "ops" / "attention" / f"{name}.py").write_text(text)
+    (tmp_path / "thing.py").write_text(
+        'WORDS = {"curve": "curves:*", "kernels": "ops.attention.*:LIMITS"}\n'
+        'class Thing:\n    curve: str = "linear"\n'
+        "    kernels: tuple[str, ...] | None = None\n"
+    )
+    return read_class(tmp_path / "thing.py", "Thing", tmp_path)
+
+
+def test_the_words_of_a_field_are_functions_or_files(worded):
+    assert worded["curve"].words == ("linear", "cosine")
+    assert worded["kernels"].words == ("dense", "flash")
+    assert check(worded["curve"], Text("cosine"), "curve") == "cosine"
+    assert check(worded["kernels"], None, "kernels") is None
+    assert check(worded["kernels"], ["flash", "dense"], "k") == ("flash", "dense")
+    field = worded["curve"]
+    assert describe(field.type, words=field.words) == "one of linear, cosine"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        (
+            "curve",
+            "cosin",
+            r"curve: found 'cosin', expected one of linear, cosine.*cosi",
+        ),
+        ("curve", "_helper", "expected one of linear, cosine"),
+        ("curve", 3, "expected one of linear, cosine"),
+        ("kernels", ["dense", "other"], "found 'other', expected one of dense, flash"),
+    ],
+)
+def test_a_word_that_is_none_lists_those_that_are(worded, name, value, error):
+    with pytest.raises(ConfigError, match=error):
+        check(worded[name], value, name)
+
+
+@pytest.mark.parametrize("place", ["nothing:*", "ops.nothing.*:LIMITS", "ops:LIMITS"])
+def test_words_of_no_module_are_a_mistake(tmp_path, place):
+    (tmp_path / "ops").mkdir()
+    with pytest.raises(ConfigError, match="WORDS"):
+        names.words(place, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["class Thing(:", "\0", "x = '\\ud800'\nclass Thing("])
+def test_a_module_that_is_no_python_is_a_refusal(tmp_path, text):
+    (tmp_path / "thing.py").write_text(text)
+    with pytest.raises(ConfigError, match=r"thing\.py.*a Python module"):
+        read_class(tmp_path / "thing.py", "Thing", tmp_path)

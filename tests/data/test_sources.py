@@ -3,6 +3,7 @@
 import csv as stdlib_csv
 import gzip
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -525,6 +526,23 @@ def test_tfds_reads_prepared_records_in_order(prepared):
 def test_tfds_names_what_is_missing(prepared, options, found):
     with pytest.raises(DataError, match=found):
         tiny(prepared, **options).check()
+
+
+def test_tfds_imports_no_module_that_a_data_set_names(prepared, tmp_path, monkeypatch):
+    """tfds imports the class of each feature by name, from the current folder too."""
+    shutil.copytree(prepared, tmp_path / "sets")
+    (file,) = (tmp_path / "sets").rglob("features.json")
+    text = file.read_text()
+    name = re.search(r"[\w.]+text_feature.Text", text)[0]
+    file.write_text(text.replace(name, "theirs.evil.Text"))
+    (tmp_path / "theirs").mkdir()
+    canary = tmp_path / "canary"
+    (tmp_path / "theirs/evil.py").write_text(f"open({str(canary)!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(DataError, match=r"features.json: found .*theirs\.evil\.Text"):
+        tiny(tmp_path / "sets").check()
+    assert not canary.exists()
 
 
 def test_tfds_refuses_arrays_and_damaged_shards(prepared, tmp_path):

@@ -2,8 +2,10 @@
 
 import ast
 import collections
+import json
 import pickle
 import re
+import shutil
 import time
 import tomllib
 from pathlib import Path
@@ -13,10 +15,13 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from lm import convert, evaluate, generate
+from lm.config import resolve as configs
 from lm.errors import CheckpointError
 from lm.host import storage
 from lm.main import main
 from lm.workdir import checkpoint
+from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [
@@ -208,3 +213,123 @@ def test_S8_the_lock_holds_each_requirement_with_its_hashes():
                 for pinned in found:
                     (version,) = pinned.specifier
                     assert wanted.specifier.contains(version.version), (line, pinned)
+
+
+DOORS = {  # the section whose name is code: the class that it must define
+    "model": "Model",
+    "objective": "Objective",
+    "tokenizer": "Tokenizer",
+    "data.sources.0": "Source",
+    "evals.heldout": "Evaluator",
+    "evals.heldout.data.sources.0": "Source",
+}
+
+
+@pytest.fixture
+def theirs(tmp_path, monkeypatch):
+    """A function that makes somebody's run, whose config.json names code in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def make(door: str, module: str = "") -> tuple[Path, str, Path]:
+        workdir, canary = tmp_path / "runs" / "theirs", tmp_path / "canary"
+        name = module or f"runs.theirs.evil_{door.replace('.', '_')}"
+        file = tmp_path.joinpath(*name.split(".")).with_suffix(".py")
+        for folder in (workdir, file.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        code = (
+            f"open({str(canary)!r}, 'w')\nclass {DOORS[door]}:\n    weight: float = 1"
+        )
+        file.write_text(code + "\n    data: int = 0\n")
+        tree = json.loads(configs.to_json(tiny.config()))
+        section = tree
+        for key in door.split("."):
+            section = section[int(key) if key.isdecimal() else key]
+        section.clear()
+        section["evaluator" if door == "evals.heldout" else "name"] = name
+        if door == "evals.heldout":
+            section["data"] = {"sources": [{"name": "builtin"}]}
+        (workdir / "config.json").write_text(json.dumps(tree))
+        return workdir, name, canary
+
+    return make
+
+
+COMMANDS = {
+    "evaluate": (evaluate.main, []),
+    "generate": (generate.main, ["a prompt"]),
+    "convert": (convert.main, ["--to=hf:out"]),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_S9_no_command_runs_code_that_a_workdir_names(theirs, capsys, command, door):
+    workdir, name, canary = theirs(door)
+    act, flags = COMMANDS[command]
+    assert act([f"--workdir={workdir}", *flags]) == 2
+    said = capsys.readouterr().err
+    assert f"--allow-code={name}" in said and "Traceback" not in said
+    assert door in said and len(said.splitlines()) == 1
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_S9_no_run_starts_from_a_run_that_names_code(theirs, tmp_path, capsys, door):
+    """The config of a run that is given as `init.source` is read for its tokenizer."""
+    workdir, name, canary = theirs(door)
+    tree = tiny.tree(init={"source": str(workdir)})
+    for given in (tree, {k: v for k, v in tree.items() if k != "tokenizer"}):
+        file = tmp_path / "mine.py"
+        file.write_text(f"def get_config(): return {given!r}")
+        assert main([f"--config={file}", f"--workdir={tmp_path / 'mine'}"]) == 2
+        said = capsys.readouterr().err
+        assert f"--allow-code={name}" in said and not canary.exists()
+
+
+def test_S9_what_is_allowed_by_name_runs_and_nothing_else(theirs, capsys):
+    workdir, name, canary = theirs("tokenizer")
+    flags = [f"--workdir={workdir}", "--allow-code=another.module"]
+    assert evaluate.main(flags) == 2 and not canary.exists()
+    assert "--allow-code" in capsys.readouterr().err
+    evaluate.main([f"--workdir={workdir}", f"--allow-code={name}"])
+    assert "--allow-code" not in capsys.readouterr().err  # it has no checkpoint
+    evaluate.main([f"--workdir={workdir}"])  # what one command allows, the next not
+    assert "--allow-code" in capsys.readouterr().err
+
+
+def test_S9_code_of_ones_own_config_and_command_line_counts(theirs, tmp_path):
+    """An override names it, and it is imported; the config.json alone is not enough."""
+    workdir, name, _ = theirs("evals.heldout")
+    mine = tmp_path / "mine"
+    shutil.copytree(workdir, mine)
+    tree = json.loads((mine / "config.json").read_text())
+    tree["evals"]["heldout"] = {"evaluator": "mean", "data": tree["data"]}
+    (mine / "config.json").write_text(json.dumps(tree))
+    named = configs.of_run(
+        mine,
+        [
+            f"--config.evals.heldout={{'evaluator': {name!r}, "
+            "'data': {'sources': [{'name': 'builtin'}]}}"
+        ],
+    )
+    assert named.evals.heldout.evaluator == name
+    replaced = ["--config.evals.heldout.evaluator=mean"]
+    assert configs.of_run(workdir, replaced).evals.heldout.evaluator == "mean"
+
+
+def test_S9_a_folder_cannot_pass_for_lm(theirs, capsys):
+    """A file lm/models/evil.py of the current folder is no module of lm."""
+    workdir, _, canary = theirs("model", "lm.models.evil")
+    assert evaluate.main([f"--workdir={workdir}"]) == 2
+    assert "looked in" in capsys.readouterr().err and not canary.exists()
+
+
+def test_S9_a_check_imports_no_package_on_the_way(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    canary, package = tmp_path / "canary", tmp_path / "somebodys"
+    package.mkdir()
+    (package / "__init__.py").write_text(f"open({str(canary)!r}, 'w')")
+    (package / "model.py").write_text("class Model:\n    size: int = 1\n")
+    found = tiny.config(model={"name": "somebodys.model"})
+    assert found.model.size == 1 and not canary.exists()

@@ -1,6 +1,7 @@
 """Data sets of TensorFlow Datasets prepared as ArrayRecord; needs no TensorFlow."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator
 from typing import Any
@@ -81,6 +82,7 @@ class Source(base.Source):
         """The data set as it lies on the disk, without the code that made it."""
         from tensorflow_datasets.core import read_only_builder
 
+        only_features_of_tfds()
         try:
             return read_only_builder.builder_from_files(
                 self.dataset, data_dir=self.data_dir
@@ -133,6 +135,26 @@ class Source(base.Source):
             "made with Beam, as wikipedia is, need apache-beam, in an environment "
             "of its own)"
         )
+
+
+@functools.cache
+def only_features_of_tfds() -> None:
+    """Keeps tfds from importing the modules that a features.json names as classes."""
+    from tensorflow_datasets.core.features.feature import FeatureConnector
+
+    find = FeatureConnector.cls_from_name
+
+    def find_own(name: str) -> Any:
+        if not name.startswith("tensorflow_datasets."):
+            raise DataError(
+                "features.json",
+                f"the feature {name[:80]!r}, code of its own",
+                "features of tensorflow_datasets",
+                "prepare the data set with features of tensorflow_datasets.",
+            )
+        return find(name)
+
+    FeatureConnector.cls_from_name = staticmethod(find_own)
 
 
 def record(
