@@ -15,7 +15,6 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lm import trees
 from lm.config import resolve as configs
 from lm.config.resolve import Config
 from lm.data import pipeline
@@ -26,7 +25,7 @@ from lm.evaluators.base import Tools
 from lm.hf import source
 from lm.hf.checkpoint import directory_of
 from lm.host import timing
-from lm.models.blocks.layers import Compute
+from lm.models.base import Compute, Model
 from lm.training import optim, sharding, step
 
 Note = Callable[[str], None]
@@ -243,12 +242,7 @@ def open_program(
     """
     mesh_config = configs.build(sharding.MeshConfig, config.mesh)
     mesh = sharding.make_mesh(mesh_config, devices)
-    model = configs.build(
-        configs.load_class("model", config.model.name),
-        config.model | {"vocab_size": vocab_size(config, corpus)},
-        compute=configs.build(Compute, config.compute, rules=mesh_config.rules),
-        heads=corpus.objective.heads(),
-    )
+    model = open_model(config, corpus.objective, vocab_size(config, corpus))
     functions = step.make(model, corpus.objective)
     shapes = jax.eval_shape(functions.init, jax.random.key(0))
     axes = step.logical_axes(model)
@@ -265,6 +259,23 @@ def open_program(
             lambda params, batch: (batch, functions.predict(params, batch)),
             out_shardings=whole,
         ),
+    )
+
+
+def open_model(config: Config, objective: Any, vocab_size: int | None = None) -> Model:
+    """Builds the model of a config, with the objective's heads and no parameters.
+
+    Before the tokenizer is known it can still be asked what it can do (lm.models.base).
+
+    Args:
+      vocab_size: None is that of the config, if it has one.
+    """
+    size = vocab_size or config.model.get("vocab_size")
+    return configs.build(
+        configs.load_class("model", config.model.name),
+        config.model | {"vocab_size": size},
+        compute=configs.build(Compute, config.compute, rules=config.mesh.rules),
+        heads=objective.heads(),
     )
 
 
@@ -327,9 +338,9 @@ def placed(shapes: Any, shardings: Any) -> Any:
 
 def vocab_size(config: Config, corpus: Corpus) -> int:
     """The model's: as the config says, or the tokenizer's, rounded up."""
-    size, wanted = corpus.codec.vocab_size, config.model.vocab_size
+    size, wanted = corpus.codec.vocab_size, config.model.get("vocab_size")
     if wanted is None:
-        multiple = config.model.vocab_multiple
+        multiple = config.model.get("vocab_multiple", 1)
         return math.ceil(size / multiple) * multiple
     if wanted < size:
         raise ConfigError(
@@ -438,38 +449,3 @@ def open_evaluator(
         return {f"{name}/{metric}": value for metric, value in found}
 
     return evaluate
-
-
-def model_flops(model: Any, params: Any, batch: dict[str, Any]) -> float:
-    """FLOPs of one update that the model needs, recomputation aside.
-
-    3 (forward, and twice that backward) x 2 x [multiplications of each token with the
-    kernels of its layers, of scores and sums of attention (2 x T x S x N x H a layer),
-    and of each target place with the vocabulary head]. A mask saves nothing here.
-    """
-    sides = {"": batch["inputs"].shape, "source_": ()}
-    if "source_inputs" in batch:
-        sides["source_"] = batch["source_inputs"].shape
-    rows, length = sides[""]
-    heads = model.shape.head_dim * model.num_heads
-    products = 0
-    for path, leaf in trees.flatten(params).items():
-        stack, layers, part = path.rpartition("layers/")
-        if not layers or not path.endswith("/kernel"):
-            continue
-        own = sides["source_"] if stack == "encoder/" else sides[""]
-        # Keys and values of cross-attention are of the encoder's tokens.
-        of_source = part.startswith(("cross_attention/key", "cross_attention/value"))
-        products += math.prod(leaf.shape) * math.prod(
-            sides["source_"] if of_source else own
-        )
-        if part.endswith("attention/query/kernel"):
-            seen = sides["source_"] if part.startswith("cross") else own
-            products += leaf.shape[0] * 2 * math.prod(own) * seen[1] * heads
-    table = model.d_model * model.vocab_size
-    if "target_positions" in batch:
-        places = math.prod(batch["target_positions"].shape)
-        products += places * (table + model.d_model**2)
-    elif "targets" in batch:
-        products += rows * length * table
-    return 6.0 * products

@@ -127,7 +127,7 @@ def train(
             update = training.update.lower(state, batch).compile()
             writer.note(f"compiled in {time.perf_counter() - began:.1f} s")
             timer = timing.StepTimer(
-                flops_per_step=runs.model_flops(program.model, state.params, batch),
+                flops_per_step=program.model.flops(batch),
                 peak=timing.device_peak(config.compute.dtype),
                 devices=program.mesh.size,
             )

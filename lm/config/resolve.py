@@ -45,7 +45,7 @@ FIXED = {
     "run": ("config.resolve", "Run"),
     "optim": ("training.optim", "Optim"),
     "data": ("data.pipeline", "Data"),
-    "compute": ("models.blocks.layers", "Compute"),
+    "compute": ("models.base", "Compute"),
     "mesh": ("training.sharding", "MeshConfig"),
     "checkpoint": ("workdir.checkpoint", "Checkpoint"),
     "stop": ("training.guard", "Stop"),

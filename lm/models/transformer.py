@@ -4,7 +4,8 @@ BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019), GPT-2 (Radford et al. 2019
 (Raffel et al. 2020) and Llama (Touvron et al. 2023) are settings of its fields:
 `lm/models/presets.py`.
 
-    model = Model(**PRESETS["bert_tiny"], heads=(Head("mlm", "mlm"),))
+    masked = Head("mlm", MaskedToken, logits=True)
+    model = Model(**PRESETS["bert_tiny"], heads=(masked,))
     params = lm.training.step.make(model, objective).init(jax.random.key(0))
     hidden = model.apply({"params": params}, batch, train=False)
 
@@ -26,25 +27,16 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
-from lm.errors import ConfigError
-from lm.models.blocks.heads import FIRST, LAST, POOLED, Head, Heads
-from lm.models.blocks.layers import (
-    AttentionOptions,
-    Compute,
-    Dense,
-    Dropout,
-    RopeOptions,
-    Shape,
-    Table,
-    constrain,
-    shape_norm,
-)
+from lm.models.base import Batch, Compute, Head, Rows, Shapes, Trunk
+from lm.models.blocks.embed import Embed
+from lm.models.blocks.heads import Heads
+from lm.models.blocks.layers import AttentionOptions, RopeOptions, Shape, Table
 from lm.models.blocks.stack import Stack
+from lm.ops.activations import GATES
 from lm.ops.attention.dense import Places
 from lm.ops.dense import project
-from lm.ops.positions import sinusoidal
 
 BOUNDS = {
     "vocab_size": "[1, inf)",
@@ -64,71 +56,7 @@ BOUNDS = {
 }
 CHANGEABLE = ()
 
-Batch = dict[str, jax.Array]
 Cache = dict[str, Any]
-
-
-class Embed(nn.Module):
-    """The sum of token, position and type embeddings, with dropout."""
-
-    shape: Shape
-    vocab_size: int
-    max_len: int
-    position: str
-    position_offset: int
-    token_types: int
-    embedding: str
-
-    def setup(self):
-        shape, dim = self.shape, self.shape.d_model
-        # The published models that draw by fan-in have embeddings of deviation 1, also
-        # those that draw them smaller and scale them up again.
-        one = 1.0 if self.embedding == "plain" else dim**-0.5
-        std = one if shape.init_std is None else shape.init_std
-        self.token = Table(self.vocab_size, dim, "vocab", std)
-        if self.position == "learned":
-            rows = self.max_len + self.position_offset
-            self.learned = Table(rows, dim, None, std, name="position")
-        if self.token_types:
-            self.type = Table(self.token_types, dim, None, std)
-        if self.embedding == "norm":
-            self.norm = shape_norm(shape)
-        self.drop = Dropout(shape.dropout)
-
-    def table(self) -> Float[Array, "V D"]:
-        # Were it sharded over embed as well, a gather would make the compiler copy it.
-        return constrain(self.token(), self.shape.compute.rules, "vocab", None)
-
-    def __call__(
-        self,
-        tokens: Int[Array, "B T"],
-        positions: Int[Array, "B T"],
-        types: Int[Array, "B T"] | None,
-        *,
-        train: bool,
-    ) -> Float[Array, "B T D"]:
-        x = self.table()[tokens]
-        if self.embedding == "scaled":
-            x *= self.shape.d_model**0.5
-        if self.position == "learned":
-            length = tokens.shape[1]
-            if length > self.max_len:
-                raise ConfigError(
-                    where="model.max_len",
-                    found=f"{self.max_len} with rows of {length} tokens",
-                    expected="a table of positions as long as the rows",
-                    fix=f"set model.max_len={length} or a shorter seq_len",
-                )
-            x += self.learned()[positions + self.position_offset]
-        elif self.position == "sinusoidal":
-            x += sinusoidal(positions + self.position_offset, self.shape.d_model)
-        if self.token_types:
-            # RoBERTa has one type for both texts.
-            x += self.type().at[types].get(mode="clip")
-        if self.embedding == "norm":
-            x = self.norm(x)
-        x = self.drop(x.astype(self.shape.compute.dtype), train=train)
-        return constrain(x, self.shape.compute.rules, "batch", "length", None)
 
 
 class Model(nn.Module):
@@ -189,6 +117,35 @@ class Model(nn.Module):
     heads: tuple[Head, ...] = ()
 
     @property
+    def can(self) -> frozenset[str]:
+        """What it offers (lm.models.base.ABILITIES)."""
+        words = {"hidden", "head"}
+        if self.kind == "encoder":
+            words |= {"whole"}
+        else:
+            words |= {"logits", "causal", "extend"}
+            words |= {"prefix" if self.kind == "decoder" else "encode"}
+        if any(head.logits for head in self.heads):
+            words |= {"logits"}
+        if self.position != "learned":
+            words |= {"beyond"}
+        return frozenset(words)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Keys that a batch must have beside inputs, positions and segment_ids."""
+        names = {"token_types"} if self.token_types else set()
+        if self.kind == "encoder_decoder":
+            sides = ("inputs", "positions", "segment_ids", *names)
+            names |= {f"source_{name}" for name in sides}
+        return frozenset(names)
+
+    @property
+    def context(self) -> int:
+        """The longest row."""
+        return self.max_len
+
+    @property
     def shape(self) -> Shape:
         deep = self.kind == "decoder" and self.norm_position == "pre"
         residual = (2 * self.num_layers) ** -0.5 if deep and self.init_std else 1.0
@@ -211,8 +168,7 @@ class Model(nn.Module):
         )
 
     def setup(self):
-        shape, compute = self.shape, self.compute
-        std = shape.std(self.d_model)
+        shape = self.shape
         self.embed = Embed(
             shape,
             self.vocab_size,
@@ -230,15 +186,26 @@ class Model(nn.Module):
             self.stack = Stack(shape, self.num_layers, causal=self.kind == "decoder")
             nn.share_scope(self, self.stack)
         if self.kind != "encoder" and self.output == "untied":
+            std = shape.std(self.d_model)
             self.untied = Table(
                 self.vocab_size, self.d_model, "vocab", std, name="output"
             )
-        if any(head.kind in POOLED for head in self.heads):
-            dim = (self.d_model,)
-            self.pooler = Dense(dim, dim, ("embed", None), std, compute)
-        if self.heads:
-            self.drop = Dropout(self.dropout)
-            self.all_heads = Heads(self.heads, shape, self.vocab_size, name="heads")
+        self.on_top = Heads(self.heads, self._trunk())
+        nn.share_scope(self, self.on_top)
+
+    def _trunk(self) -> Trunk:
+        return Trunk(
+            d_model=self.d_model,
+            vocab_size=self.vocab_size,
+            std=self.shape.std(self.d_model),
+            dropout=self.dropout,
+            whole=self.kind == "encoder",
+            activation=self.activation,
+            norm=self.norm,
+            norm_epsilon=self.norm_epsilon,
+            use_bias=self.bias == "all",
+            compute=self.compute,
+        )
 
     def __call__(self, batch: Batch, *, train: bool) -> Float[Array, "B T D"]:
         """Hidden states of the last layer; with two stacks, of the decoder.
@@ -264,7 +231,8 @@ class Model(nn.Module):
 
     def _embed(self, batch: Batch, side: str, train: bool) -> tuple[jax.Array, Places]:
         places = _places(batch, side)
-        tokens, types = batch[f"{side}inputs"], batch.get(f"{side}token_types")
+        tokens = batch[f"{side}inputs"]
+        types = batch[f"{side}token_types"] if self.token_types else None
         return self.embed(tokens, places.positions, types, train=train), places
 
     def make_cache(self, rows: int, length: int, source_length: int = 0) -> Cache:
@@ -295,6 +263,15 @@ class Model(nn.Module):
             cache["source"] = places(source_length)
             cache["layers"]["cross_attention"] = pair(source_length)
         return cache
+
+    def cache_rows(self) -> PyTree:
+        """Says where a cache has its rows; all texts of a prompt have equal places."""
+        own, source = Rows(1, stacked=True), Rows(1, stacked=True, shared=True)
+        rows = {"used": Rows(None), "places": Rows(shared=True)}
+        if self.kind != "encoder_decoder":
+            return rows | {"layers": {"attention": own}}
+        layers = {"attention": own, "cross_attention": source}
+        return rows | {"source": Rows(shared=True), "layers": layers}
 
     def extend(self, batch: Batch, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
         """Hidden states of new tokens after those of the cache, and the cache grown.
@@ -337,14 +314,13 @@ class Model(nn.Module):
         )
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
-        """Of the next word, or of the masked one, float32.
+        """Gives float32 logits of the next token, or of the masked one.
 
-        An encoder's are those of its masked-word head: give it the masked places only,
-        (B, K, D).
+        An encoder's are those of its head for masked tokens: give it the states of
+        masked tokens only, (B, K, D).
         """
-        if self.kind == "encoder":
-            name = next(head.name for head in self.heads if head.kind == "mlm")
-            return self.all_heads(name, hidden, self.embed.table())
+        if any(head.logits for head in self.heads):
+            return self.on_top.logits(hidden, self.embed.table())
         table, logits = self.token_head()
         return logits(hidden, table)
 
@@ -355,33 +331,9 @@ class Model(nn.Module):
         segment_ids: Int[Array, "B T"] | None = None,
         *,
         train: bool,
-    ) -> Float[Array, "B *T C"]:
-        """A head's outputs, float32, of each row; of a token head, of each token.
-
-        Args:
-          segment_ids: of the batch, for a head on the last token that is no padding.
-
-        Raises:
-          ConfigError: the head is on the first token, which in a decoder sees no other.
-        """
-        kind = next(head.kind for head in self.heads if head.name == name)
-        if kind in FIRST and self.kind != "encoder":
-            raise ConfigError(
-                where="model.kind",
-                found=f"{self.kind!r} with a head on the first token",
-                expected="'encoder', where that token sees the whole row",
-                fix="a decoder's row is read at its last token: objective.summary=last "
-                "or, with an encoder, decoder",
-            )
-        if kind in FIRST:
-            hidden = hidden[:, 0]
-        elif kind in LAST:
-            after = jnp.argmax(segment_ids[:, ::-1] != 0, axis=1)
-            place = hidden.shape[1] - 1 - after
-            hidden = jnp.take_along_axis(hidden, place[:, None, None], axis=1)[:, 0]
-        if kind in POOLED:
-            hidden = POOLED[kind](self.pooler(hidden))
-        return self.all_heads(name, self.drop(hidden, train=train)).astype(jnp.float32)
+    ) -> PyTree:
+        """Gives the output of a head; see `lm.models.blocks.heads.Heads`."""
+        return self.on_top(name, hidden, segment_ids, train=train)
 
     def touch(self) -> None:
         """Goes through every module once, so that `init` makes every parameter."""
@@ -389,14 +341,64 @@ class Model(nn.Module):
         names = ("inputs", "positions", "segment_ids", "token_types")
         batch = {f"{side}{name}": one for side in ("", "source_") for name in names}
         hidden = self(batch, train=False)
-        # A classifier of texts has no table of words of its own to say.
-        if self.kind != "encoder" and not self.heads:
+        if self.heads:
+            # A classifier of texts has no table of output embeddings.
+            self.on_top.touch(hidden, self.embed.table())
+        elif "logits" in self.can:
             self.logits(hidden)
-        for head in self.heads:
-            if head.kind == "mlm":
-                self.logits(hidden)
-            else:
-                self.head(head.name, hidden, batch["segment_ids"], train=False)
+
+    def flops(self, batch: Shapes) -> float:
+        """Counts the FLOPs that one update needs, recomputation aside.
+
+        3 (forward, and twice that backward) x 2 x [multiplications of each token with
+        the kernels of its layers, of scores and sums of attention (2 x T x S x N x H a
+        layer), and of each target with the vocabulary head]. A mask saves nothing here.
+        """
+        shape, dim = self.shape, self.d_model
+        wide, narrow = (n * shape.head_dim for n in (self.num_heads, shape.kv_heads))
+        matrices = 3 if self.activation in GATES else 2
+
+        def attention(queries: int, keys: int) -> int:
+            kernels = queries * 2 * dim * wide + keys * 2 * dim * narrow
+            return kernels + 2 * queries * keys * wide
+
+        def layer(tokens: int) -> int:
+            return attention(tokens, tokens) + tokens * matrices * dim * self.d_ff
+
+        rows, length = batch["inputs"].shape
+        products = self.num_layers * layer(length)
+        if self.kind == "encoder_decoder":
+            source = batch["source_inputs"].shape[1]
+            layers = self.encoder_layers or self.num_layers
+            products += layers * layer(source)
+            products += self.num_layers * attention(length, source)
+        if "target_positions" in batch:
+            targets = batch["target_positions"].shape[1]
+            products += targets * dim * (self.vocab_size + dim)
+        elif "targets" in batch:
+            products += length * dim * self.vocab_size
+        return 6.0 * rows * products
+
+    def small(self) -> dict[str, Any]:
+        """Gives two narrow layers of the same kind, for `lm.verify`."""
+        width, ratio = 8 * self.num_heads, self.d_ff / self.d_model
+        changes: dict[str, Any] = {
+            "num_layers": 2,
+            "d_model": width,
+            "d_ff": max(round(ratio * width / 8), 1) * 8,
+        }
+        if self.encoder_layers:
+            # Another number stays another number.
+            changes["encoder_layers"] = 2 + (self.encoder_layers != self.num_layers)
+        if self.attention.head_dim:
+            changes["attention.head_dim"] = 8
+        if self.attention.window:
+            changes["attention.window"] = min(self.attention.window, 32)
+        return changes
+
+    def exact(self, length: int) -> dict[str, Any]:
+        """Gives the fields without dropout, and positions for rows of that length."""
+        return {"dropout": 0.0, "attention.dropout": 0.0, "max_len": length}
 
 
 def _places(batch: Batch, side: str, prefix: bool = False) -> Places:

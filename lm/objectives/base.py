@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from jaxtyping import Array, Float
 
 from lm.data.index import Index, Layout
-from lm.models.transformer import Head
+from lm.models.base import Head
 
 Batch = dict[str, Array]
 Terms = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]  # {term: (sum, count)}

@@ -1,6 +1,7 @@
 """Classification of a text or of a pair of texts (Devlin et al. 2019, section 4.1)."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -12,19 +13,21 @@ from lm.data.index import Encoded, Index, Layout, Writer
 from lm.data.layouts import Labelled
 from lm.data.sources.base import Record
 from lm.errors import DataError
-from lm.models.transformer import Head
+from lm.models.base import Head
+from lm.models.blocks.heads import Linear
 from lm.objectives.base import Batch, Terms
 from lm.objectives.teacher_forcing import start_and_end
 from lm.ops import losses
 
 BOUNDS = {"classes": "[2, 1000000]", "separators": "[1, 8]"}
 
-# summary -> the kind of head.
-KINDS = {
-    "tanh": "pooled",
-    "relu": "pooled_relu",
-    "last": "last",
-    "decoder": "pooled_last",
+# summary -> the token whose state is read, the pooler's function, and whether the dense
+# layer behind it has a bias.
+HEADS = {
+    "tanh": ("first", "tanh", True),
+    "relu": ("first", "relu", True),
+    "last": ("last", None, False),
+    "decoder": ("last", "tanh", True),
 }
 
 
@@ -60,7 +63,9 @@ class Objective:
     bos: bool = True
 
     def heads(self) -> tuple[Head, ...]:
-        return (Head("classify", KINDS[self.summary], self.classes),)
+        row, pooler, use_bias = HEADS[self.summary]
+        dense = functools.partial(Linear, outputs=self.classes, use_bias=use_bias)
+        return (Head("classify", dense, row=row, pooler=pooler),)
 
     def columns(self) -> tuple[str, ...]:
         return (self.text, self.pair) if self.pair else (self.text,)

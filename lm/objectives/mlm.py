@@ -6,6 +6,7 @@ Liu et al. 2019 (RoBERTa): masks drawn anew in every epoch, full documents; Lan 
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -18,7 +19,8 @@ from lm.data import transforms
 from lm.data.index import Index, Layout
 from lm.data.layouts import Documents, Sentences
 from lm.errors import DataError
-from lm.models.transformer import Head
+from lm.models.base import Head
+from lm.models.blocks.heads import Linear, MaskedToken
 from lm.objectives.base import Batch, Terms
 from lm.ops import losses
 
@@ -52,9 +54,11 @@ class Objective:
     column: str = "text"
 
     def heads(self) -> tuple[Head, ...]:
+        masked = Head("mlm", MaskedToken, logits=True)
         if self.next == "none":
-            return (Head("mlm", "mlm"),)
-        return Head("mlm", "mlm"), Head(self.next, "pooled", 2)
+            return (masked,)
+        two = functools.partial(Linear, outputs=2)
+        return masked, Head(self.next, two, row="first", pooler="tanh")
 
     def columns(self) -> tuple[str, ...]:
         return (self.column,)

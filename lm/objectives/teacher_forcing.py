@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from lm.errors import DataError
-from lm.models.transformer import Head
+from lm.models.base import Head
 from lm.objectives.base import Batch, Terms
 from lm.ops import losses
 

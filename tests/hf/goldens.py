@@ -1,5 +1,6 @@
 """The reference models of tests/goldens, and ours beside them."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -8,24 +9,24 @@ import numpy as np
 
 from lm.config import resolve as configs
 from lm.hf import checkpoint, importing
-from lm.models.blocks.heads import Head
+from lm.models.base import Head
+from lm.models.blocks.heads import Linear
 from lm.models.transformer import Model
-from lm.objectives.classification import KINDS
+from lm.objectives import classification, mlm
 from lm.trees import nest
 
 PLACE = Path(__file__).resolve().parents[1] / "goldens"
 NAMES = sorted(path.parent.name for path in PLACE.glob("*/outputs.npz"))
-HEADS = {
-    "mlm": Head("mlm", "mlm"),
-    "nsp": Head("nsp", "pooled", 2),
-    "tag": Head("tag", "token", 3),
-    "span": Head("span", "token", 2),
+HEADS = {head.name: head for head in mlm.Objective(next="nsp").heads()}
+HEADS |= {
+    "tag": Head("tag", functools.partial(Linear, outputs=3)),
+    "span": Head("span", functools.partial(Linear, outputs=2)),
 }
 
 
 def model(opened: checkpoint.Checkpoint, **changes) -> Model:
-    classify = Head("classify", KINDS[opened.family.summary], 3)
-    known = HEADS | {"classify": classify}
+    task = classification.Objective(classes=3, summary=opened.family.summary)
+    known = HEADS | {"classify": task.heads()[0]}
     heads = tuple(known[part] for part in opened.parts if part in known)
     return configs.build(Model, opened.model | changes, heads=heads)
 

@@ -11,12 +11,13 @@ import pytest
 from lm import trees
 from lm.config import resolve as configs
 from lm.models.presets import PRESETS
-from lm.models.transformer import Compute, Head, Model
+from lm.models.transformer import Compute, Model
+from lm.objectives import mlm
 from lm.ops import losses
 from lm.training import step
 from tests import tiny
 
-HEADS = (Head("mlm", "mlm"), Head("nsp", "pooled", 2))
+HEADS = MASKED, NEXT = mlm.Objective(next="nsp").heads()
 TINY = {
     "vocab_size": 40,
     "num_layers": 3,
@@ -63,7 +64,7 @@ def count(params):
 
 # With the pooler, as Turc et al. 2019 and Devlin et al. 2019 count; BERT-base and
 # RoBERTa with their pre-training heads too.
-POOLED = (Head("nsp", "pooled", 2),)
+POOLED = (NEXT,)
 SIZES = [
     ("bert_tiny", POOLED, 4_385_920 + 128 * 2 + 2),
     ("bert_mini", POOLED, 11_170_560 + 256 * 2 + 2),
@@ -73,7 +74,7 @@ SIZES = [
     ("bert_large", POOLED, 335_141_888 + 1024 * 2 + 2),
     ("bert_base", HEADS, 110_106_428),
     ("roberta_base", POOLED, 124_645_632 + 768 * 2 + 2),
-    ("roberta_base", (Head("mlm", "mlm"),), 124_697_433),
+    ("roberta_base", (MASKED,), 124_697_433),
     ("gpt2_small", (), 124_439_808),
     ("gpt2_medium", (), 354_823_168),
     ("gpt2_large", (), 774_030_080),

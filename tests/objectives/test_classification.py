@@ -10,8 +10,8 @@ import pytest
 from flax.core import meta
 
 from lm.errors import ConfigError, DataError
-from lm.models.blocks.heads import Head
 from lm.models.transformer import Model
+from lm.objectives import classification
 from lm.training import step
 from tests import tiny
 
@@ -163,9 +163,10 @@ def test_only_the_last_needs_no_special_tokens(tmp_path):
 SIZES = {"vocab_size": 16, "num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 32}
 
 
-def bound(head, **fields):
+def bound(summary, **fields):
     """A model with one head, and its parameters."""
-    model = Model(**SIZES, heads=(Head("classify", head, 3),), **fields)
+    task = classification.Objective(classes=3, summary=summary)
+    model = Model(**SIZES, heads=task.heads(), **fields)
     made = jax.jit(lambda key: model.init(key, method="touch")["params"])
     return model, meta.unbox(made(jax.random.key(0)))
 
@@ -194,7 +195,7 @@ def test_the_last_token_is_the_last_that_is_no_padding():
     inputs = np.random.default_rng(0).integers(1, 16, (3, 6))
     right = np.arange(6) < np.array([[4], [6], [1]])
     kernel = params["heads"]["classify"]["kernel"]
-    two, both = bound("pooled_last", kind="encoder_decoder", token_types=0)
+    two, both = bound("decoder", kind="encoder_decoder", token_types=0)
     pooler, last_layer = both["pooler"], both["heads"]["classify"]
     for segments, last in ((right, [3, 5, 0]), (right[:, ::-1], [5, 5, 5])):
         found, hidden = logits(model, params, inputs, segments)
@@ -209,8 +210,8 @@ def test_the_last_token_is_the_last_that_is_no_padding():
 def test_the_pooler_ends_in_tanh_or_relu():
     inputs = np.random.default_rng(1).integers(1, 16, (2, 5))
     segments = np.ones_like(inputs)
-    tanh, params = bound("pooled", init_std=0.5)
-    relu, other = bound("pooled_relu", init_std=0.5)
+    tanh, params = bound("tanh", init_std=0.5)
+    relu, other = bound("relu", init_std=0.5)
     assert jax.tree.structure(params) == jax.tree.structure(other)
 
     state = logits(tanh, params, inputs, segments)[1][:, 0]
@@ -225,7 +226,7 @@ def test_the_pooler_ends_in_tanh_or_relu():
 @pytest.mark.parametrize(("types", "same"), [(1, True), (2, False)])
 def test_the_second_text_has_a_type_only_where_the_model_has_two(types, same):
     inputs = np.random.default_rng(1).integers(1, 16, (2, 5))
-    model, params = bound("pooled", init_std=0.5, token_types=types)
+    model, params = bound("tanh", init_std=0.5, token_types=types)
     second = np.arange(5) >= 3
     zeros, ones = (
         logits(model, params, inputs, np.ones_like(inputs), kinds)[0]
@@ -234,10 +235,10 @@ def test_the_second_text_has_a_type_only_where_the_model_has_two(types, same):
     assert np.array_equal(zeros, ones) == same
 
 
-@pytest.mark.parametrize("kind", ["pooled", "pooled_relu"])
-def test_a_decoder_has_no_head_on_its_first_token(kind):
+@pytest.mark.parametrize("summary", ["tanh", "relu"])
+def test_a_decoder_has_no_head_on_its_first_token(summary):
     with pytest.raises(ConfigError, match=r"first token.*objective\.summary=last"):
-        bound(kind, kind="decoder")
+        bound(summary, kind="decoder")
 
 
 def test_a_decoder_learns_to_classify(tmp_path):

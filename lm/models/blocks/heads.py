@@ -1,90 +1,148 @@
-"""What stands after the layers: heads that an objective asks for."""
-
-import dataclasses
-from typing import Literal
+"""Heads: what an objective puts on a model's hidden states (`lm.models.base.Head`)."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree
 
-from lm.models.blocks.layers import Dense, Shape, named, shape_norm
+from lm.errors import ConfigError
+from lm.models.base import Head, Trunk
+from lm.models.blocks.layers import Dense, Dropout, Norm, named
 from lm.ops.activations import activate
 from lm.ops.dense import project
 
-# Heads through the pooler, and what follows it.
-POOLED = {"pooled": jnp.tanh, "pooled_relu": nn.relu, "pooled_last": jnp.tanh}
-# Heads on a row's first token, and on its last.
-FIRST = ("pooled", "pooled_relu")
-LAST = ("last", "pooled_last")
 
+class Linear(nn.Module):
+    """A dense layer on each state (..., D), giving (..., outputs)."""
 
-@dataclasses.dataclass(frozen=True)
-class Head:
-    """What an objective asks of the model beside hidden states.
-
-    Attributes:
-      name: its parameters are heads/<name>.
-      kind: "mlm" (dense, activation, norm, then the token embedding as decoder, and a
-        bias), "pooled" (the first token's state through the shared pooler and tanh,
-        dense), "pooled_relu" (the same with relu), "pooled_last" (as "pooled", of the
-        row's last token), "last" (the state of the row's last token, dense without
-        bias) or "token" (each token's state, dense).
-      outputs: how many; the mlm head has one for each word.
-    """
-
-    name: str
-    kind: Literal["mlm", "pooled", "pooled_relu", "pooled_last", "last", "token"]
-    outputs: int | None = None
-
-
-class MlmHead(nn.Module):
-    """BERT's masked-word head; its decoder is the table of token embeddings."""
-
-    shape: Shape
-    vocab_size: int
+    trunk: Trunk
+    outputs: int
+    use_bias: bool = True
 
     def setup(self):
-        shape, dim = self.shape, (self.shape.d_model,)
-        std = shape.std(shape.d_model)
-        self.dense = Dense(dim, dim, ("embed", None), std, shape.compute)
-        self.norm = shape_norm(shape)
+        trunk = self.trunk
+        self.dense = Dense(
+            (trunk.d_model,),
+            (self.outputs,),
+            ("embed", None),
+            trunk.std,
+            trunk.compute,
+            use_bias=self.use_bias,
+        )
+        nn.share_scope(self, self.dense)
+
+    def __call__(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any C"]:
+        return self.dense(hidden)
+
+
+class MaskedToken(nn.Module):
+    """BERT's head for masked tokens: dense, activation, norm, token table, bias.
+
+    Devlin et al. 2019; for a `Head` with `logits=True`.
+    """
+
+    trunk: Trunk
+
+    def setup(self):
+        trunk, dim = self.trunk, (self.trunk.d_model,)
+        self.dense = Dense(dim, dim, ("embed", None), trunk.std, trunk.compute)
+        self.norm = Norm(trunk.d_model, trunk.norm, trunk.norm_epsilon, trunk.use_bias)
         self.bias = self.param(
-            "bias", named(nn.initializers.zeros, "vocab"), (self.vocab_size,)
+            "bias", named(nn.initializers.zeros, "vocab"), (trunk.vocab_size,)
         )
 
     def __call__(
         self, hidden: Float[Array, "*any D"], table: Float[Array, "V D"]
     ) -> Float[Array, "*any V"]:
-        hidden = self.norm(activate(self.dense(hidden), self.shape.activation))
-        return (
-            project(hidden, table, precision=self.shape.compute.precision) + self.bias
-        )
+        hidden = self.norm(activate(self.dense(hidden), self.trunk.activation))
+        precision = self.trunk.compute.precision
+        return project(hidden, table, precision=precision) + self.bias
 
 
 class Heads(nn.Module):
+    """All heads of a model, for its `setup`; parameters are pooler and heads/<name>.
+
+        self.on_top = Heads(self.heads, Trunk(d_model=..., ...))
+        nn.share_scope(self, self.on_top)
+
+    and its methods `head` and `logits` hand over to this module's.
+    """
+
+    heads: tuple[Head, ...]
+    trunk: Trunk
+
+    def setup(self):
+        trunk, dim = self.trunk, (self.trunk.d_model,)
+        if any(head.pooler for head in self.heads):
+            self.pooler = Dense(dim, dim, ("embed", None), trunk.std, trunk.compute)
+        if self.heads:
+            self.drop = Dropout(trunk.dropout)
+            self.modules = Modules(self.heads, trunk, name="heads")
+
+    def __call__(
+        self,
+        name: str,
+        hidden: Float[Array, "B T D"],
+        segment_ids: Int[Array, "B T"] | None = None,
+        *,
+        train: bool,
+    ) -> PyTree:
+        """Gives the output of a head, float32: of each row, or of each token.
+
+        Args:
+          segment_ids: of the batch, for a head on the last token that is no padding.
+
+        Raises:
+          ConfigError: the head is on the first token, which here sees no other.
+        """
+        head = next(head for head in self.heads if head.name == name)
+        if head.row == "first" and not self.trunk.whole:
+            raise ConfigError(
+                "model.name",
+                f"a model whose first token sees no other, with head {name!r} on it",
+                "one whose first token sees the whole row, such as an encoder",
+                "a row can be read at its last token: objective.summary=last, or, with "
+                "an encoder, decoder",
+            )
+        if head.row == "first":
+            hidden = hidden[:, 0]
+        elif head.row == "last":
+            after = jnp.argmax(segment_ids[:, ::-1] != 0, axis=1)
+            last = hidden.shape[1] - 1 - after
+            hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+        if head.pooler:
+            squash = {"tanh": jnp.tanh, "relu": nn.relu}[head.pooler]
+            hidden = squash(self.pooler(hidden))
+        found = self.modules(name, self.drop(hidden, train=train))
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), found)
+
+    def logits(
+        self, hidden: Float[Array, "*any D"], table: Float[Array, "V D"]
+    ) -> Float[Array, "*any V"]:
+        """Gives the logits of the head that has `logits=True`."""
+        name = next(head.name for head in self.heads if head.logits)
+        return self.modules(name, hidden, table)
+
+    def touch(self, hidden: Float[Array, "B T D"], table: Float[Array, "V D"]) -> None:
+        """Goes through every head once, so that `init` makes their parameters."""
+        for head in self.heads:
+            if head.logits:
+                self.logits(hidden, table)
+            else:
+                ones = jnp.ones(hidden.shape[:2], jnp.int32)
+                self(head.name, hidden, ones, train=False)
+
+
+class Modules(nn.Module):
     """The container that puts heads under heads/<name>."""
 
     heads: tuple[Head, ...]
-    shape: Shape
-    vocab_size: int
+    trunk: Trunk
 
     def setup(self):
-        self.modules = {head.name: self._make(head) for head in self.heads}
+        self.by_name = {
+            head.name: head.module(self.trunk, name=head.name) for head in self.heads
+        }
 
-    def _make(self, head: Head) -> nn.Module:
-        shape, dim = self.shape, (self.shape.d_model,)
-        if head.kind == "mlm":
-            return MlmHead(shape, self.vocab_size, name=head.name)
-        return Dense(
-            dim,
-            (head.outputs,),
-            ("embed", None),
-            shape.std(shape.d_model),
-            shape.compute,
-            use_bias=head.kind != "last",
-            name=head.name,
-        )
-
-    def __call__(self, name: str, *inputs: jax.Array) -> jax.Array:
-        return self.modules[name](*inputs)
+    def __call__(self, name: str, *inputs: jax.Array) -> PyTree:
+        return self.by_name[name](*inputs)

@@ -15,6 +15,7 @@ from flax import struct
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from lm.models.base import Compute, Rules
 from lm.ops.activations import GATES, activate
 from lm.ops.attention.dense import Places
 from lm.ops.attention.kernels import attend_by
@@ -23,11 +24,7 @@ from lm.ops.dropout import dropout
 from lm.ops.norms import layer_norm, rms_norm
 from lm.ops.positions import rotate
 
-# Logical axis name -> mesh axis, several mesh axes, or None (replicated).
-Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
-
 BOUNDS = {
-    "unroll": "[0, inf)",
     "head_dim": "[1, inf)",
     "kv_heads": "[1, inf)",
     "scale": "(0, inf)",
@@ -42,31 +39,6 @@ BOUNDS = {
     "high": "(0, inf)",
     "original_len": "[1, inf)",
 }
-CHANGEABLE = ("dtype", "unroll", "remat", "attention", "precision")
-
-
-@dataclasses.dataclass(frozen=True)
-class Compute:
-    """How a model is computed; nothing here changes a parameter's name or shape.
-
-    Attributes:
-      dtype: of activations and matrix products; norms, softmax and logits are float32.
-      unroll: layers per iteration of the scan over layers; 0 unrolls all of them.
-      remat: what the backward pass recomputes: nothing; all but the matrix products,
-        which also saves time where memory is slow (a tenth of a step on CPU); or all of
-        a layer but its input.
-      attention: the implementation: "cudnn" for NVIDIA GPUs, "splash" for TPUs, "xla"
-        for all and everything; see lm.ops.attention.limits. With a cache always "xla".
-      precision: of float32 matrix products on accelerators that have several.
-      rules: logical axis name -> mesh axes, from config.mesh; () constrains nothing.
-    """
-
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    unroll: int = 1
-    remat: Literal["none", "dots", "full"] = "dots"
-    attention: Literal["xla", "cudnn", "splash"] = "xla"
-    precision: Literal["default", "high", "highest"] = "default"
-    rules: Rules = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,10 @@ from jax.sharding import AxisType
 
 from lm import trees
 from lm.errors import ConfigError
-from lm.models.blocks.layers import Compute, constrain
-from lm.models.transformer import Head, Model
+from lm.models.base import Compute
+from lm.models.blocks.layers import constrain
+from lm.models.transformer import Model
+from lm.objectives import mlm
 from lm.training import step
 from tests import tiny
 
@@ -22,7 +24,7 @@ RULES = (
     ("vocab", "tensor"),
     ("mlp", "tensor"),
 )
-HEADS = (Head("mlm", "mlm"), Head("nsp", "pooled", 2))
+HEADS = mlm.Objective(next="nsp").heads()
 TINY = {
     "vocab_size": 32,
     "num_layers": 2,
