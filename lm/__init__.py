@@ -1,0 +1,275 @@
+"""Every kind of language model in JAX: the Python face, which loads nothing early.
+
+    import lm
+
+    run = lm.train("configs/llama_tiny.py:quick", "runs/first")
+    run.evaluate()  # {"heldout/loss": ...}
+    run.generate(["The value of"], max_tokens=20)  # ["..."]
+
+    run = lm.open("runs/first", "best")  # a run that any command has made
+
+Works in a script, in a notebook (where an event loop is running) and in a thread. The
+same as commands: `python -m lm --help`.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+__all__ = ["Run", "open", "train"]
+__version__ = "0.2.0"
+
+TYPE_CHECKING = False  # that of `typing`, whose import alone would take as long as this
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from lm.config.resolve import Config
+
+
+class Run:
+    """A run's model with the weights of one checkpoint, ready to be asked.
+
+    Made by `lm.open` and `lm.train`.
+
+    Attributes:
+      workdir: where the run lives.
+      config: the run's config, complete; its keys are attributes too.
+      step: the step of the checkpoint.
+    """
+
+    workdir: Path
+    config: Config
+    step: int
+
+    def __init__(self, workdir: str | Path, which: str | int = "latest"):
+        from pathlib import Path
+
+        from lm.config import resolve
+        from lm.host import process
+
+        self.workdir = Path(workdir)
+        config = resolve.of_run(self.workdir)
+        process.platform_setup()
+
+        import jax
+
+        from lm import run, transfer
+        from lm.workdir import checkpoint
+
+        self.config = run.with_tokenizer(config, self.workdir)
+        with checkpoint.reading(self.workdir, which) as step:
+            self.step = int(step.name)
+            self._corpus = run.open_corpus(self.config, self.workdir, _note)
+            self._program = run.open_program(self.config, self._corpus)
+            init = checkpoint.Init(source=str(self.workdir), checkpoint=self.step)
+            with jax.set_mesh(self._program.mesh):
+                self._params, _ = transfer.load_params(init, self._program.params)
+
+    def __repr__(self) -> str:
+        return f"lm.open({str(self.workdir)!r}, {self.step})"
+
+    def evaluate(self, *names: str) -> dict[str, float]:
+        """Runs the evaluations of the run's config on this checkpoint.
+
+        Args:
+          names: which of `config.evals`; all of them where none is named.
+
+        Returns:
+          `{"<evaluation>/<metric>": value}`.
+
+        Raises:
+          lm.errors.Refusal: no such evaluation; data that are missing or damaged.
+        """
+        import jax
+
+        from lm import run
+        from lm.config import resolve
+
+        for name in names:
+            if name not in self.config.evals:
+                raise resolve.no_such("evaluate", name, self.config.evals)
+        with jax.set_mesh(self._program.mesh):
+            found = {}
+            for name in names or self.config.evals:
+                section = self.config.evals[name]
+                opened = (self.config, self.workdir, self._corpus, self._program)
+                evaluate = run.open_evaluator(name, section, *opened)
+                found |= evaluate(self._params, self.step)
+            return found
+
+    def generate(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int = 8,
+        stop: Sequence[str] = (),
+        truncate: bool = False,
+        **settings: Any,
+    ) -> list[str]:
+        """Continues each text, or answers it with an encoder-decoder.
+
+        Args:
+          texts: the prompts.
+          batch_size: how many are answered at a time.
+          stop: texts before the first of which an answer ends.
+          truncate: cut a prompt that is longer than the context rather than refuse it.
+          settings: fields of `lm.decoding.loop.Settings`, such as `max_tokens=20` and
+            `temperature=0.8`; greedy by default.
+
+        Returns:
+          For each text its answer, of a beam search the best one.
+
+        Raises:
+          lm.errors.Refusal: a model that generates no text, an empty or too long
+            prompt, a setting that is unknown or out of bounds.
+        """
+        options = {"batch_size": batch_size, "stop": stop, "truncate": truncate}
+        found = self.search(texts, **options, **settings)
+        return [answers[0][0] for answers in found]
+
+    def search(
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int = 8,
+        stop: Sequence[str] = (),
+        truncate: bool = False,
+        **settings: Any,
+    ) -> list[list[tuple[str, float | None]]]:
+        """Gives the `n_best` answers to each text with their scores, the best first.
+
+        A score is the log-probability divided by the penalty of the length, None
+        without a beam search (`beams=1`). The rest is as in `generate`.
+        """
+        import jax
+
+        from lm import run
+        from lm.decoding import loop
+        from lm.decoding.speaker import Speaker
+
+        if isinstance(texts, str):
+            texts = [texts]
+        rows = max(1, min(batch_size, len(texts)))
+        chosen = loop.Settings(**_checked(settings))
+        with jax.set_mesh(self._program.mesh):
+            if not hasattr(self, "_decoder"):
+                empty = run.make_decoder(self._corpus, self._program)
+                self._decoder = loop.holding(empty, self._params)
+            speaker = Speaker(self._decoder, chosen, tuple(stop), rows)
+            objective, codec = self._corpus.objective, self._corpus.codec
+            ids = [
+                speaker.fit(
+                    objective.prompt(codec, text), f"text {n}", truncate=truncate
+                )
+                for n, text in enumerate(texts)
+            ]
+            draws = loop.draws_of(ids)
+            batches = (slice(n, n + rows) for n in range(0, len(ids), rows))
+            return [a for b in batches for a in speaker.answers(ids[b], draws[b])]
+
+
+def open(workdir: str | Path, which: str | int = "latest") -> Run:
+    """Opens a run that any command has made, with the weights of one checkpoint.
+
+    Args:
+      workdir: the folder of the run.
+      which: "latest", "best" or the number of a step.
+
+    Raises:
+      lm.errors.Refusal: no run or no such checkpoint there, or a damaged one.
+    """
+    return Run(workdir, which)
+
+
+def _train(
+    config: str | Mapping[str, Any],
+    workdir: str | Path | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    strict: bool = False,
+    allow_change: Sequence[str] = (),
+) -> Run:
+    """Trains as `python -m lm.main` does, or continues the run that is in `workdir`.
+
+    Args:
+      config: `FILE[:ARG]`, or what such a file's `get_config` returns.
+      workdir: where the run lives; `runs/<config name>[-<arg>]` where it is left out.
+      overrides: fields by dotted path, as in `{"optim.lr": 1e-4}`.
+      strict: refuse a damaged checkpoint rather than use the one before.
+      allow_change: frozen fields that may differ from the run that is continued.
+
+    Returns:
+      The run at its last step.
+
+    Raises:
+      lm.errors.Refusal: what the command would refuse, with its exit code.
+      KeyboardInterrupt: Ctrl-C or a notebook's interrupt; the run is saved.
+      SystemExit: SIGTERM; the run is saved.
+    """
+    from pathlib import Path
+
+    from lm import main
+    from lm.config import resolve
+    from lm.errors import ConfigError
+
+    if not isinstance(config, str) and workdir is None:
+        raise ConfigError("workdir", "None", "a folder, since the config is no file")
+    settings = resolve.load(config, overrides or {})
+    place = Path(resolve.default_workdir(str(config)) if workdir is None else workdir)
+    code = main.start(settings, place, strict=strict, allow_change=tuple(allow_change))
+    if code == main.process.INTERRUPTED:
+        raise KeyboardInterrupt(f"saved in {place}; the same call continues")
+    if code:
+        raise SystemExit(code)
+    return open(place)
+
+
+def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of decoding's Settings, in their types and bounds."""
+    from pathlib import Path
+
+    from lm.config import schema
+
+    place = Path(__file__).parent
+    fields = schema.read_class(place / "decoding" / "loop.py", "Settings", place)
+    for name in settings:
+        if name not in fields:
+            raise schema.no_such("generate", name, fields)
+    return {name: schema.check(fields[name], settings[name], name) for name in settings}
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+# ── `lm.train` is a function to its callers and a module to Python ──────────────────
+# Python sets `lm.train` to the module of lm/train.py as soon as anything imports that
+# file; so the module itself is made callable when it is set.
+
+
+class _CallableModule(ModuleType):
+    __call__ = staticmethod(_train)
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "train" and isinstance(value, ModuleType):
+            value.__class__ = _CallableModule
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+if TYPE_CHECKING:
+    train = _train
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name != "train":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        return importlib.import_module("lm.train")

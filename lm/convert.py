@@ -1,4 +1,4 @@
-"""Command: a checkpoint of Hugging Face made into a workdir, a run into the reverse.
+"""Command: converts a Hugging Face checkpoint to a workdir, or a run to one.
 
 python -m lm.convert --from=hf:DIR --workdir=DIR
 python -m lm.convert --to=hf:DIR --workdir=RUN

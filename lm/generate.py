@@ -1,4 +1,4 @@
-"""Command: what a run's model says after prompts, or about them.
+"""Command: generates text with the model of a run.
 
 python -m lm.generate --workdir=DIR PROMPT ... | --input=FILE --output=FILE | --chat
 """

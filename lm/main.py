@@ -1,10 +1,15 @@
-"""Command: trains a model: python -m lm.main --config=FILE[:ARG] [--workdir=DIR]."""
+"""Command: trains the model of a config, or continues a run.
+
+python -m lm.main --config=FILE[:ARG] [--workdir=DIR]
+"""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from lm.config import resolve as configs
 from lm.config.flags import Parser
+from lm.config.resolve import Config
 from lm.hf import source
 from lm.host import lock, process, storage
 
@@ -44,20 +49,36 @@ def run(argv: list[str]) -> int:
     flags, overrides = parser.parse_known_args(argv)
     config = configs.load(flags.config, overrides)
     workdir = Path(flags.workdir or configs.default_workdir(flags.config))
+    return start(
+        config,
+        workdir,
+        strict=flags.strict,
+        allow_change=tuple(filter(None, flags.allow_change.split(","))),
+        notes=[] if flags.workdir else [f"workdir: {workdir} (--workdir: another)"],
+    )
+
+
+def start(
+    config: Config,
+    workdir: Path,
+    *,
+    strict: bool = False,
+    allow_change: tuple[str, ...] = (),
+    notes: Sequence[str] = (),
+) -> int:
+    """Checks the workdir, starts jax, and runs the job of a config that is complete.
+
+    Returns:
+      The exit code of the job.
+    """
     storage.check_directory(workdir)
     source.check(config, workdir)
-    notes = [] if flags.workdir else [f"workdir: {workdir} (--workdir chooses another)"]
-
-    notes += process.platform_setup()
-    with lock.of_workdir(workdir, notes.append, primary=process.is_primary()):
+    lines = [*notes, *process.platform_setup()]
+    with lock.of_workdir(workdir, lines.append, primary=process.is_primary()):
         from lm import train  # after the checks above: it imports much
 
         return train.train(
-            config,
-            workdir,
-            strict=flags.strict,
-            allow_change=tuple(filter(None, flags.allow_change.split(","))),
-            notes=notes,
+            config, workdir, strict=strict, allow_change=allow_change, notes=lines
         )
 
 

@@ -1,4 +1,4 @@
-"""Command: proves on a config of your own what is promised of every run.
+"""Command: checks on your own config what is promised of every run.
 
 python -m lm.verify --config=FILE[:ARG] [--workdir=DIR] [--only=CHECK,...] [--full]
 """

@@ -12,7 +12,7 @@ import runpy
 import sysconfig
 import textwrap
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,8 +29,9 @@ def read_file(file_arg: str) -> dict[str, Any]:
     name, _, arg = file_arg.partition(":")
     path = find_file(name)
     if not path.is_file() or path.suffix != ".py":
-        folders = (*config_folders(), path.parent)
-        stems = {file.stem: str(file) for d in folders for file in d.glob("*.py")}
+        stems = {file.stem: str(file) for file in path.parent.glob("*.py")}
+        for folder in config_folders():
+            stems |= {file.stem: f"configs/{file.name}" for file in folder.glob("*.py")}
         guess = stems.get(near(path.stem, stems) or "")
         raise ConfigError(
             f"--config={file_arg}",
@@ -135,14 +136,21 @@ def plain(value: Any, where: str, depth: int = 0) -> Any:
     return value
 
 
-def override(tree: dict[str, Any], flags: list[str]) -> None:
-    """Sets in the tree what the flags say; later ones win.
+def override(tree: dict[str, Any], given: list[str] | Mapping[str, Any]) -> None:
+    """Sets fields in the tree; later ones win.
+
+    Args:
+      given: flags, `--config.<field>=<value>`, or values by dotted path.
 
     Raises:
       ConfigError: a flag that is no `--config.<field>=<value>`, or has no place.
     """
-    for path, text in _pairs(flags):
-        _set(tree, path, Text(text))
+    if isinstance(given, Mapping):
+        for path, value in given.items():
+            _set(tree, path, plain(value, path))
+    else:
+        for path, text in _pairs(given):
+            _set(tree, path, Text(text))
 
 
 def _pairs(overrides: list[str]) -> Iterator[tuple[str, str]]:
@@ -166,7 +174,7 @@ def _pairs(overrides: list[str]) -> Iterator[tuple[str, str]]:
         yield path, text
 
 
-def _set(tree: Any, path: str, value: Text) -> None:
+def _set(tree: Any, path: str, value: Any) -> None:
     keys = path.split(".")
     for i, key in enumerate(keys):
         where = ".".join(keys[:i])

@@ -103,18 +103,24 @@ class Config(dict):
         raise AttributeError(f"{key}: a resolved config is not changed")
 
 
-def load(file_arg: str, overrides: list[str], root: Path = ROOT) -> Config:
-    """The complete, checked config of `FILE[:ARG]` and `--config.a.b=value` flags.
+def load(
+    config: str | Mapping[str, Any],
+    overrides: list[str] | Mapping[str, Any],
+    root: Path = ROOT,
+) -> Config:
+    """The complete, checked config of `FILE[:ARG]` and what overrides its fields.
 
     Args:
-      file_arg: the path of a config file, and its argument after a colon.
-      overrides: flags as the shell gave them; later ones win.
+      config: the path of a config file, and its argument after a colon; or the tree
+        that such a file gives.
+      overrides: `--config.a.b=value` flags as the shell gave them, or values by dotted
+        path; later ones win.
       root: the folder of the package `lm`.
 
     Raises:
       ConfigError: the first mistake found, naming the file or the field.
     """
-    tree = read_file(file_arg)
+    tree = read_file(config) if isinstance(config, str) else plain(config, "config")
     override(tree, overrides)
     return resolve(tree, root)
 

@@ -26,7 +26,7 @@ from typing import Any, Protocol, TypeVar
 
 from lm.errors import ConfigError, PeerError, Refusal, StorageError
 
-PREEMPTED, INTERRUPTED = 75, 130
+PREEMPTED, INTERRUPTED, UNREAD = 75, 130, 141
 T = TypeVar("T")
 
 
@@ -44,7 +44,8 @@ def run_main(run: Callable[[], int | None], *, debug: bool = False) -> int:
     """Runs a command and turns whatever ends it into an exit code and a line.
 
     0 done, 1 a bug of ours, 2 flag or config, 3 data, 4 checkpoint, 5 storage or
-    memory, 6 numerical, 7 workdir in use, 8 peer, 75 SIGTERM, 130 Ctrl-C.
+    memory, 6 numerical, 7 workdir in use, 8 peer, 75 SIGTERM, 130 Ctrl-C,
+    141 nobody reads the output any more.
 
     Args:
       run: the command; returns its exit code, None for 0.
@@ -62,6 +63,11 @@ def run_main(run: Callable[[], int | None], *, debug: bool = False) -> int:
     except Terminated:
         _say("stopped by SIGTERM; the same command again continues")
         return _end(PREEMPTED)
+    except BrokenPipeError:
+        # Whoever read the output, `head` say, has read enough; nothing more is shown.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _end(UNREAD)
     except Exception as error:
         refusal = error if isinstance(error, Refusal) else _out_of_memory(error)
         if refusal is None or debug:
