@@ -1,5 +1,8 @@
 """Part: the refusals. Every foreseen failure is one line and one exit code."""
 
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
 
 class Refusal(Exception):
     """A failure that is the input's, not the program's: one line, one exit code.
@@ -27,6 +30,27 @@ class ConfigError(Refusal):
     """A flag, a field or a rule between fields."""
 
     kind, exit_code = "config", 2
+
+
+class Rule(NamedTuple):
+    """A condition on a config, with the error for a config that breaks it."""
+
+    holds: bool
+    where: str
+    found: Any
+    expected: str
+    fix: str | None = None
+
+
+def require(rules: Iterable[Rule]) -> None:
+    """Checks conditions in their order.
+
+    Raises:
+      ConfigError: the first one that does not hold.
+    """
+    for holds, where, found, expected, fix in rules:
+        if not holds:
+            raise ConfigError(where, str(found), expected, fix)
 
 
 class DataError(Refusal):

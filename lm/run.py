@@ -7,7 +7,7 @@ checkpoint means the same to each of them.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,14 @@ from lm.data import pipeline
 from lm.data.pipeline import Data, Shares, Stream
 from lm.decoding import loop
 from lm.errors import ConfigError, DataError
-from lm.evaluators.base import Tools
+from lm.evaluators.base import Examples
+from lm.evaluators.evaluation import Evaluation, progress
 from lm.hf import source
 from lm.hf.checkpoint import directory_of
-from lm.host import timing
 from lm.models.base import Compute, Model
 from lm.training import optim, sharding, step
 
 Note = Callable[[str], None]
-Evaluate = Callable[[Any, int], dict[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +133,7 @@ def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
 
 
 def changed(objective: Any, changes: Mapping[str, Any]) -> Any:
-    """The objective with some fields otherwise, as an evaluation wants them.
+    """Replaces some fields of the objective, as an evaluation asks.
 
     Raises:
       ConfigError: it has no such field.
@@ -366,41 +365,44 @@ def make_decoder(corpus: Corpus, program: Program) -> loop.Decoder:
 
 def open_evaluators(
     config: Config, workdir: Path, corpus: Corpus, program: Program
-) -> dict[str, Evaluate]:
-    """By name, a function of (params, step) that runs the evaluation."""
-    return {
-        name: open_evaluator(name, section, config, workdir, corpus, program)
-        for name, section in config.evals.items()
-    }
+) -> dict[str, Evaluation]:
+    """Opens the evaluations by name, their sets indexed.
 
-
-def open_evaluator(
-    name: str,
-    section: Config,
-    config: Config,
-    workdir: Path,
-    corpus: Corpus,
-    program: Program,
-) -> Evaluate:
-    """One evaluation; its metrics are named `<name>/<metric>`."""
-    cls = configs.load_class("evaluator", section.evaluator)
-    evaluator = configs.build(cls, section)
-    stream = corpus.open(
-        section.data, seed=section.seed, train=False, changes=section.objective
-    )
-    rows = min(len(stream), section.limit or len(stream))
-    batch_size = section.batch_size or config.batch_size
-    sharding.check_batch(batch_size, 1, program.mesh)
-    data = configs.build(Data, section.data)
-    objective = changed(corpus.objective, section.objective)
-
-    def going(items: Iterable, total: int) -> Iterator:
-        return timing.told(
-            items, total, lambda text: corpus.note(f"{name}: batch {text}")
+    Raises:
+      ConfigError: a batch does not divide over the mesh.
+      DataError: a set is missing, damaged or does not fit the objective.
+    """
+    decoder = functools.cache(lambda: make_decoder(corpus, program))
+    opened = {}
+    for name, section in config.evals.items():
+        batch_size = section.batch_size or config.batch_size
+        sharding.check_batch(batch_size, 1, program.mesh)
+        cls = configs.load_class("evaluator", section.evaluator)
+        opened[name] = Evaluation(
+            name=name,
+            evaluator=configs.build(cls, section),
+            examples=open_examples(name, section, batch_size, corpus, program),
+            batch_size=batch_size,
+            metrics=program.metrics,
+            predict=program.predict,
+            decoder=decoder,
+            workdir=workdir,
+            note=corpus.note,
         )
+    return opened
+
+
+def open_examples(
+    name: str, section: Config, batch_size: int, corpus: Corpus, program: Program
+) -> Examples:
+    """Opens the set of an evaluation, a section of config.evals."""
+    changes = section.objective
+    stream = corpus.open(section.data, seed=section.seed, train=False, changes=changes)
+    data = configs.build(Data, section.data)
+    rows = min(len(stream), section.limit or len(stream))
+    count = math.ceil(rows / batch_size)
 
     def batches() -> Iterator[dict[str, jax.Array]]:
-        count = math.ceil(rows / batch_size)
         host = pipeline.batches(
             stream,
             batch_size=batch_size,
@@ -411,41 +413,15 @@ def open_evaluator(
             rows=rows,
         )
         put = functools.partial(on_devices, mesh=program.mesh)
-        return going(pipeline.prefetch(host, put), count)
+        ahead = pipeline.prefetch(host, put)
+        return progress(ahead, count, name=name, note=corpus.note)
 
-    @functools.cache
-    def decoder() -> loop.Decoder:
-        return make_decoder(corpus, program)
-
-    def evaluate(params: Any, at: int) -> dict[str, float]:
-        holding = functools.cache(lambda: loop.holding(decoder(), params))
-
-        def answer(prompts: Sequence[Any], settings: loop.Settings) -> list:
-            return loop.answer_all(
-                holding(),
-                prompts,
-                settings,
-                batch_size=batch_size,
-                going=lambda numbers: going(numbers, len(numbers)),
-            )
-
-        tools = Tools(
-            stream=stream,
-            rows=rows,
-            batches=batches,
-            metrics=program.metrics,
-            predict=program.predict,
-            codec=corpus.codec,
-            show=getattr(corpus.objective, "show", None),
-            train_counts=corpus.token_counts,
-            samples=workdir / "samples" / f"{name}-{at}.txt",
-            answer=answer,
-            prompt=lambda text: corpus.objective.prompt(corpus.codec, text),
-            records=lambda: pipeline.records_of(stream, data, rows),
-            references=getattr(objective, "references", None),
-            note=corpus.note,
-        )
-        found = evaluator.run(tools, params)
-        return {f"{name}/{metric}": value for metric, value in found}
-
-    return evaluate
+    return Examples(
+        stream=stream,
+        rows=rows,
+        batches=batches,
+        records=lambda: pipeline.records_of(stream, data, rows),
+        objective=changed(corpus.objective, changes),
+        codec=corpus.codec,
+        train_counts=corpus.token_counts,
+    )

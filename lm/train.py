@@ -359,8 +359,8 @@ def feed(
     )
 
     def put(batch: dict[str, np.ndarray]) -> tuple[dict[str, jax.Array], int]:
-        tokens = np.count_nonzero(batch["segment_ids"]) * corpus.shares.processes
-        return runs.on_devices(batch, program.mesh), int(tokens)
+        tokens = corpus.objective.tokens(batch) * corpus.shares.processes
+        return runs.on_devices(batch, program.mesh), tokens
 
     return pipeline.prefetch(host, put)
 

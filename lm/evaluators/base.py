@@ -1,25 +1,77 @@
-"""What every evaluator has, and the functions that it is given."""
+"""The contract of an evaluator, and the three records that it works with."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import PyTree
 
 from lm.config.resolve import Duration
 from lm.data.pipeline import Stream
 from lm.data.sources.base import Record
 from lm.decoding.loop import Answer, Settings
+from lm.errors import Rule
+from lm.objectives.base import Batch, Objective, Terms
 
 BOUNDS = {"batch_size": "[1, 1048576]", "limit": "[1, inf)", "seed": "[0, 4294967295]"}
 CHANGEABLE = ("every", "batch_size")
 
 
 @dataclasses.dataclass(frozen=True)
+class Examples:
+    """An evaluation set.
+
+    Attributes:
+      stream: its examples by their number.
+      rows: how many of them count; `batches` fills up with padding rows.
+      batches: starts a pass over the set, as batches on the devices.
+      records: starts a pass over the records that the rows were made of, in order.
+      objective: the run's objective with the changes of this evaluation.
+      codec: the tokenizer.
+      train_counts: returns (V,) how often each token stands in the training rows.
+    """
+
+    stream: Stream
+    rows: int
+    batches: Callable[[], Iterator[Batch]]
+    records: Callable[[], Iterator[Record]]
+    objective: Objective
+    codec: Any
+    train_counts: Callable[[], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Functions:
+    """The model's functions, with the parameters to evaluate in them.
+
+    Attributes:
+      metrics: batch -> {metric: (sum, count)}.
+      predict: batch -> (batch, predictions), whole arrays on every process.
+      answer: (prompts as ids, settings) -> the answers to each, best first.
+    """
+
+    metrics: Callable[[Batch], Terms]
+    predict: Callable[[Batch], tuple[Batch, dict[str, Any]]]
+    answer: Callable[[Sequence[Sequence[int]], Settings], list[list[Answer]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """Where an evaluator writes what is no number.
+
+    Attributes:
+      samples: the file for texts; only process 0 writes it.
+      note: writes a line to the log.
+    """
+
+    samples: Path
+    note: Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """config.evals.<name>, beside `evaluator`, the name of its module.
+    """The base of every evaluator; its fields are `config.evals.<name>`.
 
     Attributes:
       data: the sources, like config.data.
@@ -37,39 +89,35 @@ class Evaluator:
     limit: int | None = None
     seed: int = 0
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the model or the objective must offer, as words of their `can`.
 
-@dataclasses.dataclass(frozen=True)
-class Tools:
-    """What an evaluator works with; it never sees the model.
+        Checked before step 1; see lm/models/base.py and lm/objectives/base.py.
+        """
+        return frozenset()
 
-    Attributes:
-      stream: the evaluation set.
-      rows: how many of its rows count.
-      batches: a fresh pass over the set, as batches on the devices.
-      metrics: (params, batch) -> {metric: (sum, count)}.
-      predict: (params, batch) -> (batch, predictions), whole on every process.
-      codec: the tokenizer.
-      show: (batch, predictions, codec, row) -> a row as text.
-      train_counts: (V,) how often each token stands in the training rows.
-      samples: the file that samples go to.
-      answer: (prompts as ids, settings) -> the answers to each, best first.
-      prompt: a text as the ids of a prompt.
-      records: what the rows were made of, in their order.
-      references: the right answers of a record; None where the objective has none.
-      note: where a line for the log goes.
-    """
+    def rules(self, config: Mapping[str, Any], where: str) -> Iterator[Rule]:
+        """Yields the conditions on its own fields.
 
-    stream: Stream
-    rows: int
-    batches: Callable[[], Iterator[dict[str, Any]]]
-    metrics: Callable[[PyTree, dict], dict[str, tuple]]
-    predict: Callable[[PyTree, dict], tuple[dict, dict]]
-    codec: Any
-    show: Callable[[dict, dict, Any, int], str]
-    train_counts: Callable[[], np.ndarray]
-    samples: Path
-    answer: Callable[[Sequence[Sequence[int]], Settings], list[list[Answer]]]
-    prompt: Callable[[str], list[int]]
-    records: Callable[[], Iterator[Record]]
-    references: Callable[[Record], tuple[str, ...]] | None
-    note: Callable[[str], None]
+        Args:
+          config: the complete config.
+          where: the path of its section, such as "evals.dev".
+        """
+        yield from ()
+
+    def yields(self, objective: Objective) -> tuple[str, ...] | None:
+        """Names the metrics that `run` may yield; None where they are not known before.
+
+        `checkpoint.best` and `stop.metric` are checked against them before step 1.
+        """
+        return None
+
+    def run(
+        self, examples: Examples, model: Functions, out: Outputs
+    ) -> Iterator[tuple[str, float]]:
+        """Yields (metric, value) of the set.
+
+        A value that is not defined is NaN, and `out.note` tells why.
+        """
+        raise NotImplementedError(f"{type(self).__module__} has no method run")

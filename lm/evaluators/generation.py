@@ -1,18 +1,19 @@
-"""What a model says itself: translations and summaries by their references, samples."""
+"""What a model generates: translations and summaries by their references, samples."""
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Literal
+import importlib.util
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import jax
-import numpy as np
-from jaxtyping import PyTree
 
 from lm.decoding.loop import Settings
-from lm.errors import ConfigError
+from lm.errors import Rule
 from lm.evaluators import base
 from lm.host import storage
-from lm.metrics.text import METRICS
+from lm.metrics import text
+from lm.metrics.words import PACKAGES, choose
+from lm.objectives.base import Objective
 
 BOUNDS = {
     "max_tokens": "[1, 1048576]",
@@ -21,24 +22,34 @@ BOUNDS = {
     "temperature": "[0, inf)",
     "rows": "[0, 1000]",
 }
+WORDS = {"metrics": "metrics.text:*"}
+CHANGEABLE = ("tokenize", "stem")
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator(base.Evaluator):
-    """Metrics of lm.metrics.text of what the model says about each source of the set.
+    """Metrics of what the model answers to each question of the set.
 
-    Only for objectives with references (seq2seq), and unpacked data. Without `metrics`
-    it is for any decoder: what it says after `prompts` is written to `samples/`.
+    They need an objective with references (seq2seq), and unpacked data. Without
+    `metrics` it is for any decoder: the answers to `prompts` are written to `samples/`.
 
     Attributes:
-      metrics: their names.
+      metrics: their names: each public function of lm/metrics/text.py is one.
+      tokenize: how BLEU and ROUGE cut words, a tokenizer of sacrebleu; "auto" chooses
+        by what the references are written in (lm/metrics/words.py). It stands in the
+        signature of the score, in the log.
+      stem: whether ROUGE compares English stems; "auto": of Latin letters.
       prompts: texts to continue, as samples, beside the set's own.
       max_tokens, beams, length_penalty, temperature: see lm.decoding.loop.Settings.
-      rows: how many answers are written to the samples; hypotheses of the whole set
+      rows: how many answers are written to the samples; the hypotheses of the whole set
         are written in any case, one in a line.
     """
 
-    metrics: tuple[Literal["bleu", "chrf", "rouge1", "rouge2", "rougeL"], ...] = ()
+    metrics: tuple[str, ...] = ()
+    tokenize: Literal[
+        "auto", "13a", "intl", "zh", "char", "ja-mecab", "ko-mecab", "none"
+    ] = "auto"
+    stem: Literal["auto", "porter", "none"] = "auto"
     prompts: tuple[str, ...] = ()
     max_tokens: int = 128
     beams: int = 1
@@ -46,7 +57,31 @@ class Evaluator(base.Evaluator):
     temperature: float = 0.0
     rows: int = 8
 
-    def run(self, tools: base.Tools, params: PyTree) -> Iterator[tuple[str, float]]:
+    @property
+    def needs(self) -> frozenset[str]:
+        scored = {"references"} if self.metrics else set()
+        return frozenset({"extend"} | scored | ({"prompt"} if self.prompts else set()))
+
+    def rules(self, config: Mapping[str, Any], where: str) -> Iterator[Rule]:
+        packed = self.metrics and self.data.get("pack")
+        fix = f"set {where}.data.pack=false."
+        expected = "false: a row of one record has references"
+        yield Rule(not packed, f"{where}.data.pack", "true", expected, fix)
+        package = PACKAGES.get(self.tokenize)
+        yield Rule(
+            package is None or importlib.util.find_spec(package) is not None,
+            f"{where}.tokenize",
+            f"{self.tokenize} without the package {package}",
+            "a tokenizer that is installed",
+            f"install {package}, or set {where}.tokenize=char.",
+        )
+
+    def yields(self, objective: Objective) -> tuple[str, ...]:
+        return self.metrics
+
+    def run(
+        self, examples: base.Examples, model: base.Functions, out: base.Outputs
+    ) -> Iterator[tuple[str, float]]:
         settings = Settings(
             max_tokens=self.max_tokens,
             beams=self.beams,
@@ -54,52 +89,49 @@ class Evaluator(base.Evaluator):
             temperature=self.temperature,
             seed=self.seed,
         )
-        shown = []
+        objective, codec = examples.objective, examples.codec
+        shown: list[str] = []
         if self.prompts:
-            ids = [tools.prompt(text) for text in self.prompts]
-            for text, answers in zip(self.prompts, tools.answer(ids, settings)):
-                said = tools.codec.decode(answers[0].ids)
-                shown.append(f"prompt: {text}\nsaid: {said}")
+            ids = [objective.prompt(codec, prompt) for prompt in self.prompts]
+            for prompt, answers in zip(self.prompts, model.answer(ids, settings)):
+                generated = codec.decode(answers[0].ids)
+                shown.append(f"prompt: {prompt}\nanswer: {generated}")
         if self.metrics:
-            yield from self._score(tools, settings, shown)
+            yield from self._score(examples, model, settings, out, shown)
         if jax.process_index() == 0:
-            storage.write_text(tools.samples, "\n\n".join(shown) + "\n")
+            storage.write_text(out.samples, "\n\n".join(shown) + "\n")
 
     def _score(
-        self, tools: base.Tools, settings: Settings, shown: list[str]
+        self,
+        examples: base.Examples,
+        model: base.Functions,
+        settings: Settings,
+        out: base.Outputs,
+        shown: list[str],
     ) -> Iterator[tuple[str, float]]:
-        if tools.references is None:
-            raise ConfigError(
-                "evals.<name>.metrics",
-                ", ".join(self.metrics),
-                "an objective whose records hold right answers (seq2seq)",
-                "leave them out; prompts are continued without",
-            )
-        references = [tools.references(record) for record in tools.records()]
-        sources = [source_of(tools.stream.example(n)) for n in range(tools.rows)]
-        answers = tools.answer(sources, settings)
-        said = [tools.codec.decode(best.ids) for best, *_ in answers]
-        for number in range(min(self.rows, len(said))):
+        objective, decode = examples.objective, examples.codec.decode
+        references = [objective.references(record) for record in examples.records()]
+        numbers = range(examples.rows)
+        questions = [objective.question(examples.stream.example(n)) for n in numbers]
+        answers = model.answer(questions, settings)
+        generated = [decode(best.ids) for best, *_ in answers]
+        for number in range(min(self.rows, len(generated))):
             parts = {
-                "source": tools.codec.decode(sources[number]),
-                "said": said[number],
+                "source": decode(questions[number]),
+                "answer": generated[number],
+                "reference": " | ".join(references[number]),
             }
-            parts |= {"reference": " | ".join(references[number])}
-            shown.append("\n".join(f"{name}: {text}" for name, text in parts.items()))
+            shown.append("\n".join(f"{name}: {line}" for name, line in parts.items()))
+        words = choose(self.tokenize, self.stem, references)
         signatures = []
         for name in self.metrics:
-            score, signature = METRICS[name](said, references)
+            score, signature = getattr(text, name)(generated, references, words)
             signatures.append(f"{name} {score:.2f} ({signature})")
             yield name, score
         how = f"beams {self.beams}, length penalty {self.length_penalty}"
         shown.insert(0, "\n".join(signatures))
         if jax.process_index() == 0:
-            lines = [text.replace("\n", " ") for text in said]
-            hypotheses = tools.samples.with_suffix(".hypotheses.txt")
+            lines = [line.replace("\n", " ") for line in generated]
+            hypotheses = out.samples.with_suffix(".hypotheses.txt")
             storage.write_text(hypotheses, "\n".join(lines) + "\n")
-            tools.note(f"{tools.samples.stem}: {'; '.join(signatures)}; {how}")
-
-
-def source_of(example: dict[str, np.ndarray]) -> list[int]:
-    """The tokens that the encoder reads in a row of one pair."""
-    return example["source_inputs"][example["source_segment_ids"] == 1].tolist()
+            out.note(f"{out.samples.stem}: {'; '.join(signatures)}; {how}")

@@ -6,62 +6,123 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, Int
 
 from lm.evaluators import base
+from lm.objectives.base import Objective
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator(base.Evaluator):
     """The objective's metrics, each the sum over the set by its count.
 
-    Yields `loss` (the sum of the terms' losses), `<term>_loss` in nats,
-    `<term>_accuracy`, and `perplexity` = exp(loss) where the loss is over tokens. Where
-    each token of the texts is said once, also `bits_per_byte`, the loss in bits by the
-    UTF-8 bytes of what was said, which is comparable across tokenizers. With
-    baseline="unigram" also `unigram_loss`: the loss on the same targets of the unigram
-    distribution of the training rows (one added to each count; special tokens that are
-    no target apart).
+    Yields `loss` (the sum of all metrics `<term>_loss`, in nats) and all metrics of the
+    objective. Where the targets of a term are tokens, also
+
+        perplexity     exp of that term's loss
+        unknown_share  share of the targets that are the tokenizer's unknown token;
+                       where it is large, loss and perplexity say little about the text
+        unigram_loss   with baseline="unigram": the loss on the same targets of the
+                       unigram distribution of the training rows (one added to each
+                       count, without the special tokens that are no target)
+
+    and where each token of a text is a target once (decoders), comparable across
+    tokenizers:
+
+        bits_per_byte              the loss of all targets in bits, the end tokens
+                                   among them, by the UTF-8 bytes of the targets
+        bits_per_byte_without_end  the same without the loss of the end tokens
+
+    An end token has no bytes: it is the cost of knowing where a text ends, and weighs
+    where texts are short. The first token of a text is no target unless a bos token
+    stands before it; its bytes are then left out, too.
     """
 
     baseline: Literal["none", "unigram"] = "none"
 
-    def run(self, tools: base.Tools, params: PyTree) -> Iterator[tuple[str, float]]:
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"tokens"} if self.baseline == "unigram" else ())
+
+    def yields(self, objective: Objective) -> tuple[str, ...] | None:
+        measures = objective.measures()
+        if measures is None:
+            return None
+        names = ["loss", *measures]
+        if "tokens" in objective.can:
+            names += ["perplexity", "unknown_share"]
+        if "bytes" in objective.can:
+            names += ["bits_per_byte", "bits_per_byte_without_end"]
+        return (*names, *(["unigram_loss"] if self.baseline == "unigram" else []))
+
+    def run(
+        self, examples: base.Examples, model: base.Functions, out: base.Outputs
+    ) -> Iterator[tuple[str, float]]:
+        objective, unknown = examples.objective, examples.codec.unk_id
+        tokens = "tokens" in objective.can
         sums: dict[str, float] = collections.defaultdict(float)
         counts: dict[str, float] = collections.defaultdict(float)
-        for batch in tools.batches():
-            for name, (total, count) in tools.metrics(params, batch).items():
+        for batch in examples.batches():
+            found = dict(model.metrics(batch))
+            if tokens and unknown is not None:
+                found["unknown_share"] = _equal(
+                    batch["targets"], batch["weights"], unknown
+                )
+            for name, (total, count) in found.items():
                 sums[name] += float(total)
                 counts[name] += float(count)
         means = {name: sums[name] / max(counts[name], 1.0) for name in sums}
-        losses = {name: mean for name, mean in means.items() if name.endswith("_loss")}
-        yield "loss", sum(losses.values())
+        yield "loss", sum(v for name, v in means.items() if name.endswith("_loss"))
         yield from means.items()
-        token_losses = [n for n in losses if n.removesuffix("_loss") in ("mlm", "lm")]
-        if token_losses:
-            yield "perplexity", math.exp(min(losses[token_losses[0]], 700.0))
-        if "lm_loss" in sums and (size := said_bytes(tools)):
-            yield "bits_per_byte", sums["lm_loss"] / size / math.log(2)
+        if sums["unknown_share"]:
+            out.note(
+                f"unknown: {sums['unknown_share']:,.0f} of "
+                f"{counts['unknown_share']:,.0f} targets "
+                f"({means['unknown_share']:.1%}) are the tokenizer's unknown token"
+            )
+        term = f"{objective.token_term}_loss"
+        if tokens:
+            yield "perplexity", math.exp(min(means[term], 700.0))
+        if "bytes" in objective.can and (size := target_bytes(examples)):
+            bits = 1 / size / math.log(2)
+            yield "bits_per_byte", sums[term] * bits
+            ends = sums["end_nats"]
+            yield "bits_per_byte_without_end", (sums[term] - ends) * bits
         if self.baseline == "unigram":
-            yield "unigram_loss", unigram_loss(tools)
+            yield "unigram_loss", unigram_loss(examples)
 
 
-def said_bytes(tools: base.Tools) -> float:
-    """UTF-8 bytes of the texts whose tokens are said; 0 where the rows do not tell."""
-    sizes = [index.fields.get("bytes", ()) for index in tools.stream.indices]
-    return float(np.concatenate(sizes)[: tools.rows].sum())
+@jax.jit
+def _equal(
+    targets: Int[Array, "*any"], weights: Float[Array, "*any"], token: int
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Counts the targets that are `token`, and all targets."""
+    real = weights > 0
+    return jnp.sum(real & (targets == token)), jnp.sum(real)
 
 
-def unigram_loss(tools: base.Tools) -> float:
-    """Mean of -log p(target), p being the training rows' unigram distribution."""
-    counts = tools.train_counts() + 1.0
+def target_bytes(examples: base.Examples) -> float:
+    """Counts the UTF-8 bytes of the targets of the set."""
+    sizes = [index.fields["bytes"] for index in examples.stream.indices]
+    return float(np.concatenate(sizes)[: examples.rows].sum())
+
+
+def unigram_loss(examples: base.Examples) -> float:
+    """Mean of -log p(target) in nats, p being the training rows' unigram distribution.
+
+    Args:
+      examples: of an objective with "tokens".
+    """
+    counts = examples.train_counts() + 1.0
     wanted = np.zeros(len(counts))
-    for n in range(tools.rows):
-        example = tools.stream.example(n)
+    for n in range(examples.rows):
+        example = examples.stream.example(n)
         np.add.at(wanted, example["targets"], example["weights"])
-    special = np.isin(np.arange(len(counts)), list(tools.codec.special_ids))
+    special = np.isin(np.arange(len(counts)), list(examples.codec.special_ids))
     counts[special & (wanted == 0)] = 0.0
-    said = wanted > 0
-    losses = np.log(counts.sum()) - np.log(counts[said])
-    return float(wanted[said] @ losses / max(wanted.sum(), 1.0))
+    hit = wanted > 0
+    losses = np.log(counts.sum()) - np.log(counts[hit])
+    return float(wanted[hit] @ losses / max(wanted.sum(), 1.0))

@@ -1,14 +1,14 @@
-"""A few rows as text, with what the model makes of them: for the eye, no number."""
+"""A few rows as text, with what the model predicts: to be read, no number."""
 
 import dataclasses
 from collections.abc import Iterator
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
 
 from lm.evaluators import base
 from lm.host import storage
+from lm.objectives.base import Objective
 
 BOUNDS = {"rows": "[1, 1000]"}
 
@@ -19,14 +19,21 @@ class Evaluator(base.Evaluator):
 
     rows: int = 4
 
-    def run(self, tools: base.Tools, params: PyTree) -> Iterator[tuple[str, float]]:
-        batch = next(iter(tools.batches()))
-        found = tools.predict(params, batch)
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"show"})
+
+    def yields(self, objective: Objective) -> tuple[str, ...]:
+        return ()
+
+    def run(
+        self, examples: base.Examples, model: base.Functions, out: base.Outputs
+    ) -> Iterator[tuple[str, float]]:
+        found = model.predict(next(iter(examples.batches())))
         batch, predictions = jax.tree.map(np.asarray, found)
-        rows = min(self.rows, tools.rows, len(batch["inputs"]))
-        lines = [
-            tools.show(batch, predictions, tools.codec, row) for row in range(rows)
-        ]
+        rows = min(self.rows, examples.rows, len(batch["inputs"]))
+        show = examples.objective.show
+        lines = [show(batch, predictions, examples.codec, row) for row in range(rows)]
         if jax.process_index() == 0:
-            storage.write_text(tools.samples, "\n\n".join(lines) + "\n")
+            storage.write_text(out.samples, "\n\n".join(lines) + "\n")
         yield from ()

@@ -1,51 +1,61 @@
 """Metrics of generated texts, by sacrebleu and rouge-score, in per cent.
 
-Each takes hypotheses and, for each of them, its references, and gives the score of the
-corpus and a signature: what one must know to compare the number.
+Each public function is a metric of this name: (hypotheses, references of each, words)
+-> (score, signature). The score is the corpus's; the signature holds what one must know
+to compare it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
+
+from lm.metrics.words import Tokenizer, Words
 
 References = Sequence[Sequence[str]]
 Score = tuple[float, str]
+WESTERN = Words()
 
 
-def bleu(hypotheses: Sequence[str], references: References) -> Score:
+def bleu(
+    hypotheses: Sequence[str], references: References, words: Words = WESTERN
+) -> Score:
     """BLEU (Papineni et al. 2002) as sacrebleu computes it (Post 2018)."""
     from sacrebleu.metrics import BLEU
 
-    return _sacrebleu(BLEU(), hypotheses, references)
+    return _sacrebleu(BLEU(tokenize=words.bleu), hypotheses, references)
 
 
-def chrf(hypotheses: Sequence[str], references: References) -> Score:
-    """chrF (Popović 2015), of character 6-grams."""
+def chrf(
+    hypotheses: Sequence[str], references: References, words: Words = WESTERN
+) -> Score:
+    """chrF (Popović 2015), of character 6-grams; it needs no words."""
     from sacrebleu.metrics import CHRF
 
     return _sacrebleu(CHRF(), hypotheses, references)
 
 
-def rouge1(hypotheses: Sequence[str], references: References) -> Score:
+def rouge1(
+    hypotheses: Sequence[str], references: References, words: Words = WESTERN
+) -> Score:
     """ROUGE-1 (Lin 2004): F1 of single words."""
-    return _rouge("rouge1", hypotheses, references)
+    return _rouge("rouge1", hypotheses, references, words)
 
 
-def rouge2(hypotheses: Sequence[str], references: References) -> Score:
+def rouge2(
+    hypotheses: Sequence[str], references: References, words: Words = WESTERN
+) -> Score:
     """ROUGE-2: F1 of pairs of words."""
-    return _rouge("rouge2", hypotheses, references)
+    return _rouge("rouge2", hypotheses, references, words)
 
 
-def rougeL(hypotheses: Sequence[str], references: References) -> Score:
+def rougeL(
+    hypotheses: Sequence[str], references: References, words: Words = WESTERN
+) -> Score:
     """ROUGE-L: F1 of the longest common subsequence of a text's words."""
-    return _rouge("rougeL", hypotheses, references)
+    return _rouge("rougeL", hypotheses, references, words)
 
 
-METRICS: dict[str, Callable[[Sequence[str], References], Score]] = {
-    function.__name__: function for function in (bleu, chrf, rouge1, rouge2, rougeL)
-}
-
-
-def _sacrebleu(metric, hypotheses: Sequence[str], references: References) -> Score:
+def _sacrebleu(metric: Any, hypotheses: Sequence[str], references: References) -> Score:
     most = max(map(len, references))
     # One list for each number of a reference; None where a text has fewer.
     streams = [
@@ -55,14 +65,20 @@ def _sacrebleu(metric, hypotheses: Sequence[str], references: References) -> Sco
     return float(score.score), str(metric.get_signature())
 
 
-def _rouge(kind: str, hypotheses: Sequence[str], references: References) -> Score:
+def _rouge(
+    kind: str, hypotheses: Sequence[str], references: References, words: Words
+) -> Score:
     """The mean over texts, each by the reference with the highest F1."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer([kind], use_stemmer=True)
+    own = words.rouge == "rouge"
+    cut = None if own else Tokenizer(words.rouge, words.stem)
+    scorer = RougeScorer([kind], use_stemmer=words.stem, tokenizer=cut)
     total = sum(
-        scorer.score_multi(list(right), said)[kind].fmeasure
-        for said, right in zip(hypotheses, references)
+        scorer.score_multi(list(right), generated)[kind].fmeasure
+        for generated, right in zip(hypotheses, references)
     )
-    signature = f"{kind}|stemmer:porter|refs:best|version:{version('rouge-score')}"
+    stem = "porter" if words.stem else "none"
+    how = f"{kind}|tok:{words.rouge}|stemmer:{stem}|refs:best"
+    signature = f"{how}|version:{version('rouge-score')}"
     return 100.0 * total / len(hypotheses), signature

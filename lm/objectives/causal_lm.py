@@ -5,7 +5,7 @@ Bengio et al. 2003; Radford et al. 2019.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from lm.data import transforms
 from lm.data.index import Index, Layout
@@ -34,10 +34,17 @@ class Objective(TeacherForcing):
     eos: bool = True
     stride: int | None = None
 
+    can: ClassVar[frozenset[str]] = TeacherForcing.can | {"bytes"}
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | {"causal"}
+
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
 
     def prompt(self, codec: Any, text: str) -> list[int]:
+        """Returns the text's tokens as a row begins, without an end token."""
         first = [codec.bos_id] if self.bos and codec.bos_id is not None else []
         return first + codec.encode(text)
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -12,9 +12,10 @@ from lm.data import transforms
 from lm.data.index import Encoded, Index, Layout, Writer
 from lm.data.layouts import Labelled
 from lm.data.sources.base import Record
-from lm.errors import DataError
+from lm.errors import DataError, Rule
 from lm.models.base import Head
 from lm.models.blocks.heads import Linear
+from lm.objectives import base
 from lm.objectives.base import Batch, Terms
 from lm.objectives.teacher_forcing import start_and_end
 from lm.ops import losses
@@ -32,7 +33,7 @@ HEADS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class Objective(base.Objective):
     """config.objective of `classification`.
 
     Attributes:
@@ -61,6 +62,35 @@ class Objective:
     summary: Literal["tanh", "relu", "last", "decoder"] = "tanh"
     separators: int = 1
     bos: bool = True
+
+    can: ClassVar[frozenset[str]] = frozenset({"classes"})
+
+    @property
+    def needs(self) -> frozenset[str]:
+        own = {"last": (), "decoder": ("encode",)}.get(self.summary, ("whole",))
+        return frozenset({"hidden", "head", *own})
+
+    @property
+    def gives(self) -> frozenset[str]:
+        apart = self.summary == "decoder"
+        return frozenset({"source_inputs" if apart else "token_types"})
+
+    @property
+    def packs(self) -> bool:
+        return False
+
+    def rules(self, config: Mapping[str, Any]) -> Iterator[Rule]:
+        names = self.labels
+        yield Rule(
+            len(names) <= self.classes,
+            "objective.classes",
+            f"{self.classes} with {len(names)} objective.labels",
+            f"at least {len(names)}, one class for each label",
+            f"set objective.classes={len(names)}.",
+        )
+        twice = [name for name in names if names.count(name) > 1]
+        found, expected = f"{twice[:1]} twice", "each label once"
+        yield Rule(not twice, "objective.labels", found, expected)
 
     def heads(self) -> tuple[Head, ...]:
         row, pooler, use_bias = HEADS[self.summary]
@@ -118,6 +148,9 @@ class Objective:
     def counts(self, batch: Batch) -> dict[str, Any]:
         return {"classify": batch["label_weights"].sum()}
 
+    def measures(self) -> tuple[str, ...]:
+        return ("classify_loss", "classify_accuracy")
+
     def metrics(self, model: Any, batch: Batch) -> Terms:
         output = self._output(model, batch, False)
         return {
@@ -126,7 +159,7 @@ class Objective:
         }
 
     def predict(self, model: Any, batch: Batch) -> dict[str, Any]:
-        """`probabilities` (B, classes)."""
+        """Returns `probabilities` (B, classes)."""
         logits = self._output(model, batch, False)[0]
         return {"probabilities": jax.nn.softmax(logits)}
 

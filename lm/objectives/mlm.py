@@ -8,20 +8,22 @@ Liu et al. 2019 (RoBERTa): masks drawn anew in every epoch, full documents; Lan 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float
 
 from lm.data import transforms
 from lm.data.index import Index, Layout
 from lm.data.layouts import Documents, Sentences
-from lm.errors import DataError
+from lm.errors import DataError, Rule
 from lm.models.base import Head
 from lm.models.blocks.heads import Linear, MaskedToken
-from lm.objectives.base import Batch, Terms
+from lm.objectives import base
+from lm.objectives.base import Batch, Rows, Terms
 from lm.ops import losses
 
 BOUNDS = {
@@ -33,7 +35,7 @@ BOUNDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class Objective(base.Objective):
     """config.objective of `mlm`.
 
     Attributes:
@@ -52,6 +54,28 @@ class Objective:
     next: Literal["none", "nsp", "sop"] = "none"
     short: float = 0.1
     column: str = "text"
+
+    can: ClassVar[frozenset[str]] = frozenset({"tokens", "show", "score"})
+    token_term: ClassVar[str] = "mlm"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        pairs = {"head"} if self.next != "none" else set()
+        return frozenset({"hidden", "logits", "whole", *pairs})
+
+    @property
+    def gives(self) -> frozenset[str]:
+        return frozenset({"token_types"})
+
+    @property
+    def packs(self) -> bool:
+        return self.next == "none"
+
+    def rules(self, config: Mapping[str, Any]) -> Iterator[Rule]:
+        types = config["model"].get("token_types")
+        expected = f"2, for the two sentences of objective.next={self.next}, or 0"
+        holds = self.next == "none" or types != 1
+        yield Rule(holds, "model.token_types", types, expected)
 
     def heads(self) -> tuple[Head, ...]:
         masked = Head("mlm", MaskedToken, logits=True)
@@ -120,7 +144,7 @@ class Objective:
         return (*steps, mask, pad, transforms.Keep(names))
 
     def _outputs(self, model: Any, batch: Batch, train: bool) -> dict[str, tuple]:
-        """For each term: logits, targets, weights. Only masked places are projected."""
+        """Returns (logits, targets, weights) of each term, at masked positions only."""
         hidden = model(batch, train=train)
         places = batch["target_positions"][..., None]
         logits = model.logits(jnp.take_along_axis(hidden, places, axis=1))
@@ -140,18 +164,26 @@ class Objective:
             counts[self.next] = batch["label_weights"].sum()
         return counts
 
+    def measures(self) -> tuple[str, ...]:
+        terms = ("mlm",) if self.next == "none" else ("mlm", self.next)
+        return tuple(f"{t}_{what}" for what in ("loss", "accuracy") for t in terms)
+
     def metrics(self, model: Any, batch: Batch) -> Terms:
         outputs = self._outputs(model, batch, False)
         terms = {f"{t}_loss": losses.cross_entropy(*o) for t, o in outputs.items()}
         return terms | {f"{t}_accuracy": losses.correct(*o) for t, o in outputs.items()}
 
     def predict(self, model: Any, batch: Batch) -> dict[str, Any]:
-        """`tokens` (B, K): the most probable token at each masked place."""
+        """Returns `tokens` (B, K), the most probable token at each masked position."""
         logits = self._outputs(model, batch, False)["mlm"][0]
         return {"tokens": lax.argmax(logits, logits.ndim - 1, jnp.int32)}
 
-    def show(self, batch: dict, predictions: dict, codec: Any, row: int) -> str:
-        """A row of the batch as text, each masked place as [guess] or [guess|truth]."""
+    def score(self, model: Any, batch: Batch) -> Float[Array, "B K"]:
+        logits, targets, _ = self._outputs(model, batch, False)["mlm"]
+        return -losses.token_losses(logits, targets)
+
+    def show(self, batch: Rows, predictions: Rows, codec: Any, row: int) -> str:
+        """Shows each masked position as [predicted] or [predicted|target]."""
         tokens = batch["inputs"][row].copy()
         shown = {}
         for k in np.flatnonzero(batch["weights"][row]):

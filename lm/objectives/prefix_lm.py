@@ -1,4 +1,4 @@
-"""Prefix language modelling: a text is split at random, its rest said given its start.
+"""Prefix language modelling: splits a text at random, and predicts the rest.
 
 Liu et al. 2018 and Raffel et al. 2020, section 3.2.3: the model sees the prefix as a
 whole, in both directions, and the rest from left to right.
@@ -36,6 +36,23 @@ class Objective(TeacherForcing):
     column: str = "text"
 
     FORM = spans.Suffix(rate=0.5, sentinel=False)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        own = {"causal", "encode"} if self.kind == "encoder_decoder" else {"prefix"}
+        return super().needs | own
+
+    @property
+    def gives(self) -> frozenset[str]:
+        split = self.kind == "encoder_decoder"
+        return frozenset({"source_inputs" if split else "prefix"})
+
+    def lengths(self, seq_len: int) -> dict[str, int]:
+        target = {"objective.target_len": self.target_len} if self.target_len else {}
+        return super().lengths(seq_len) | target
+
+    def small(self) -> dict[str, Any]:
+        return {"target_len": self.target_len and min(self.target_len, 128)}
 
     def columns(self) -> tuple[str, ...]:
         return (self.column,)

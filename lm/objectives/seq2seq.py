@@ -1,17 +1,18 @@
 """From a source text to a target text: translation, summarisation.
 
 Sutskever et al. 2014 and Vaswani et al. 2017: an encoder reads the source, a decoder
-says the target token by token and is trained on the true tokens before each.
+predicts each token of the target from the true tokens before it.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lm.data import transforms
 from lm.data.index import Index, Layout
 from lm.data.layouts import Pairs, texts_of
 from lm.data.sources.base import Record
+from lm.objectives.base import Rows
 from lm.objectives.teacher_forcing import TeacherForcing, start_and_end
 
 BOUNDS = {"source_len": "[2, 16777216]"}
@@ -42,6 +43,25 @@ class Objective(TeacherForcing):
     source_len: int | None = None
     too_long: Literal["error", "cut", "skip"] = "error"
 
+    can: ClassVar[frozenset[str]] = TeacherForcing.can | {"references"}
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | {"causal", "encode"}
+
+    @property
+    def gives(self) -> frozenset[str]:
+        return frozenset({"source_inputs"})
+
+    def lengths(self, seq_len: int) -> dict[str, int]:
+        source = {"objective.source_len": self.source_len} if self.source_len else {}
+        return super().lengths(seq_len) | source
+
+    def small(self) -> dict[str, Any]:
+        too_long = "cut" if self.too_long == "error" else self.too_long
+        source_len = self.source_len and min(self.source_len, 256)
+        return {"source_len": source_len, "too_long": too_long}
+
     def columns(self) -> tuple[str, ...]:
         return (self.source, self.target)
 
@@ -64,8 +84,10 @@ class Objective(TeacherForcing):
         )
 
     def references(self, record: Record) -> tuple[str, ...]:
-        """All right answers, as they were given."""
         return texts_of(record, self.target)
+
+    def question(self, example: Rows) -> list[int]:
+        return example["source_inputs"][example["source_segment_ids"] == 1].tolist()
 
     def transforms(
         self, index: Index, codec: Any, *, seq_len: int

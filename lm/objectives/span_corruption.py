@@ -1,4 +1,4 @@
-"""Span corruption: short spans are left out of a text, and the decoder says them.
+"""Span corruption: short spans are left out of a text, and the decoder predicts them.
 
 Raffel et al. 2020 (T5), section 3.1.4: "<s1>" and so on stand in the source for the
 spans left out; the target is each sentinel followed by its span, and an end token.
@@ -19,7 +19,7 @@ BOUNDS = {"rate": "(0, 1)", "span": "[1, inf)", "target_len": "[3, 16777216]"}
 
 @dataclasses.dataclass(frozen=True)
 class Corruption(TeacherForcing):
-    """What the objectives share that leave something out of a text.
+    """Shared by the objectives that leave something out of a text.
 
     `seq_len` is the length of the encoder. How many raw tokens a row takes follows from
     it: as many as leave the corrupted source no longer than that, and the target no
@@ -34,7 +34,23 @@ class Corruption(TeacherForcing):
     target_len: int | None = None
     column: str = "text"
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | {"causal", "encode"}
+
+    @property
+    def gives(self) -> frozenset[str]:
+        return frozenset({"source_inputs"})
+
+    def lengths(self, seq_len: int) -> dict[str, int]:
+        target = {"objective.target_len": self.target_len} if self.target_len else {}
+        return super().lengths(seq_len) | target
+
+    def small(self) -> dict[str, Any]:
+        return {"target_len": self.target_len and min(self.target_len, 128)}
+
     def forms(self, codec: Any) -> tuple[spans.Form, ...]:
+        """Returns the ways in which a piece may be corrupted."""
         raise NotImplementedError
 
     def weights(self) -> tuple[float, ...]:
@@ -46,7 +62,7 @@ class Corruption(TeacherForcing):
     def _lengths(
         self, forms: tuple[spans.Form, ...], seq_len: int
     ) -> tuple[int, int, int]:
-        """Raw tokens of a piece, length of the encoder, length of the decoder."""
+        """Returns the raw tokens of a piece, and the lengths of encoder and decoder."""
         raw = spans.raw_length(forms, seq_len, self.target_len)
         if not raw:
             raise ConfigError(

@@ -1,24 +1,25 @@
-"""What the objectives share whose decoder says a text, given the text before it."""
+"""Shared by objectives that predict each token of a text from the tokens before it."""
 
 import dataclasses
 import itertools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float
 
 from lm.errors import DataError
-from lm.models.base import Head
-from lm.objectives.base import Batch, Terms
+from lm.objectives import base
+from lm.objectives.base import Batch, Rows, Terms
 from lm.ops import losses
 
 BOUNDS = {"label_smoothing": "[0, 1)", "z_loss": "[0, inf)"}
 
 
 @dataclasses.dataclass(frozen=True)
-class TeacherForcing:
-    """The device's side: cross-entropy of `targets` where `weights` are not 0.
+class TeacherForcing(base.Objective):
+    """Cross-entropy of `targets` where `weights` are not 0.
 
     Attributes:
       label_smoothing: share of each target that is spread over the whole vocabulary
@@ -30,8 +31,8 @@ class TeacherForcing:
     label_smoothing: float = 0.0
     z_loss: float = 0.0
 
-    def heads(self) -> tuple[Head, ...]:
-        return ()
+    can: ClassVar[frozenset[str]] = frozenset({"tokens", "show", "prompt", "score"})
+    token_term: ClassVar[str] = "lm"
 
     def loss(self, model: Any, batch: Batch, *, train: bool) -> Terms:
         hidden, (table, logits) = model(batch, train=train), model.token_head()
@@ -50,6 +51,9 @@ class TeacherForcing:
     def counts(self, batch: Batch) -> dict[str, Any]:
         return {"lm": batch["weights"].sum()}
 
+    def measures(self) -> tuple[str, ...]:
+        return ("lm_loss", "lm_accuracy")
+
     def metrics(self, model: Any, batch: Batch) -> Terms:
         output = (
             model.logits(model(batch, train=False)),
@@ -62,21 +66,20 @@ class TeacherForcing:
         }
 
     def predict(self, model: Any, batch: Batch) -> dict[str, Any]:
-        """`tokens` (B, T): the most probable next token, given the true ones before."""
+        """Returns `tokens` (B, T), the most probable next token at each position."""
         logits = model.logits(model(batch, train=False))
         return {"tokens": lax.argmax(logits, logits.ndim - 1, jnp.int32)}
 
-    @property
-    def sees_prompt(self) -> bool:
-        """Whether all tokens of a prompt see each other, as in a prefix LM."""
-        return False
+    def score(self, model: Any, batch: Batch) -> Float[Array, "B T"]:
+        logits = model.logits(model(batch, train=False))
+        return -losses.token_losses(logits, batch["targets"])
 
     def prompt(self, codec: Any, text: str) -> list[int]:
-        """A text as the model is shown one, to answer it: here, of an encoder."""
+        """Returns a text as an encoder reads it, with the end token."""
         return [*codec.encode(text), codec.eos_id]
 
-    def show(self, batch: dict, predictions: dict, codec: Any, row: int) -> str:
-        """The first segment of a row: source, target, and the guess at each place."""
+    def show(self, batch: Rows, predictions: Rows, codec: Any, row: int) -> str:
+        """Shows the first segment: source or prefix, target, and what was predicted."""
         first = batch["segment_ids"][row] == 1
         said = first & (batch["weights"][row] > 0)
         parts = {
@@ -95,7 +98,7 @@ class TeacherForcing:
 
 
 def _shown(ids: list[int], codec: Any) -> str:
-    """The text of ids, with its sentinels, which `decode` leaves out."""
+    """Decodes ids with their sentinels, which `decode` leaves out."""
     known = [i for i in ids if i < codec.vocab_size]  # a model's may be rounded up
     text: list[str] = []
     for sentinel, group in itertools.groupby(known, codec.sentinel_ids.__contains__):
@@ -105,7 +108,7 @@ def _shown(ids: list[int], codec: Any) -> str:
 
 
 def start_and_end(codec: Any, objective: str) -> tuple[int, int]:
-    """What the decoder reads first (bos, else pad as in T5), and what it ends with.
+    """Returns the decoder's first input (bos, else pad as in T5) and the end token.
 
     Raises:
       DataError: the tokenizer has no such token.

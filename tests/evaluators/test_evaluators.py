@@ -11,11 +11,13 @@ from sklearn import metrics as sklearn_metrics
 
 from lm.evaluators import base, mean, predictions
 from lm.metrics import classification
+from lm.objectives import causal_lm, mlm
 
 
 @dataclasses.dataclass
 class Codec:
     special_ids: frozenset = frozenset({0})
+    unk_id: int | None = None
 
 
 class Stream:
@@ -26,9 +28,20 @@ class Stream:
         return {"targets": targets, "weights": (targets > 0).astype(np.float32)}
 
 
-def tools(**given):
-    wanted = {field.name: None for field in dataclasses.fields(base.Tools)}
-    return base.Tools(**wanted | {"samples": Path("unused"), "rows": 2} | given)
+def examples(objective=None, **given):
+    wanted = {field.name: None for field in dataclasses.fields(base.Examples)}
+    wanted |= {"objective": objective or mlm.Objective(), "codec": Codec(), "rows": 2}
+    return base.Examples(**wanted | given)
+
+
+def functions(**given):
+    wanted = {field.name: None for field in dataclasses.fields(base.Functions)}
+    return base.Functions(**wanted | given)
+
+
+def run(evaluator, known, notes=None, **given):
+    out = base.Outputs(Path("unused"), (notes if notes is not None else []).append)
+    return dict(evaluator.run(known, functions(**given), out))
 
 
 def test_means_are_sums_by_counts_not_means_of_batches():
@@ -36,12 +49,8 @@ def test_means_are_sums_by_counts_not_means_of_batches():
         {"mlm_loss": (6.0, 3.0), "nsp_loss": (2.0, 2.0), "mlm_accuracy": (3.0, 3.0)},
         {"mlm_loss": (4.0, 1.0), "nsp_loss": (0.0, 2.0), "mlm_accuracy": (0.0, 1.0)},
     ]
-    found = dict(
-        mean.Evaluator().run(
-            tools(batches=lambda: iter(batches), metrics=lambda params, batch: batch),
-            None,
-        )
-    )
+    known = examples(batches=lambda: iter(batches))
+    found = run(mean.Evaluator(), known, metrics=lambda batch: batch)
     assert found["mlm_loss"] == 10 / 4
     assert found["nsp_loss"] == 2 / 4
     assert found["loss"] == 3.0
@@ -51,7 +60,7 @@ def test_means_are_sums_by_counts_not_means_of_batches():
 
 def test_the_unigram_baseline_by_hand():
     counts = np.array([50.0, 5.0, 2.0, 0.0])  # special tokens do not count
-    known = tools(stream=Stream(), codec=Codec(), train_counts=lambda: counts.copy())
+    known = examples(stream=Stream(), train_counts=lambda: counts.copy())
     p = np.array([6.0, 3.0, 1.0]) / 10
     expected = -(2 * math.log(p[0]) + 2 * math.log(p[1])) / 4
     assert mean.unigram_loss(known) == pytest.approx(expected)
@@ -59,29 +68,28 @@ def test_the_unigram_baseline_by_hand():
 
 def test_a_special_token_that_is_a_target_has_its_share():
     counts = np.array([4.0, 5.0, 2.0])
-    known = tools(
-        stream=Stream(), codec=Codec(frozenset({2})), train_counts=lambda: counts.copy()
-    )
+    codec = Codec(frozenset({2}))
+    known = examples(stream=Stream(), codec=codec, train_counts=lambda: counts.copy())
     p = np.array([5.0, 6.0, 3.0]) / 14
     expected = -(2 * math.log(p[1]) + 2 * math.log(p[2])) / 4
     assert mean.unigram_loss(known) == pytest.approx(expected)
 
 
 def test_bits_per_byte_are_of_the_rows_that_count():
-    sizes = {"bytes": np.array([3.0, 5.0, 100.0])}
-    index = types.SimpleNamespace(fields=sizes)
-    stream = types.SimpleNamespace(indices=(index,))
-    batches = [{"lm_loss": (12.0, 6.0)}]
-    known = tools(
-        stream=stream,
-        batches=lambda: iter(batches),
-        metrics=lambda params, batch: batch,
+    index = types.SimpleNamespace(fields={"bytes": np.array([3.0, 5.0, 100.0])})
+    known = examples(
+        causal_lm.Objective(),
+        stream=types.SimpleNamespace(indices=(index,)),
+        batches=lambda: iter([{"lm_loss": (12.0, 6.0), "end_nats": (4.0, 2.0)}]),
     )
-    found = dict(mean.Evaluator().run(known, None))
+    found = run(mean.Evaluator(), known, metrics=lambda batch: batch)
     assert found["bits_per_byte"] == pytest.approx(12.0 / math.log(2) / 8)
-    bare = types.SimpleNamespace(indices=(types.SimpleNamespace(fields={}),))
-    known = dataclasses.replace(known, stream=bare)
-    assert "bits_per_byte" not in dict(mean.Evaluator().run(known, None))
+    assert found["bits_per_byte_without_end"] == pytest.approx(8.0 / math.log(2) / 8)
+    assert found["loss"] == 2.0
+    known = dataclasses.replace(known, objective=mlm.Objective())
+    masked = {"mlm_loss": (1.0, 1.0)}
+    found = run(mean.Evaluator(), known, metrics=lambda batch: masked)
+    assert "bits_per_byte" not in found
 
 
 def test_predictions_leave_padding_out():
@@ -90,11 +98,11 @@ def test_predictions_leave_padding_out():
     weights = np.array([1, 1, 1, 1, 1, 0], np.float32)  # the last row is padding
     probabilities = np.stack([1 - scores, scores], 1).astype(np.float32)
     batch = {"labels": labels, "label_weights": weights}
-    known = tools(
-        batches=lambda: iter([batch]),
-        predict=lambda params, batch: (batch, {"probabilities": probabilities}),
+    found = run(
+        predictions.Evaluator(),
+        examples(batches=lambda: iter([batch])),
+        predict=lambda batch: (batch, {"probabilities": probabilities}),
     )
-    found = dict(predictions.Evaluator().run(known, None))
     real, guess = labels[:5], scores[:5] > 0.5
     assert found["accuracy"] == pytest.approx(3 / 5)
     assert found["precision"] == pytest.approx(1 / 2)

@@ -5,10 +5,8 @@ import json
 import pytest
 
 from lm import evaluate
-from lm.evaluators import generation
 from lm.metrics import text
 from tests import tiny
-from tests.evaluators.test_evaluators import tools
 from tests.test_generate import PAIR, settings
 
 PAIRS = (
@@ -21,7 +19,8 @@ PAIRS = (
 def test_scores_of_known_texts():
     right = [["the cat sat on the mat"], ["a dog", "the dog ran"]]
     same = ["the cat sat on the mat", "the dog ran"]
-    for name, metric in text.METRICS.items():
+    for name in ("bleu", "chrf", "rouge1", "rouge2", "rougeL"):
+        metric = getattr(text, name)
         score, signature = metric(same, right)
         assert score == pytest.approx(100.0), name
         assert "version:" in signature
@@ -70,11 +69,11 @@ def test_in_training_and_after(workdir, capsys):
     assert len(lines) == 3
     references = [[PAIR["target"]], ["the cat", "one cat"], ["fish"]]
     for name in ("bleu", "chrf", "rougeL"):
-        expected, signature = text.METRICS[name](lines, references)
+        expected, signature = getattr(text, name)(lines, references)
         assert row[f"test/{name}"] == pytest.approx(expected)
         assert signature in (workdir / "run.log").read_text()
     shown = (workdir / "samples" / "test-2.txt").read_text()
-    assert "prompt: a red bird\nsaid: " in shown
+    assert "prompt: a red bird\nanswer: " in shown
     assert "reference: the cat | one cat" in shown
     assert "reference: fish" not in shown
     with tiny.some_devices(settings()):
@@ -82,9 +81,3 @@ def test_in_training_and_after(workdir, capsys):
     found = capsys.readouterr()
     assert json.loads(found.out)["test/bleu"] == row["test/bleu"]
     assert "nrefs:var" in found.err
-
-
-def test_scores_without_right_answers_are_refused():
-    evaluator = generation.Evaluator(metrics=("bleu",))
-    with pytest.raises(Exception, match="an objective whose records hold"):
-        list(evaluator.run(tools(), None))
