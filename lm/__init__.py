@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lm.config.resolve import Config
+    from lm.workdir.checkpoint import Which
 
 
 class Run:
@@ -44,7 +45,7 @@ class Run:
     config: Config
     step: int
 
-    def __init__(self, workdir: str | Path, which: str | int = "latest"):
+    def __init__(self, workdir: str | Path, which: Which = "latest"):
         from pathlib import Path
 
         from lm.config import resolve
@@ -92,7 +93,7 @@ class Run:
             if name not in self.config.evals:
                 raise resolve.no_such("evaluate", name, self.config.evals)
         with jax.set_mesh(self._program.mesh):
-            found = {}
+            found: dict[str, float] = {}
             for name in names or self.config.evals:
                 section = self.config.evals[name]
                 opened = (self.config, self.workdir, self._corpus, self._program)
@@ -126,8 +127,9 @@ class Run:
           lm.errors.Refusal: a model that generates no text, an empty or too long
             prompt, a setting that is unknown or out of bounds.
         """
-        options = {"batch_size": batch_size, "stop": stop, "truncate": truncate}
-        found = self.search(texts, **options, **settings)
+        found = self.search(
+            texts, batch_size=batch_size, stop=stop, truncate=truncate, **settings
+        )
         return [answers[0][0] for answers in found]
 
     def search(
@@ -171,7 +173,7 @@ class Run:
             return [a for b in batches for a in speaker.answers(ids[b], draws[b])]
 
 
-def open(workdir: str | Path, which: str | int = "latest") -> Run:
+def open(workdir: str | Path, which: Which = "latest") -> Run:
     """Opens a run that any command has made, with the weights of one checkpoint.
 
     Args:

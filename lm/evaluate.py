@@ -60,7 +60,7 @@ def run(argv: list[str]) -> int:
         init = checkpoint.Init(source=str(workdir), checkpoint=int(step.name))
         with jax.set_mesh(program.mesh):
             params, _ = transfer.load_params(init, program.params)
-            found = {"step": int(step.name)}
+            found: dict[str, float] = {"step": int(step.name)}
             for evaluate in evaluators.values():
                 found |= evaluate(params, int(step.name))
     if jax.process_index() == 0:

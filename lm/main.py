@@ -75,9 +75,9 @@ def start(
     source.check(config, workdir)
     lines = [*notes, *process.platform_setup()]
     with lock.of_workdir(workdir, lines.append, primary=process.is_primary()):
-        from lm import train  # after the checks above: it imports much
+        from lm.train import train  # after the checks above: it imports much
 
-        return train.train(
+        return train(
             config, workdir, strict=strict, allow_change=allow_change, notes=lines
         )
 

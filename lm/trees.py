@@ -155,10 +155,10 @@ def parameter_table(params: Tree, *, std: bool = False) -> str:
     widths = [max(len(row[i]) for row in rows) for i in (1, 2, 3)]
     room = max(80 - sum(widths) - 6, 20)
     lines = []
-    for path, shape, count, last in rows:
+    for path, shape, number, last in rows:
         # The end of a path tells leaves apart, so a long one loses its beginning.
         name = path if len(path) <= room else "…" + path[-(room - 1) :]
-        line = f"{name:<{room}}  {shape:>{widths[0]}}  {count:>{widths[1]}}  {last}"
+        line = f"{name:<{room}}  {shape:>{widths[0]}}  {number:>{widths[1]}}  {last}"
         lines.append(line.rstrip())
     return "\n".join(lines)
 

@@ -5,7 +5,7 @@ import ast
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from lm.config import schema
 from lm.config.names import allow_code
@@ -107,12 +107,16 @@ def describe_fields(path: Path, class_name: str) -> dict[str, str]:
     return about
 
 
-def which_step(text: str) -> int | str:
+def which_step(text: str) -> int | Literal["latest", "best"]:
     """The value of --checkpoint: "latest", "best" or a step.
 
     Raises:
       ConfigError: it is none of them.
     """
-    if text not in ("latest", "best") and not text.isdecimal():
+    if text == "latest":
+        return "latest"
+    if text == "best":
+        return "best"
+    if not text.isdecimal():
         raise ConfigError("--checkpoint", repr(text), "latest, best or a step")
-    return int(text) if text.isdecimal() else text
+    return int(text)

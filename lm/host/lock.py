@@ -93,7 +93,7 @@ class Lock:
         """Returns when the file is gone, or taken over; refuses at the deadline."""
         first = _look(self.path)
         seen, patience = first, time.monotonic() + self._limit
-        while seen is not None and seen[0] == first[0]:
+        while first and seen and seen[0] == first[0]:
             owner = _parse(first[0])
             if _is_dead(owner) or time.monotonic() > patience:
                 self._take_over(first[0], owner)

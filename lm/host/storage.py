@@ -14,6 +14,7 @@ The tests of faults use it.
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import re
@@ -194,7 +195,10 @@ class Appender:
             steady(sync_path, self.path.parent)
 
     def _open(self) -> None:
-        self._file = steady(open, self.path, "ab", 0)
+        def append() -> io.FileIO:
+            return open(self.path, "ab", 0)
+
+        self._file = steady(append)
         self._size = self._file.tell()
 
     def write(self, text: str) -> None:

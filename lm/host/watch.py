@@ -107,7 +107,7 @@ class Watch:
             now = time.monotonic()
             if now - armed > 20 * TICK:  # For native code that keeps all threads out.
                 faulthandler.dump_traceback_later(
-                    self._limit + 60, exit=True, file=sys.__stderr__
+                    self._limit + 60, exit=True, file=sys.__stderr__ or sys.stderr
                 )
                 armed = now
             if now - last > 10 * TICK:
@@ -138,8 +138,9 @@ class Watch:
 
     def _aborted(self) -> None:
         """jax is about to abort the process, since it lost the process 0."""
-        lost = self._peers.lost() if self._peers else None
-        self._stop(self._lost(lost or self._peers.name(0)))
+        peers = self._peers
+        first = peers.lost() or peers.name(0) if peers else "process 0"
+        self._stop(self._lost(first))
 
     def _stop(self, error: PeerError) -> None:
         with suppress(OSError), open(self._stacks, "w") as file:
@@ -266,7 +267,8 @@ def barrier(name: str, limit: float) -> None:
     key = f"{name} {next(_barriers)}"
     storage.crash_point("barrier")
     try:
-        distributed.global_state.client.wait_at_barrier(key, int(limit * 1000))
+        client: Any = distributed.global_state.client
+        client.wait_at_barrier(key, int(limit * 1000))
     except jax.errors.JaxRuntimeError as error:
         raise PeerError(
             f"process {jax.process_index()}",
@@ -276,14 +278,17 @@ def barrier(name: str, limit: float) -> None:
         ) from error
 
 
+_handlers: list[Any] = []  # native code calls them, so they must stay alive
+
+
 def _on_abort(act: Callable[[], None]) -> None:
     """Calls `act` where native code would abort the process.
 
     jax has no other way: when its service is gone, it aborts within the second.
     """
     kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
-    _on_abort.handler = kind(lambda number: act())  # type: ignore[attr-defined]
-    ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort.handler)
+    _handlers.append(kind(lambda number: act()))
+    ctypes.CDLL(None).signal(signal.SIGABRT, _handlers[-1])
 
 
 def _seconds(name: str, default: float) -> float:

@@ -83,7 +83,7 @@ def relative_bucket(
       causal: keys after the query share bucket 0; otherwise they have the upper half of
         the buckets to themselves.
     """
-    offset = 0
+    offset = jnp.int32(0)
     if not causal:
         buckets //= 2
         offset = jnp.where(behind < 0, buckets, 0)
