@@ -76,9 +76,7 @@ def test_and_out_again_bit_for_bit(bert, workdir, tmp_path, capsys):
     card = (out / "README.md").read_text()
     assert "`BertForPreTraining` of 12,839 parameters, after 0 steps" in card
     assert "objective: `name=mlm" in card and '"d_model": 24' in card
-    assert (
-        source.different(checkpoint.read_model(out), checkpoint.read_model(bert)) == []
-    )
+    assert source.different(folders.model_of(out), folders.model_of(bert)) == []
     # The same again does not write over it.
     assert convert.main(flags) == 2
     assert "which exists" in capsys.readouterr().err
@@ -104,7 +102,7 @@ def test_the_exported_tokenizer_gives_the_same_ids(bert, workdir, tmp_path):
 def fine_tune(bert, **changes):
     items = [{"text": "good dog.", "label": 1}, {"text": "bad cat.", "label": 0}] * 8
     given = {
-        "model": dict(checkpoint.read_model(bert)) | {"vocab_size": None},
+        "model": dict(folders.model_of(bert)) | {"vocab_size": None},
         "objective": {"name": "classification", "classes": 2},
         "data": {"sources": [{"name": "memory", "items": items}]},
         "tokenizer": None,
@@ -180,7 +178,7 @@ def abstract(program):
 
 
 def test_a_model_that_computes_something_else_is_refused(bert, tmp_path):
-    model = dict(checkpoint.read_model(bert)) | {"norm_epsilon": 1e-5}
+    model = dict(folders.model_of(bert)) | {"norm_epsilon": 1e-5}
     with pytest.raises(CheckpointError, match=r"norm_epsilon=1e-12, .*1e-05"):
         source.check(fine_tune(bert, model=model), tmp_path)
     with pytest.raises(CheckpointError, match="hub/a/name: found no such folder"):

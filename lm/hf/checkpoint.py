@@ -3,6 +3,7 @@
 Nothing here needs jax; nothing is read of the weights but their headers.
 """
 
+import functools
 import importlib
 import re
 from collections.abc import Iterable, Mapping
@@ -12,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from lm.errors import ConfigError
 from lm.hf import hub
 from lm.hf.families.base import Family, layers, sizes
 from lm.hf.families.table import Sizes, Source, check, sources
 from lm.hf.formats.files import is_file, read_json, refuse
 from lm.hf.formats.tensors import open_tensors
 
-FAMILIES = ("bert", "distilbert", "roberta", "gpt2", "t5", "llama", "mistral", "qwen2")
+FOLDER = Path(__file__).with_name("families")
 # Parts that are taken along wherever they are; the others belong to an architecture.
 ALONG = ("pooler", "mlm", "nsp", "lm")
 PREFIX = "hf:"
@@ -39,6 +41,7 @@ class Checkpoint:
       sources: by path of a parameter, the tensors that it comes from.
       tensors: by name, as views of the file.
       labels: names of the classes of a head.
+      notes: lines on what config.json says and this project does not do.
     """
 
     place: Path
@@ -51,6 +54,7 @@ class Checkpoint:
     sources: Mapping[str, Source]
     tensors: Mapping[str, np.ndarray]
     labels: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @property
     def dtypes(self) -> str:
@@ -82,9 +86,18 @@ def directory_of(source: str) -> Path | None:
     refuse(source, "no such folder", "a folder with config.json and weights", fix)
 
 
+@functools.cache
+def families() -> Mapping[str, Family]:
+    """Returns every family by its model type: the files that define FAMILY."""
+    names = sorted(path.stem for path in FOLDER.glob("*.py"))
+    modules = (importlib.import_module(f"lm.hf.families.{name}") for name in names)
+    found = (vars(module).get("FAMILY") for module in modules)
+    return {family.model_type: family for family in found if family is not None}
+
+
 def families_of(model_type: str) -> tuple[Family, ...]:
-    """The family, and those of its classes that have other stacks."""
-    family = importlib.import_module(f"lm.hf.families.{model_type}").FAMILY
+    """Returns the family, and those of its classes that have other stacks."""
+    family = families()[model_type]
     return (family, *family.others)
 
 
@@ -98,19 +111,13 @@ def read_config(place: Path) -> tuple[Family, dict[str, Any], Path]:
         fix = "use a model that is computed without it."
         refuse(path, "auto_map: code of its own", "a config.json without code", fix)
     kind = kind or config.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in families():
         found = f"model_type {str(kind)[:60]!r}"
-        refuse(path, found, f"one of {', '.join(FAMILIES)}", "use another model.")
-    families = families_of(kind)
-    name = _architecture(config, path, [n for f in families for n in f.architectures])
-    family = next((f for f in families if name in f.architectures), families[0])
+        refuse(path, found, f"one of {', '.join(families())}", "use another model.")
+    stacks = families_of(kind)
+    name = _architecture(config, path, [n for f in stacks for n in f.architectures])
+    family = next((f for f in stacks if name in f.architectures), stacks[0])
     return family, config, path
-
-
-def read_model(place: Path) -> dict[str, Any]:
-    """config.model of a directory, complete; the weights are not looked at."""
-    family, config, path = read_config(place)
-    return family.read(config, path)
 
 
 def open_checkpoint(place: Path, missing: Iterable[str] = ()) -> Checkpoint:
@@ -141,6 +148,10 @@ def open_checkpoint(place: Path, missing: Iterable[str] = ()) -> Checkpoint:
     tensors = _untied(tensors, tied, file)
     along = {rule.part for rule in table if rule.name in tensors} & {*ALONG}
     used = [rule for rule in table if rule.part in {"", *parts} | along]
+    try:
+        family.check_parts(model, {rule.part for rule in used}, str(path))
+    except ConfigError as error:
+        refuse(path, error.found, error.expected, "use another model.")
     found = {
         path: source
         for path, source in sources(used, known, layers(model)).items()
@@ -166,6 +177,7 @@ def open_checkpoint(place: Path, missing: Iterable[str] = ()) -> Checkpoint:
         sources=found,
         tensors=tensors,
         labels=labels,
+        notes=family.notes(config, model, path),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lm.config.resolve import Config
 from lm.errors import CheckpointError, ConfigError
-from lm.hf.checkpoint import FAMILIES, families_of
+from lm.hf.checkpoint import families, families_of
 from lm.hf.families.base import Family, layers, sizes
 from lm.hf.families.table import Shape, Source, nearest, sources
 from lm.hf.formats import safetensors
@@ -55,11 +55,12 @@ def plan(config: Config, shapes: Shapes, family: str | None = None) -> Plan:
       CheckpointError: parameters that the family has no tensor for, or the reverse.
     """
     labels = config.objective.get("labels") or ()
-    heads = [shapes.get(f"heads/{name}/kernel", (2,)) for name in ("classify", "tag")]
-    count = max(shape[-1] for shape in heads)
+    heads = (shapes.get(f"heads/{name}/kernel") for name in ("classify", "tag"))
+    count = next((shape[-1] for shape in heads if shape), 2)
+    chosen, keys = _family(config.model, family)
     vocab_size = shapes["embed/token/embedding"][0]
     model = Config(config.model | {"vocab_size": vocab_size})
-    chosen, keys = _family(model, family)
+    keys["vocab_size"] = vocab_size
     known = sizes(model, count)
     problems = {}
     for architecture, parts in chosen.architectures.items():
@@ -67,6 +68,7 @@ def plan(config: Config, shapes: Shapes, family: str | None = None) -> Plan:
         found = sources(rules, known, layers(model))
         here = {path: source.shape for path, source in found.items()}
         if here == dict(shapes):
+            chosen.check_parts(model, parts, "model")
             keys["architectures"] = [architecture]
             if "classify" in parts:
                 _check_summary(config.objective, chosen, architecture)
@@ -96,10 +98,15 @@ def _check_summary(objective: Config, family: Family, architecture: str) -> None
 
 
 def _family(model: Config, name: str | None) -> tuple[Family, dict[str, Any]]:
-    if name is not None and name not in FAMILIES:
-        raise ConfigError("--family", repr(name), f"one of {', '.join(FAMILIES)}")
+    if name is not None and name not in families():
+        raise ConfigError("--family", repr(name), f"one of {', '.join(families())}")
+    kinds = {each.model for each in families().values()}
+    if model["name"] not in kinds:
+        found = f"name={model['name']}, which no family of Hugging Face is"
+        expected = f"{' or '.join(sorted(kinds))}, as {', '.join(families())} are"
+        raise ConfigError("model", found, expected)
     problems = []
-    for kind in [name] if name else FAMILIES:
+    for kind in [name] if name else families():
         for family in families_of(kind):
             try:
                 return family, family.write(model)

@@ -74,7 +74,8 @@ class Model(nn.Module):
       token_types: kinds of segment (sentence A, sentence B); 0: no such embedding.
       norm_position: "post" as BERT, or "pre" with one more norm after the last layer.
       activation: of the feed-forward layers; the names in -glu are gated units.
-      bias: which dense layers and norms have one; "qkv": query, key and value alone.
+      bias: which dense layers and norms have one; "qkv": query, key and value alone;
+        "attention", "mlp": the dense layers of that part alone, no norm.
       embedding: "norm" as BERT, "scaled" by sqrt(d_model) (Vaswani et al. 2017, 3.4).
       output: of decoders; "tied" is the token embedding, "scaled" the same with states
         times d_model ** -0.5 (Raffel et al. 2020), "untied" a table of its own.
@@ -105,7 +106,7 @@ class Model(nn.Module):
     activation: Literal[
         "gelu", "gelu_tanh", "relu", "silu", "geglu", "geglu_tanh", "reglu", "swiglu"
     ] = "gelu"
-    bias: Literal["all", "none", "qkv"] = "all"
+    bias: Literal["all", "none", "qkv", "attention", "mlp"] = "all"
     embedding: Literal["plain", "norm", "scaled"] = "norm"
     output: Literal["tied", "scaled", "untied"] = "tied"
     softcap: float | None = None

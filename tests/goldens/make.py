@@ -199,11 +199,37 @@ MORE = {
     ),
     "qwen2_span": (t.Qwen2ForQuestionAnswering, t.Qwen2Config(**SMALL)),
 }
+# What differs in one key from the cases above.
+KEYS = {
+    "t5_dense_act": (
+        t.T5ForConditionalGeneration,
+        t.T5Config(**SEQ2SEQ, d_kv=8, num_heads=3, dense_act_fn="gelu"),
+    ),
+    "t5_gated": (
+        t.T5EncoderModel,
+        t.T5Config(
+            **SEQ2SEQ, **T5, feed_forward_proj="gated-gelu", dense_act_fn="gelu"
+        ),
+    ),
+    "gpt2_untied": (
+        t.GPT2LMHeadModel,
+        t.GPT2Config(**GPT2, tie_word_embeddings=False, embd_pdrop=0.3),
+    ),
+    "llama_attention_bias": (
+        t.LlamaForCausalLM,
+        t.LlamaConfig(**SMALL, attention_bias=True),
+    ),
+    "llama_mlp_bias": (t.LlamaForCausalLM, t.LlamaConfig(**SMALL, mlp_bias=True)),
+    "roberta_classify_gelu_new": (
+        t.RobertaForSequenceClassification,
+        t.RobertaConfig(**ROBERTA, hidden_act="gelu_new", **LABELS),
+    ),
+}
 for case, (_, config) in (HEADS | MORE).items():
     if case.endswith(("classify", "tag")):
         config.id2label = LABELS["id2label"]
-NAMES = (*sorted(CASES), *sorted(HEADS), *sorted(MORE))
-CASES |= HEADS | MORE
+NAMES = (*sorted(CASES), *sorted(HEADS), *sorted(MORE), *sorted(KEYS))
+CASES |= HEADS | MORE | KEYS
 
 
 def randomise(model: torch.nn.Module, seed: int) -> None:

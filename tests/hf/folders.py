@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+from lm.hf import checkpoint
 from tests.hf import goldens
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -17,3 +18,9 @@ def bert(place: Path, case: str = "bert_pretraining") -> Path:
     (place / "vocab.txt").write_text("".join(f"{t}\n" for t in VOCABULARY))
     (place / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
     return place
+
+
+def model_of(place: Path) -> dict:
+    """config.model of a directory; the weights are not looked at."""
+    family, config, path = checkpoint.read_config(place)
+    return family.read(config, path)

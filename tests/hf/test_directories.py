@@ -14,7 +14,7 @@ from lm.errors import CheckpointError
 from lm.hf import checkpoint, importing
 from lm.hf.formats import safetensors
 from lm.models.presets import PRESETS
-from tests.hf import goldens
+from tests.hf import folders, goldens
 
 
 @pytest.fixture
@@ -55,7 +55,6 @@ def refusal(place):
         ),
         ("bert_tag", {"position_embedding_type": "relative_key"}, "relative_key"),
         ("bert_tag", {"is_decoder": True}, "is_decoder: True, not False"),
-        ("bert_tag", {"layer_nrom_eps": 1e-5}, "layer_nrom_eps: 1e-05, an unknown key"),
         ("bert_tag", {"hidden_size": "24"}, "hidden_size: '24', not a whole number"),
         ("bert_tag", {"hidden_size": [24]}, "hidden_size: [24]"),
         ("bert_tag", {"num_hidden_layers": 10**7}, "up to 1000"),
@@ -65,18 +64,21 @@ def refusal(place):
         ("bert_tag", {"architectures": ["BertForX"]}, "architecture 'BertForX'"),
         ("bert_tag", {"id2label": {"1": "a"}}, "id2label"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse"),
-        ("gpt2", {"embd_pdrop": 0.3}, "resid_pdrop 0.1, embd_pdrop 0.3"),
-        ("gpt2", {"tie_word_embeddings": False}, "tie_word_embeddings: False"),
+        ("gpt2", {"tie_word_embeddings": "no"}, "tie_word_embeddings 'no'"),
+        ("gpt2", {"hidden_size": 22}, "n_embd 21 and hidden_size 22"),
         ("llama", {"rope_scaling": {"type": "yarn", "factor": 2}}, "lm_head"),
         ("llama", {"rope_parameters": {"rope_type": "yarn"}}, "rope_type 'yarn'"),
         ("llama", {"rope_parameters": {"factor": 2.0}}, "rope settings"),
-        ("llama", {"attention_bias": True}, "attention_bias True, mlp_bias False"),
+        ("llama", {"attention_bias": 1}, "attention_bias 1"),
+        ("llama", {"rope_theta": 7.0}, "rope_theta 7.0, and 10000.0 in the rope"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor: 0.5"),
         ("llama", {"num_key_value_heads": 3}, "a divisor of 5"),
         ("qwen2", {"use_sliding_window": True}, "use_sliding_window"),
         ("mistral", {"sliding_window": "x"}, "sliding_window 'x'"),
-        ("t5_v1_0", {"feed_forward_proj": "gated-tanh"}, "gated-tanh"),
-        ("t5_v1_0", {"decoder_start_token_id": 5}, "decoder_start_token_id 5"),
-        ("roberta_mlm", {"hidden_act": "relu"}, "hidden_act: 'relu', not 'gelu'"),
+        ("t5_v1_0", {"feed_forward_proj": "gelu-gated"}, "gelu-gated"),
+        ("t5_v1_0", {"dense_act_fn": "quick_gelu"}, "dense_act_fn 'quick_gelu'"),
+        ("t5_v1_0", {"is_gated_act": "yes"}, "is_gated_act 'yes'"),
+        ("roberta_mlm", {"hidden_act": "relu"}, "activation 'relu', expected 'gelu'"),
         ("roberta_mlm", {"pad_token_id": None}, "pad_token_id None"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
     ],
@@ -97,12 +99,12 @@ def test_strange_values_end_in_a_refusal_or_change_nothing(name, tmp_path):
     """No value of config.json gets past as another error."""
     path = tmp_path / "config.json"
     given = json.loads((goldens.PLACE / name / "config.json").read_text())
-    wanted = checkpoint.read_model(goldens.PLACE / name)
+    wanted = folders.model_of(goldens.PLACE / name)
     for key in [*given, "rope_scaling", "n_inner", "layer_types"]:
         for value in STRANGE:
             path.write_text(json.dumps(given | {key: value}))
             try:
-                model = checkpoint.read_model(tmp_path)
+                model = folders.model_of(tmp_path)
             except CheckpointError as error:
                 assert str(path) in error.where
                 continue

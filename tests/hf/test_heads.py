@@ -18,7 +18,7 @@ def fine_tune(place, **objective):
     items = [{"text": "good dog.", "label": 1}, {"text": "bad cat.", "label": 0}] * 8
     return configs.resolve(
         tiny.tree(
-            model=dict(checkpoint.read_model(place)) | {"vocab_size": None},
+            model=dict(folders.model_of(place)) | {"vocab_size": None},
             objective={"name": "classification", "classes": 3, **objective},
             data={"sources": [{"name": "memory", "items": items}]},
             tokenizer=None,

@@ -11,7 +11,8 @@ from tests.hf import goldens
 # One of each kind in the fast suite.
 FEW = ("bert_pretraining", "gpt2", "llama_3_1", "mistral", "t5_v1_1")
 FEW += ("distilbert_classify", "llama_classify", "llama_span")
-FEW += ("t5_classify", "t5_tag")
+FEW += ("t5_classify", "t5_tag", "t5_dense_act", "gpt2_untied")
+FEW += ("llama_attention_bias", "llama_mlp_bias")
 
 
 def each(names):
@@ -65,7 +66,7 @@ def test_logits(case):
     name, _, model, params, batch, wanted = case
     found = model.apply({"params": params}, batch, method=all_outputs)
     mask = batch["segment_ids"]
-    assert ("states" in found) == (name == "t5_encoder")
+    assert ("states" in found) == (name in ("t5_encoder", "t5_gated"))
     if name == "bert_pretraining":
         goldens.close(found["words"], wanted["prediction_logits"], mask)
         goldens.close(found["nsp"], wanted["seq_relationship_logits"])

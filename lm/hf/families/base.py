@@ -1,64 +1,16 @@
 """A family of models: its config.json and its tensors beside ours."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from lm.errors import CheckpointError, ConfigError
+from lm.hf.families.keys import INERT, TRAINED, WANTED, Words
 from lm.hf.families.table import Rule, Sizes
 from lm.hf.formats.files import refuse
-
-Words = Mapping[str, str]
-
-ACTIVATIONS: Words = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
-GATED: Words = {
-    "silu": "swiglu",
-    "swish": "swiglu",
-    "gelu": "geglu",
-    "gelu_pytorch_tanh": "geglu_tanh",
-    "gelu_new": "geglu_tanh",
-    "relu": "reglu",
-}
-
-# Keys of any config.json that change nothing of what a model computes: names, ids of
-# the tokenizer, settings of generation, of storage and of the training of others.
-_INERT = """
-    architectures model_type _name_or_path name_or_path transformers_version dtype
-    torch_dtype use_cache return_dict output_hidden_states output_attentions torchscript
-    use_bfloat16 tf_legacy_loss chunk_size_feed_forward gradient_checkpointing
-    finetuning_task id2label label2id num_labels _num_labels problem_type
-    tokenizer_class prefix bos_token_id pad_token_id eos_token_id sep_token_id
-    decoder_start_token_id mask_token_id task_specific_params generation
-    max_length min_length do_sample early_stopping num_beams num_beam_groups
-    diversity_penalty temperature top_k top_p typical_p repetition_penalty
-    length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
-    num_return_sequences output_scores return_dict_in_generate forced_bos_token_id
-    forced_eos_token_id remove_invalid_values exponential_decay_length_penalty
-    suppress_tokens begin_suppress_tokens output_past attn_implementation
-    _attn_implementation _attn_implementation_autoset attention_type
-    classifier_dropout directionality pooler_fc_size pooler_num_attention_heads
-    pooler_num_fc_layers pooler_size_per_head pooler_type is_encoder_decoder
-"""
-INERT = frozenset(_INERT.split())
-# And what is wanted of the rest, where it stands there.
-WANTED: dict[str, tuple] = {
-    "pruned_heads": ({}, None),
-    "add_cross_attention": (False,),
-    "cross_attention_hidden_size": (None,),
-    "tie_encoder_decoder": (False,),
-    "is_decoder": (False,),
-}
-
 
 # Tables are as long as there are layers: none is made for a number out of the air.
 MOST = {"num_layers": 1000, "encoder_layers": 1000}
@@ -164,6 +116,11 @@ class Family:
       separators: how many [SEP] stand between two texts.
       prefixes: of the classes that have another prefix.
       others: classes with other stacks, as families of the same model_type.
+      aliases: other names of keys, which the library reads too: alias -> key.
+      trained: rates of dropout that `config.model.dropout` stands for as well.
+      task: the objective that its models were trained on.
+      model: the file of lm/models that computes it.
+      limits: part -> fields of config.model that its head fixes, with their values.
     """
 
     model_type: str
@@ -183,6 +140,11 @@ class Family:
     separators: int = 1
     prefixes: Mapping[str, str] = field(default_factory=dict)
     others: tuple["Family", ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    trained: frozenset[str] = frozenset()
+    task: str = "mlm"
+    model: str = "transformer"
+    limits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def table(self, model: Mapping[str, Any], architecture: str) -> tuple[Rule, ...]:
         """The rules of a class, by the names that its tensors have."""
@@ -197,13 +159,13 @@ class Family:
         )
 
     def read(self, config: dict[str, Any], path: Path) -> dict[str, Any]:
-        """config.model of a config.json: the fields by name, groups as dicts.
+        """Returns config.model of a config.json: fields by name, groups as dicts.
 
         Raises:
-          CheckpointError: lists keys that are unknown, and values that no field of ours
-            can be.
+          CheckpointError: lists the values that no field of ours can be.
         """
-        more, read = self.adapt_in(config, path)
+        config = self.plain(config, path)
+        more, _ = self.adapt_in(config, path)
         fields = USUAL | dict(self.fixed)
         problems: list[str] = []
         for item in self.fields:
@@ -215,21 +177,17 @@ class Family:
                 whole = isinstance(value, int) and isinstance(item.default, float)
                 value = float(value) if whole else value
                 fields[item.ours] = item.words[value] if item.words else value
-        wanted = WANTED | dict(self.wanted)
-        for key, values in wanted.items():
+        for key, values in (WANTED | dict(self.wanted)).items():
             if key in config and config[key] not in values:
                 problems.append(f"{key}: {shown(config[key])}, not {shown(values[0])}")
-        known = {item.key for item in self.fields} | wanted.keys() | read
-        for key in sorted(config.keys() - known - INERT - self.inert):
-            problems.append(f"{key}: {shown(config[key])}, an unknown key")
         if problems:
             raise CheckpointError(
                 str(path),
                 "; ".join(problems[:20]),
                 f"a {self.model_type} that this project can compute",
-                "a key that changes nothing can be removed from config.json.",
+                "use another model: these keys change what this one computes.",
             )
-        model: dict[str, Any] = {"name": "transformer"}
+        model: dict[str, Any] = {"name": self.model}
         for ours, value in (fields | more).items():
             group, _, name = ours.rpartition(".")
             (model.setdefault(group, {}) if group else model)[name] = value
@@ -237,6 +195,59 @@ class Family:
             found = f"{model['d_model']} for {model['num_heads']} heads"
             refuse(path, found, "a width that the heads divide")
         return model
+
+    def check_parts(
+        self, model: Mapping[str, Any], parts: Iterable[str], where: str
+    ) -> None:
+        """Raises ConfigError where a head of the family fixes a field otherwise."""
+        for part in parts:
+            for name, value in self.limits.get(part, {}).items():
+                if (found := get(model, name)) != value:
+                    expected = f"{value!r}, which the {part} head of a "
+                    expected += f"{self.model_type} has, whatever its layers have"
+                    raise ConfigError(where, f"{name} {found!r}", expected)
+
+    def plain(self, config: dict[str, Any], path: Path) -> dict[str, Any]:
+        """Returns a config.json with every key under the family's own name.
+
+        Raises:
+          CheckpointError: a key and its alias differ.
+        """
+        found = {k: v for k, v in config.items() if k not in self.aliases}
+        for alias, key in self.aliases.items():
+            if (
+                alias in config
+                and found.setdefault(key, config[alias]) != config[alias]
+            ):
+                both = f"{key} {shown(found[key])} and {alias} {shown(config[alias])}"
+                refuse(path, both, "one number: these are two names of one key")
+        return found
+
+    def known(self, config: dict[str, Any], path: Path) -> set[str]:
+        """Returns the keys that this project honours, refuses, or knows to be inert."""
+        _, read = self.adapt_in(self.plain(config, path), path)
+        own = {item.key for item in self.fields} | read | self.inert | self.trained
+        fixed = WANTED.keys() | self.wanted.keys() | INERT | TRAINED
+        return own | fixed | self.aliases.keys()
+
+    def notes(
+        self, config: dict[str, Any], model: Mapping[str, Any], path: Path
+    ) -> tuple[str, ...]:
+        """Returns a line for each key that one may expect to matter, and does not."""
+        known = self.known(config, path)
+        lines = []
+        for key in sorted(config.keys() - known):
+            near = get_close_matches(key, known - INERT, n=1, cutoff=0.85)
+            guess = f" (did you mean {near[0]}?)" if near else ""
+            lines.append(
+                f"{path}: {shown(key)} is no key of a {self.model_type}{guess}"
+            )
+        for key in sorted(self.trained | TRAINED):
+            value = config.get(key)
+            if isinstance(value, int | float) and value != model["dropout"]:
+                rate = f"{key}={value} is model.dropout={model['dropout']} here"
+                lines.append(f"{path}: {rate}, which matters in training alone")
+        return tuple(lines)
 
     def write(self, model: Mapping[str, Any]) -> dict[str, Any]:
         """The config.json of a config.model, less what the tokenizer and heads say.
@@ -270,7 +281,8 @@ class Family:
         if problems:
             expected = f"what a {self.model_type} has"
             raise ConfigError("model", "; ".join(problems), expected)
-        config |= {key: values[0] for key, values in self.wanted.items()}
+        wanted = {k: v[0] for k, v in self.wanted.items() if v[0] is not None}
+        config |= wanted
         return config | self.adapt_out(model)
 
 
@@ -307,6 +319,14 @@ def layers(model: Mapping[str, Any]) -> dict[str, int]:
         return {"layers": count}
     encoder = model["encoder_layers"] or count
     return {"encoder/layers": encoder, "decoder/layers": count}
+
+
+def flag(config: Mapping[str, Any], key: str, default: bool, path: Path) -> bool:
+    """Returns a key of config.json that is true or false."""
+    value = config.get(key, default)
+    if type(value) is not bool:
+        refuse(path, f"{key} {shown(value)}", "true or false")
+    return value
 
 
 def get(model: Mapping[str, Any], field: str) -> Any:

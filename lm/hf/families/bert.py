@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm.errors import ConfigError
-from lm.hf.families.base import ACTIVATIONS, Family, Field
+from lm.hf.families.base import Family, Field
+from lm.hf.families.keys import ACTIVATIONS
 from lm.hf.families.table import Rule, linear, norm
 
 FIELDS = (

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm.hf.families import bert
-from lm.hf.families.base import ACTIVATIONS, Family, Field
+from lm.hf.families.base import Family, Field
+from lm.hf.families.keys import ACTIVATIONS
 from lm.hf.families.table import Rule, linear, norm
 
 EMBED, LAYER = "distilbert.embeddings", "distilbert.transformer.layer.{i}"
@@ -54,8 +55,13 @@ FAMILY = Family(
     ),
     fixed=bert.FIXED | {"norm_epsilon": 1e-12},
     # How its table of positions began; the table is in the checkpoint.
-    inert=frozenset({"sinusoidal_pos_embds", "tie_weights_", "qa_dropout"})
-    | {"seq_classif_dropout"},
+    inert=frozenset({"sinusoidal_pos_embds", "tie_weights_"}),
+    trained=frozenset({"qa_dropout", "seq_classif_dropout"}),
+    aliases={
+        "hidden_size": "dim",
+        "num_attention_heads": "n_heads",
+        "num_hidden_layers": "n_layers",
+    },
     wanted={"tie_word_embeddings": (True,)},
     rules=rules,
     tied=lambda model: {"vocab_projector.weight": f"{EMBED}.word_embeddings.weight"},

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lm.hf.families.base import ACTIVATIONS, Family, Field
+from lm.hf.families.base import Family, Field, flag
+from lm.hf.families.keys import ACTIVATIONS
 from lm.hf.families.table import Rule, linear, norm
 from lm.hf.formats.files import refuse
 
@@ -13,6 +14,7 @@ QKV = tuple(f"layers/attention/{name}" for name in ("query", "key", "value"))
 
 
 def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
+    untied = Rule("lm_head.weight", "output/embedding", "V D -> V D", "lm")
     kernels, biases = (tuple(f"{p}/{n}" for p in QKV) for n in ("kernel", "bias"))
     return (
         Rule("transformer.wte.weight", "embed/token/embedding", "V D -> V D"),
@@ -32,23 +34,35 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
         Rule(f"{LAYER}.mlp.c_proj.weight", "layers/mlp/down/kernel", "F D -> F D"),
         Rule(f"{LAYER}.mlp.c_proj.bias", "layers/mlp/down/bias", "D -> D"),
         *norm("transformer.ln_f", "norm"),
+        *((untied,) if model["output"] == "untied" else ()),
         *linear("score", "heads/classify", "C D -> D C", "classify", bias=False),
         *linear("classifier", "heads/tag", "C D -> D C", "tag"),
         *linear("qa_outputs", "heads/span", "T D -> D T", "span"),
     )
 
 
+def tied(model: Mapping[str, Any]) -> dict[str, str]:
+    if model["output"] == "untied":
+        return {}
+    return {"lm_head.weight": "transformer.wte.weight"}
+
+
 def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
     inner, wide = config.get("n_inner"), config.get("n_embd", 768)
-    residual, embed = (config.get(f"{n}_pdrop", 0.1) for n in ("resid", "embd"))
-    if residual != embed:
-        found = f"resid_pdrop {residual!r}, embd_pdrop {embed!r}"[:120]
-        fix = "set both to one value in config.json: it matters in training only."
-        refuse(path, found, "one rate of dropout", fix)
     if any(type(n) is not int or not 0 < n < 2**31 for n in (inner or 1, wide)):
         refuse(path, f"n_inner {inner!r}, n_embd {wide!r}"[:120], "whole numbers")
+    tied = flag(config, "tie_word_embeddings", True, path)
+    more = {"d_ff": inner or 4 * wide, "output": "tied" if tied else "untied"}
     # n_ctx is an old name for n_positions.
-    return {"d_ff": inner or 4 * wide}, {"n_inner", "embd_pdrop", "n_ctx"}
+    return more, {"n_inner", "n_ctx", "tie_word_embeddings"}
+
+
+def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "n_inner": model["d_ff"],
+        "embd_pdrop": model["dropout"],
+        "tie_word_embeddings": model["output"] == "tied",
+    }
 
 
 FAMILY = Family(
@@ -73,23 +87,29 @@ FAMILY = Family(
         "norm_position": "pre",
         "bias": "all",
         "embedding": "plain",
-        "output": "tied",
     },
     wanted={
-        "tie_word_embeddings": (True,),
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
     },
     # The order of operations in mixed precision, and a head that we do not have.
     inert=frozenset({"reorder_and_upcast_attn", "summary_type", "summary_use_proj"})
-    | {"summary_activation", "summary_proj_to_labels", "summary_first_dropout"},
+    | {"summary_activation", "summary_proj_to_labels"},
+    trained=frozenset({"embd_pdrop", "summary_first_dropout", "hidden_dropout"}),
+    aliases={
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    },
     rules=rules,
-    tied=lambda model: {"lm_head.weight": "transformer.wte.weight"},
-    own=frozenset({"d_ff"}),
+    tied=tied,
+    own=frozenset({"d_ff", "output"}),
     adapt_in=adapt_in,
-    adapt_out=lambda model: {"n_inner": model["d_ff"], "embd_pdrop": model["dropout"]},
+    adapt_out=adapt_out,
+    task="causal_lm",
     architectures={
-        "GPT2LMHeadModel": (),
+        "GPT2LMHeadModel": ("lm",),
         "GPT2ForSequenceClassification": ("classify",),
         "GPT2ForTokenClassification": ("tag",),
         "GPT2ForQuestionAnswering": ("span",),

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import ConfigError
-from lm.hf.families.base import GATED, Family, Field, shown
+from lm.hf.families.base import Family, Field, flag, shown
+from lm.hf.families.keys import GATED
 from lm.hf.families.table import Rule, linear, norm
 from lm.hf.formats.files import refuse
 
@@ -29,6 +30,11 @@ FIXED = {
     "embedding": "plain",
     "dropout": 0.0,
 }
+# What no class of these reads but the code of the rotation, for all of them.
+WANTED = {
+    "partial_rotary_factor": (None, 1.0),
+    "original_max_position_embeddings": (None,),
+}
 # What `shape` and `rope` below read.
 KEYS = {"num_key_value_heads", "head_dim", "max_position_embeddings"}
 KEYS |= {"tie_word_embeddings", "rope_theta", "rope_scaling", "rope_parameters"}
@@ -47,10 +53,19 @@ LLAMA3 = {
 SCALINGS = {"none": (), "linear": ("factor",), "llama3": tuple(LLAMA3)}
 
 
+BIASED = {
+    "none": (False, False, False),
+    "qkv": (True, False, False),
+    "attention": (True, True, False),
+    "mlp": (False, False, True),
+    "all": (True, True, True),
+}
+
+
 def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
-    attention, qkv = f"{LAYER}.self_attn", model["bias"] != "none"
-    all_ = model["bias"] == "all"
-    to = "layers/attention"
+    attention, to = f"{LAYER}.self_attn", "layers/attention"
+    # Which of the dense layers have one: query, key and value; output; the mlp.
+    qkv, out, mlp = BIASED[model["bias"]]
     untied = Rule("lm_head.weight", "output/embedding", "V D -> V D", "lm")
     return (
         Rule("model.embed_tokens.weight", "embed/token/embedding", "V D -> V D"),
@@ -58,11 +73,11 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
         *linear(f"{attention}.q_proj", f"{to}/query", "(N H) D -> D N H", bias=qkv),
         *linear(f"{attention}.k_proj", f"{to}/key", "(K H) D -> D K H", bias=qkv),
         *linear(f"{attention}.v_proj", f"{to}/value", "(K H) D -> D K H", bias=qkv),
-        *linear(f"{attention}.o_proj", f"{to}/output", "D (N H) -> N H D", bias=all_),
+        *linear(f"{attention}.o_proj", f"{to}/output", "D (N H) -> N H D", bias=out),
         *norm(f"{LAYER}.post_attention_layernorm", "layers/mlp_norm", bias=False),
-        *linear(f"{LAYER}.mlp.gate_proj", "layers/mlp/gate", "F D -> D F", bias=all_),
-        *linear(f"{LAYER}.mlp.up_proj", "layers/mlp/up", "F D -> D F", bias=all_),
-        *linear(f"{LAYER}.mlp.down_proj", "layers/mlp/down", "D F -> F D", bias=all_),
+        *linear(f"{LAYER}.mlp.gate_proj", "layers/mlp/gate", "F D -> D F", bias=mlp),
+        *linear(f"{LAYER}.mlp.up_proj", "layers/mlp/up", "F D -> D F", bias=mlp),
+        *linear(f"{LAYER}.mlp.down_proj", "layers/mlp/down", "D F -> F D", bias=mlp),
         *norm("model.norm", "norm", bias=False),
         *((untied,) if model["output"] == "untied" else ()),
         *linear("score", "heads/classify", "C D -> D C", "classify", bias=False),
@@ -94,19 +109,22 @@ def shape(
     kv = found["attention.kv_heads"]
     if kv and isinstance(heads, int) and heads % kv:
         refuse(path, f"num_key_value_heads {kv}", f"a divisor of {heads}")
-    tie = config.get("tie_word_embeddings", False)
-    if type(tie) is not bool:
-        refuse(path, f"tie_word_embeddings {shown(tie)}", "true or false")
+    tie = flag(config, "tie_word_embeddings", False, path)
     return found | {"output": "tied" if tie else "untied"} | rope(config, path)
 
 
 def rope(config: dict, path: Path) -> dict[str, Any]:
     """`rope_theta` and `rope_scaling`, or `rope_parameters`, which holds both."""
-    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    given = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(given, dict):
         refuse(path, f"rope_scaling {shown(given)}", "a dict")
-    given = dict(given)
-    base = given.pop("rope_theta", config.get("rope_theta", 10000.0))
+    given, outer = dict(given), config.get("rope_theta")
+    base = given.pop("rope_theta", 10000.0 if outer is None else outer)
+    if outer is not None and base != outer:
+        both = f"rope_theta {shown(outer)}, and {shown(base)} in the rope settings"
+        refuse(path, both, "one number: versions differ in which of them they read")
+    if given.get("partial_rotary_factor", 1.0) == 1.0:
+        given.pop("partial_rotary_factor", None)
     kind = given.pop("rope_type", given.pop("type", "default"))
     given.pop("type", None)
     found = {"rope.base": base, "rope.scaling": "none" if kind == "default" else kind}
@@ -115,6 +133,8 @@ def rope(config: dict, path: Path) -> dict[str, Any]:
         refuse(path, f"rope_type {shown(kind)}", expected, "use another model.")
     for ours in SCALINGS[found["rope.scaling"]]:
         found[f"rope.{ours}"] = given.pop(LLAMA3[ours], None)
+    if found.get("rope.original_len", 0) is None:
+        found["rope.original_len"] = config.get("max_position_embeddings", 2048)
     if given:
         refuse(path, f"rope settings {shown(given)}", f"those of {kind}")
     for field, value in found.items():
@@ -143,21 +163,19 @@ def shape_out(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
-    biases = tuple(config.get(f"{name}_bias", False) for name in ("attention", "mlp"))
-    words = {(False, False): "none", (True, True): "all"}
-    if any(type(bias) is not bool for bias in biases) or biases not in words:
-        found = f"attention_bias {biases[0]!r}, mlp_bias {biases[1]!r}"[:120]
-        refuse(path, found, "both or none", "use another model.")
+    names = ("attention_bias", "mlp_bias")
+    attention, mlp = (flag(config, name, False, path) for name in names)
+    words = {biased: word for word, biased in BIASED.items()}
     more = shape(config, path, kv_heads=None, max_len=2048)
-    keys = KEYS | {"attention_bias", "mlp_bias"}
-    return more | {"bias": words[biases]}, keys
+    return more | {"bias": words[attention, attention, mlp]}, KEYS | {*names}
 
 
 def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
-    biased = model["bias"] == "all"
-    if model["bias"] == "qkv":
-        raise ConfigError("model", "bias='qkv'", "what a llama has: all or none")
-    return shape_out(model) | {"attention_bias": biased, "mlp_bias": biased}
+    qkv, out, mlp = BIASED[model["bias"]]
+    if qkv != out:
+        expected = "what a llama has: biases of all of its attention, or none"
+        raise ConfigError("model", f"bias={model['bias']!r}", expected)
+    return shape_out(model) | {"attention_bias": out, "mlp_bias": mlp}
 
 
 def architectures(name: str) -> dict[str, tuple[str, ...]]:
@@ -179,6 +197,8 @@ FAMILY = Family(
     fixed=FIXED,
     # Slices of a matrix product as it was once trained: the same numbers but for order.
     inert=frozenset({"pretraining_tp"}),
+    wanted=WANTED,
+    task="causal_lm",
     rules=rules,
     tied=tied,
     own=OWN,

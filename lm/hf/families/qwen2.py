@@ -14,8 +14,9 @@ WINDOW = {"use_sliding_window", "sliding_window", "max_window_layers", "layer_ty
 def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
     kinds = config.get("layer_types") or ["full_attention"]
     whole = isinstance(kinds, list) and all(k == "full_attention" for k in kinds)
-    if config.get("use_sliding_window", False) is not False or not whole:
-        found = f"use_sliding_window, layer_types {shown(kinds)}"
+    sliding = config.get("use_sliding_window", False)
+    if sliding is not False or not whole:
+        found = f"use_sliding_window {shown(sliding)}, layer_types {shown(kinds)}"
         refuse(path, found, "full attention in all layers", "use another model.")
     more = llama.shape(config, path, kv_heads=32, max_len=32768)
     return more, llama.KEYS | WINDOW
@@ -30,6 +31,8 @@ FAMILY = Family(
     prefix="model.",
     fields=llama.FIELDS,
     fixed=llama.FIXED | {"bias": "qkv"},
+    wanted=llama.WANTED,
+    task="causal_lm",
     rules=llama.rules,
     tied=llama.tied,
     own=llama.OWN - {"bias"},

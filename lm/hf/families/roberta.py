@@ -50,8 +50,8 @@ FAMILY = Family(
     prefix="roberta.",
     fields=bert.FIELDS,
     fixed=bert.FIXED,
-    # The masked-word head has gelu whatever the layers have.
-    wanted=bert.WANTED | {"hidden_act": ("gelu",)},
+    wanted=bert.WANTED,
+    limits={"mlm": {"activation": "gelu"}},
     rules=rules,
     tied=lambda model: {
         "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",

@@ -10,19 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lm.hf.families.base import Family, Field, shown
+from lm.hf.families.base import Family, Field, flag, shown
+from lm.hf.families.keys import ACTIVATIONS, GATED
 from lm.hf.families.table import Rule, linear, norm
 from lm.hf.formats.files import refuse
-
-ACTIVATIONS = {
-    "relu": "relu",
-    "gated-gelu": "geglu_tanh",
-    "gated-silu": "swiglu",
-    "gated-relu": "reglu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-}
-GATED = ("geglu", "geglu_tanh", "reglu", "swiglu")
 
 
 def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
@@ -40,7 +31,7 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
             to_norm = f"{to}/cross_attention_norm"
             found += norm(f"{block}.1.layer_norm", to_norm, bias=False)
         dense, names = f"{block}.{mlp}.DenseReluDense", (("up", "wi"),)
-        if model["activation"] in GATED:
+        if model["activation"] in GATED.values():
             names = (("gate", "wi_0"), ("up", "wi_1"))
         for ours, theirs in names:
             found += linear(
@@ -87,19 +78,11 @@ def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
     places = config.get("n_positions", 512)
     if type(places) is not int or not 0 < places < 2**31:
         refuse(path, f"n_positions {shown(places)}", "a whole number")
-    first = config.get("bos_token_id")
-    first = config.get("pad_token_id", 0) if first is None else first
-    start = config.get("decoder_start_token_id", first)
-    if start != first:
-        found = f"decoder_start_token_id {shown(start)}"
-        refuse(path, found, f"{shown(first)}: the decoder starts with bos, else pad")
     # transformers 5 says of every T5 that it is tied, and in another key what it does.
-    scaled = config.get(
-        "scale_decoder_outputs", config.get("tie_word_embeddings", True)
-    )
-    if type(scaled) is not bool:
-        refuse(path, f"tie_word_embeddings {shown(scaled)}", "true or false")
+    tied = flag(config, "tie_word_embeddings", True, path)
+    scaled = flag(config, "scale_decoder_outputs", tied, path)
     more = {
+        "activation": activation(config, path),
         "num_layers": decoder,
         "output": "scaled" if scaled else "untied",
         "max_len": places,
@@ -107,15 +90,47 @@ def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
     dropout = config.get("dropout_rate", 0.1)
     if isinstance(dropout, int | float):
         more["attention.dropout"] = float(dropout)
-    # Said again by transformers 4: parts of feed_forward_proj.
-    derived = {"dense_act_fn", "is_gated_act", "initializer_factor"}
-    keys = {"num_decoder_layers", "n_positions", "tie_word_embeddings"}
-    return more, derived | keys | {"scale_decoder_outputs"}
+    keys = {"feed_forward_proj", "dense_act_fn", "is_gated_act", "n_positions"}
+    keys |= {"num_decoder_layers", "tie_word_embeddings", "scale_decoder_outputs"}
+    return more, keys
+
+
+def activation(config: dict, path: Path) -> str:
+    """Returns our word for the feed-forward layer.
+
+    `feed_forward_proj` gives both of its parts; `dense_act_fn` and `is_gated_act` come
+    before it where they are given.
+    """
+    given = config.get("feed_forward_proj", "relu")
+    gate, _, function = given.rpartition("-") if isinstance(given, str) else ("", "", 0)
+    if gate not in ("", "gated"):
+        refuse(path, f"feed_forward_proj {shown(given)}", "FUNCTION or gated-FUNCTION")
+    function = "gelu_new" if given == "gated-gelu" else function
+    function = config.get("dense_act_fn", function)
+    words = GATED if flag(config, "is_gated_act", bool(gate), path) else ACTIVATIONS
+    if not isinstance(function, str) or function not in words:
+        found = f"feed_forward_proj {shown(given)}, dense_act_fn {shown(function)}"
+        refuse(path, found, f"one of {', '.join(words)}", "use another model.")
+    return words[function]
+
+
+def activation_out(word: str) -> dict[str, Any]:
+    """Returns the keys that `activation` reads."""
+    gated = word in GATED.values()
+    words = GATED if gated else ACTIVATIONS
+    function = next(theirs for theirs, ours in words.items() if ours == word)
+    # What the library takes "gated-gelu" for is gelu_new.
+    name = "gelu" if gated and function.startswith("gelu") else function
+    return {
+        "feed_forward_proj": f"gated-{name}" if gated else name,
+        "dense_act_fn": "gelu_new" if word == "geglu_tanh" else function,
+        "is_gated_act": gated,
+    }
 
 
 def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
     tied = model["output"] == "scaled"
-    return {
+    return activation_out(model["activation"]) | {
         "num_layers": model["encoder_layers"] or model["num_layers"],
         "num_decoder_layers": model["num_layers"],
         "n_positions": model["max_len"],
@@ -132,7 +147,8 @@ def encoder_in(config: dict, path: Path) -> tuple[dict, set]:
 
 
 def encoder_out(model: Mapping[str, Any]) -> dict[str, Any]:
-    return {"n_positions": model["max_len"], "is_encoder_decoder": False}
+    keys = {"n_positions": model["max_len"], "is_encoder_decoder": False}
+    return keys | activation_out(model["activation"])
 
 
 ENCODER = Family(
@@ -149,7 +165,6 @@ ENCODER = Family(
         Field("relative_attention_max_distance", "attention.max_distance", 128),
         Field("dropout_rate", "dropout", 0.1),
         Field("layer_norm_epsilon", "norm_epsilon", 1e-6),
-        Field("feed_forward_proj", "activation", "relu", ACTIVATIONS),
     ),
     fixed={
         "kind": "encoder",
@@ -163,7 +178,14 @@ ENCODER = Family(
     },
     rules=rules,
     tied=tied,
-    own=frozenset({"output", "max_len", "attention.dropout"}),
+    own=frozenset({"output", "max_len", "attention.dropout", "activation"}),
+    inert=frozenset({"initializer_factor"}),
+    aliases={
+        "hidden_size": "d_model",
+        "num_attention_heads": "num_heads",
+        "num_hidden_layers": "num_layers",
+        "head_dim": "d_kv",
+    },
     adapt_in=encoder_in,
     adapt_out=encoder_out,
     architectures={"T5ForTokenClassification": ("tag",), "T5EncoderModel": ()},
@@ -177,8 +199,10 @@ FAMILY = replace(
     own=ENCODER.own | {"num_layers", "encoder_layers"},
     adapt_in=adapt_in,
     adapt_out=adapt_out,
+    task="span_corruption",
     architectures={
         "T5ForConditionalGeneration": ("lm",),
+        "T5WithLMHeadModel": ("lm",),  # its name until 2020
         "T5ForSequenceClassification": ("classify",),
         "T5ForQuestionAnswering": ("span",),
         "T5Model": (),

@@ -300,7 +300,7 @@ class Attention(nn.Module):
         kv_heads = (shape.kv_heads, shape.head_dim)
         names = ("embed", "heads", "head_dim")
         compute, std = shape.compute, shape.std(shape.d_model)
-        use_bias = shape.bias != "none"
+        use_bias = shape.bias in ("all", "attention", "qkv")
         # Scores that are not scaled want queries that are (Raffel et al. 2020).
         query_std = std * shape.head_dim**-0.5 if self._unscaled else std
         self.query = Dense(dim, heads, names, query_std, compute, use_bias)
@@ -312,7 +312,7 @@ class Attention(nn.Module):
             ("heads", "head_dim", "embed"),
             shape.std(shape.num_heads * shape.head_dim) * shape.residual_scale,
             compute,
-            shape.bias == "all",
+            shape.bias in ("all", "attention"),
         )
         if shape.attention.query_key_norm:
             norm = (shape.head_dim, "rms", shape.norm_epsilon, False, None)
@@ -402,14 +402,13 @@ class FeedForward(nn.Module):
 
     def setup(self):
         shape, dim, wide = self.shape, (self.shape.d_model,), (self.shape.d_ff,)
-        into = (shape.std(shape.d_model), shape.compute, shape.bias == "all")
+        use_bias = shape.bias in ("all", "mlp")
+        into = (shape.std(shape.d_model), shape.compute, use_bias)
         self.up = Dense(dim, wide, ("embed", "mlp"), *into)
         if shape.activation in GATES:
             self.gate = Dense(dim, wide, ("embed", "mlp"), *into)
         std = shape.std(shape.d_ff) * shape.residual_scale
-        self.down = Dense(
-            wide, dim, ("mlp", "embed"), std, shape.compute, shape.bias == "all"
-        )
+        self.down = Dense(wide, dim, ("mlp", "embed"), std, shape.compute, use_bias)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         activation, rules = self.shape.activation, self.shape.compute.rules
