@@ -27,6 +27,8 @@ from lm.hf import source
 from lm.hf.checkpoint import directory_of
 from lm.models.base import Compute, Model
 from lm.training import optim, sharding, step
+from lm.training.step import Program, Training
+from lm.workdir.adopt import begun
 
 Note = Callable[[str], None]
 
@@ -60,47 +62,6 @@ class Corpus:
         """(V,) how often each token stands in the training rows."""
         size = self.codec.vocab_size
         return sum(index.token_counts(size) for index in self.stream.indices)
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """A model on a mesh, and what needs no optimiser; compiled at the first call.
-
-    Attributes:
-      model: the module.
-      mesh: the devices.
-      params: the parameters' shapes, types and shardings.
-      axes: the logical names of each parameter's axes.
-      init: key -> parameters.
-      metrics, predict: of (params, batch); the latter also gives the batch, and both
-        give whole arrays on every process.
-    """
-
-    model: Any
-    mesh: Any
-    params: Any
-    axes: Any
-    init: Callable
-    metrics: Callable
-    predict: Callable
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """What changes the parameters.
-
-    Attributes:
-      state: the state's shapes, types and shardings.
-      start: parameters -> State, before the first update.
-      update: (State, batch) -> (State, measurements); the state is donated.
-      loss, gradients: of (State, batch), to look into an update; loss is not compiled.
-    """
-
-    state: step.State
-    start: Callable
-    update: Any
-    loss: Callable
-    gradients: Callable
 
 
 def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
@@ -157,11 +118,6 @@ def this_process() -> Shares:
 
     wait = multihost_utils.sync_global_devices
     return Shares(jax.process_index(), jax.process_count(), wait)
-
-
-def begun(workdir: Path) -> bool:
-    """Whether the run has saved: from then on it depends on no other run."""
-    return any(step.name.isdecimal() for step in (workdir / "checkpoints").glob("*"))
 
 
 def with_tokenizer(config: Config, workdir: Path) -> Config:
@@ -231,6 +187,25 @@ def durations(config: Config, corpus: Corpus) -> Callable[..., int]:
     return functools.partial(configs.to_steps, **known, total_steps=total)
 
 
+def describe_data(corpus: Corpus, total: int) -> str:
+    """Returns a line for the log on the training data, and how often they are seen."""
+    rows, batch_size = len(corpus.stream), corpus.config.batch_size
+    tokens = sum(index.facts["tokens"] for index in corpus.stream.indices)
+    return (
+        f"data: {rows:,} rows, {tokens:,} tokens, vocabulary "
+        f"{corpus.codec.vocab_size:,}; {total:,} steps of {batch_size} rows "
+        f"are {total * batch_size / rows:.1f} epochs"
+    )
+
+
+def describe_examples(corpus: Corpus, number: int) -> str:
+    """Returns a batch's number and its examples, for an error line."""
+    size = corpus.config.batch_size
+    places = (corpus.stream.locate(number * size + row) for row in range(size))
+    examples = " ".join(":".join(map(str, place)) for place in places)
+    return f"batch {number} of the examples (source:epoch:row) {examples}"
+
+
 def open_program(
     config: Config, corpus: Corpus, devices: Sequence[Any] | None = None
 ) -> Program:
@@ -242,22 +217,18 @@ def open_program(
     mesh_config = configs.build(sharding.MeshConfig, config.mesh)
     mesh = sharding.make_mesh(mesh_config, devices)
     model = open_model(config, corpus.objective, vocab_size(config, corpus))
-    functions = step.make(model, corpus.objective)
-    shapes = jax.eval_shape(functions.init, jax.random.key(0))
+    program = step.make(model, corpus.objective)
+    shapes = jax.eval_shape(program.init, jax.random.key(0))
     axes = step.logical_axes(model)
     shardings = sharding.param_shardings(axes, shapes, mesh, mesh_config.rules)
     whole = NamedSharding(mesh, PartitionSpec())
-    return Program(
-        model=model,
+    return program._replace(
         mesh=mesh,
-        params=placed(shapes, shardings),
+        params=sharding.placed(shapes, shardings),
         axes=axes,
-        init=jax.jit(functions.init, out_shardings=shardings),
-        metrics=jax.jit(functions.metrics, out_shardings=whole),
-        predict=jax.jit(
-            lambda params, batch: (batch, functions.predict(params, batch)),
-            out_shardings=whole,
-        ),
+        init=jax.jit(program.init, out_shardings=shardings),
+        metrics=jax.jit(program.metrics, out_shardings=whole),
+        predict=jax.jit(program.predict, out_shardings=whole),
     )
 
 
@@ -299,22 +270,22 @@ def open_training(
         grad_accum=config.grad_accum,
         halt=config.stop.on_nonfinite != "skip",
     )
-    functions = make(program.model)
+    training = make(program.model)
     # What is rematerialised is traced as one piece; to look into it, it may not be.
     compute = dataclasses.replace(program.model.compute, remat="none")
     visible = make(program.model.clone(compute=compute))
-    shapes = jax.eval_shape(functions.start, program.params)
+    shapes = jax.eval_shape(training.start, program.params)
     rules = config.mesh.rules
     shardings = sharding.state_shardings(shapes, program.axes, mesh, rules)
     whole = NamedSharding(mesh, PartitionSpec())
-    return Training(
-        state=placed(shapes, shardings),
-        start=jax.jit(functions.start, out_shardings=shardings),
+    return training._replace(
+        state=sharding.placed(shapes, shardings),
+        start=jax.jit(training.start, out_shardings=shardings),
         update=jax.jit(
-            functions.update, out_shardings=(shardings, whole), donate_argnums=0
+            training.update, out_shardings=(shardings, whole), donate_argnums=0
         ),
         loss=visible.loss,
-        gradients=jax.jit(functions.gradients, out_shardings=shardings.params),
+        gradients=jax.jit(training.gradients, out_shardings=shardings.params),
     )
 
 
@@ -322,17 +293,6 @@ def left_whole(config: Config, program: Program) -> list[str]:
     """Lines on the dimensions that the mesh should shard and does not divide."""
     rules = config.mesh.rules
     return sharding.left_whole(program.axes, program.params, program.mesh, rules)
-
-
-def placed(shapes: Any, shardings: Any) -> Any:
-    """Shapes that also say where they lie."""
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=place
-        ),
-        shapes,
-        shardings,
-    )
 
 
 def vocab_size(config: Config, corpus: Corpus) -> int:
@@ -355,6 +315,31 @@ def on_devices(batch: dict[str, np.ndarray], mesh: Any) -> dict[str, jax.Array]:
     """A process's share of a batch as global arrays, less what is the host's only."""
     arrays = {name: rows for name, rows in batch.items() if name != "example_ids"}
     return sharding.put_batch(arrays, mesh)
+
+
+def open_batches(
+    corpus: Corpus, program: Program, first: int, last: int
+) -> Iterator[tuple[dict[str, jax.Array], int]]:
+    """Opens the training batches `first` to `last` - 1, counted from 0.
+
+    Yields:
+      A batch on the devices, and how many tokens it has over all processes.
+    """
+    config, shares = corpus.config, corpus.shares
+    host = pipeline.batches(
+        corpus.stream,
+        batch_size=config.batch_size,
+        first_step=first,
+        last_step=last,
+        data=configs.build(Data, config.data),
+        shares=shares,
+    )
+
+    def put(batch: dict[str, np.ndarray]) -> tuple[dict[str, jax.Array], int]:
+        tokens = corpus.objective.tokens(batch) * shares.processes
+        return on_devices(batch, program.mesh), tokens
+
+    return pipeline.prefetch(host, put)
 
 
 def make_decoder(corpus: Corpus, program: Program) -> loop.Decoder:

@@ -1,28 +1,43 @@
 """Part: gradient training, one function to be read from top to bottom."""
 
 import functools
-import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lm import run as runs
 from lm import transfer
 from lm.config import resolve as configs
+from lm.config.durations import Times
 from lm.config.resolve import Config
 from lm.data import pipeline
-from lm.errors import CheckpointError, NumericalError
-from lm.host import process, storage, timing, watch
+from lm.errors import NumericalError
+from lm.host import process, timing, watch
 from lm.training import diagnose, guard, sharding
-from lm.workdir import checkpoint
+from lm.training.progress import Progress
+from lm.training.step import Batch, Program, State, Training
+from lm.workdir import adopt, checkpoint
 from lm.workdir.checkpoint import Checkpointer
-from lm.workdir.writer import Log, Writer, read_rows
+from lm.workdir.summary import summary
+from lm.workdir.writer import Log, Writer
+
+
+class Parts(NamedTuple):
+    """What a run works with, once all is open."""
+
+    corpus: runs.Corpus
+    program: Program
+    training: Training
+    times: Times
+    checkpointer: Checkpointer
+    writer: Writer
+    timer: timing.StepTimer
 
 
 class Pending(NamedTuple):
@@ -31,6 +46,9 @@ class Pending(NamedTuple):
     step: int
     measurements: dict[str, jax.Array]
     tokens: int
+
+
+Row = tuple[dict[str, Any], dict[str, float]]  # values, and times (StepTimer.lap)
 
 
 def train(
@@ -53,13 +71,16 @@ def train(
     Returns:
       The exit code: 0, or that of a run that was told to stop and has saved.
     """
-    primary = jax.process_index() == 0
     config = runs.with_tokenizer(config, workdir)
+    primary = jax.process_index() == 0
     writer = Writer(workdir, configs.build(Log, config.log), primary=primary)
     with writer, watch.of_run(workdir) as watching:
         # ── The workdir: a new run, or one to go on with ────────────────────────────
-        for note in (*notes, *adopt(config, workdir, allow_change, primary)):
+        changes = adopt.check_config(config, workdir, allow_change)
+        for note in (*notes, *adopt.describe_changes(changes)):
             writer.note(note)
+        if primary:
+            adopt.adopt(config, workdir, changes)
         checkpointer = Checkpointer(
             workdir,
             configs.build(checkpoint.Checkpoint, config.checkpoint),
@@ -72,20 +93,18 @@ def train(
         watching.at("data", times=math.inf)  # Nobody knows how long they are.
         corpus = runs.open_corpus(config, workdir, writer.note)
         steps_of = runs.durations(config, corpus)
-        total = steps_of(config.steps)
-        is_time = functools.partial(configs.is_time, total=total)
-        save_every = steps_of(config.checkpoint.every)
-        eval_every = {name: steps_of(e.every) for name, e in config.evals.items()}
-        writer.note(describe_data(corpus, config, total))
-        identity = pipeline.fingerprint(corpus.stream, corpus.codec, config.batch_size)
+        times = Times.of(config, steps_of)
+        writer.note(runs.describe_data(corpus, times.total))
 
-        # ── What the host follows: early stopping and the best checkpoint ───────────
+        # ── Where the run stands; perhaps it is finished ────────────────────────────
         stop = configs.build(guard.Stop, config.stop)
-        following = guard.follow(stop)
         best = guard.Best(config.checkpoint.best, config.checkpoint.best_mode)
-        following = following.resume(newest_host(checkpointer).get("stop"))
-        if checkpointer.latest() == total or guard.enough(stop, following):
-            writer.note(summary(workdir, checkpointer.latest()))
+        data = pipeline.fingerprint(corpus.stream, corpus.codec, config.batch_size)
+        at = Progress.begin(stop, best, data)
+        latest = checkpointer.latest()
+        seen = at.resume(adopt.peek(workdir, latest), None)
+        if latest == times.total or seen.enough:
+            writer.note(summary(workdir, latest))
             return 0
 
         # ── Model, optimiser and mesh; nothing is computed yet ──────────────────────
@@ -93,7 +112,7 @@ def train(
         training = runs.open_training(config, corpus, program, steps_of)
         checkpointer.check_room(training.state)
         evals = runs.open_evaluators(config, workdir, corpus, program)
-        needs = describe_memory(training.state)
+        needs = sharding.describe_memory(training.state)
         writer.note(needs)
         for line in runs.left_whole(config, program):
             writer.note(f"not sharded: {line}")
@@ -101,139 +120,75 @@ def train(
         with jax.set_mesh(program.mesh), checkpointer:
             # ── Start: the own workdir, else init.source, else scratch ──────────────
             watching.at("restore", times=10)
-            faults = guard.Faults()
-            if checkpointer.latest() is not None:
-                state, host = checkpointer.restore(training.state)
-                check_data(host["data"], identity)
-                following = guard.follow(stop).resume(host["stop"])
-                best = best.resume(host["best"])
-                faults = guard.Faults.resume(host)
-                writer.note(f"continuing from step {int(state.step)}")
+            if latest is not None:
+                at = restore(checkpointer, training, at)
+                writer.note(f"continuing from step {at.step}")
             else:
-                params = program.init(jax.random.key(config.seed))
-                if config.init.source is not None:
-                    init = configs.build(checkpoint.Init, config.init)
-                    params, report = transfer.load_params(init, params)
-                    writer.note(str(report))
-                state = training.start(params)
-            step = int(state.step)
+                at = replace(at, state=begin(config, program, training, writer))
 
-            # ── Batches of this process, on their way to the devices ────────────────
+            # ── Compilation, with the first batch ───────────────────────────────────
             watching.at("compilation", times=10)
-            first, last = faults.batch(step + 1), faults.batch(total) + 1
-            batches = feed(config, corpus, program, first, last)
+            batches = runs.open_batches(corpus, program, *at.batches(times.total))
             batch, tokens = next(batches)
             began = time.perf_counter()
-            update = training.update.lower(state, batch).compile()
+            update = training.update.lower(at.state, batch).compile()
             writer.note(f"compiled in {time.perf_counter() - began:.1f} s")
             timer = timing.StepTimer(
                 flops_per_step=program.model.flops(batch),
                 peak=timing.device_peak(config.compute.dtype),
                 devices=program.mesh.size,
             )
-            log_every = steps_of(config.log.every)
-            writer.start(step, every=log_every, total_steps=total)
-
-            def read(done: Pending) -> tuple[dict[str, Any], dict[str, float]] | None:
-                """The row of a step, or None where the run has gone back behind it."""
-                nonlocal faults
-                values, lap = jax.device_get(done.measurements), timer.lap(done.tokens)
-                faults, fault, action = guard.judge(stop, faults, done.step, values)
-                if fault is not None:
-                    number = faults.batch(done.step)
-                    before = state._replace(step=jnp.int32(done.step - 1))
-                    fault = look_into(fault, corpus, program, training, before, number)
-                    if action == "stop":
-                        raise fault
-                    writer.note(f"warning: {fault}")
-                    if action == "rollback":
-                        return go_back(done.step, fault)
-                return values | {"train/batch": faults.batch(done.step)}, lap
-
-            def go_back(at: int, fault: NumericalError) -> None:
-                """Returns to the last regular checkpoint, leaving out the batches."""
-                nonlocal state, step, pending, following, best, faults
-                nonlocal batches, batch, tokens
-                checkpointer.wait()
-                steps = [s for s in checkpointer.steps() if s < at]
-                regular = [s for s in steps if is_time(s, save_every)]
-                if not steps:
-                    raise fault
-                state, host = checkpointer.restore(
-                    training.state, max(regular or steps)
-                )
-                step, pending = int(state.step), None
-                checkpointer.drop_after(step)
-                following = guard.follow(stop).resume(host["stop"])
-                best = best.resume(host["best"])
-                faults = faults.back_to(guard.Faults.resume(host), step, at)
-                first, last = faults.batch(step + 1), faults.batch(total) + 1
-                batches = feed(config, corpus, program, first, last)
-                batch, tokens = next(batches)
-                writer.start(step, every=log_every, total_steps=total)
-                writer.note(f"back to step {step}, without the batches up to step {at}")
+            parts = Parts(corpus, program, training, times, checkpointer, writer, timer)
+            writer.start(at.step, every=times.log, total_steps=times.total)
 
             # ── The loop ────────────────────────────────────────────────────────────
-            pending: Pending | None = None
-            exit_code = 0
+            pending, exit_code = None, 0
             with process.Preemption() as preemption:
-                while step < total:
-                    step += 1
+                while at.step < times.total:
+                    if batches is None:  # The run has gone back.
+                        span = at.batches(times.total)
+                        batches = runs.open_batches(corpus, program, *span)
+                        batch, tokens = next(batches)
+                    step = at.step + 1
                     watching.at(f"step {step}")
-                    recheck = stop.recheck and step % stop.recheck == 0
-                    twin = copy(state) if recheck else None
-                    state, measurements = update(state, batch)
-                    if twin is not None:
-                        again, _ = update(twin, batch)
-                        guard.check_same(
-                            step, diagnose.bits(state), diagnose.bits(again)
-                        )
+                    at, measurements = advance(update, at, batch)
                     last, pending = pending, Pending(step, measurements, tokens)
                     if last is not None:  # read while the devices work
-                        row = read(last)
+                        at, row = read(parts, at, last)
                         if row is None:
+                            batches = pending = None
                             continue
                         writer.row(last.step, *row)
-                    if step < total:
+                    if step < times.total:
                         watching.at(f"batch {step + 1}")
                         with timer.waiting():
-                            ready = preemption.wait(lambda: next(batches))
+                            ready = preemption.wait(functools.partial(next, batches))
                         batch, tokens = ready or (batch, tokens)
 
-                    due = [name for name in evals if is_time(step, eval_every[name])]
+                    due = times.to_evaluate(step)
                     asked = preemption.requested(step)
-                    over = asked or step == total
-                    if not (due or over or is_time(step, save_every)):
+                    over = asked or step == times.total
+                    if not (due or over or times.to_save(step)):
                         continue
 
                     # Evaluations and saves wait until the step is known to be sound.
-                    row, pending = read(pending), None
+                    at, row = read(parts, at, pending)
+                    pending = None
                     if row is None:
+                        batches = None
                         continue
                     values, lap = row
                     with timer.aside():
                         for name in due:
                             watching.at(f"evaluation {name}", times=10)
-                            values |= evals[name](state.params, step)
-                    best = best.observe(step, values)
-                    following = following.observe(step, values)
+                            values |= evals[name](at.state.params, step)
+                    at = at.observe(values)
                     writer.row(step, values, lap)
-                    over = over or guard.enough(stop, following)
-                    if over or best.step == step or is_time(step, save_every):
+                    over = over or at.enough
+                    if over or at.best.step == step or times.to_save(step):
                         watching.at(f"save {step}")
                         with timer.aside():
-                            writer.sync()
-                            checkpointer.save(
-                                step,
-                                state,
-                                {
-                                    "data": identity,
-                                    "stop": following.asdict(),
-                                    "best": best.asdict(),
-                                    **faults.asdict(),
-                                },
-                                value=best.value if best.step == step else None,
-                            )
+                            save(parts, at)
                     if over:
                         exit_code = preemption.exit_code if asked else 0
                         break
@@ -241,184 +196,119 @@ def train(
 
         # ── The end ─────────────────────────────────────────────────────────────────
         if exit_code:
-            writer.note(f"stopped and saved at step {step}; run again to continue")
+            writer.note(f"stopped and saved at step {at.step}; run again to continue")
             return exit_code
-        writer.note(f"{needs}; {describe_peak(update)}")
-        writer.note(summary(workdir, step))
+        writer.note(f"{needs}; {timing.describe_peak(update)}")
+        writer.note(summary(workdir, at.step))
         return 0
 
 
-def adopt(
-    config: Config, workdir: Path, allow_change: tuple[str, ...], primary: bool
-) -> list[str]:
-    """Makes the workdir this config's, or refuses one whose run is another.
+def begin(
+    config: Config, program: Program, training: Training, writer: Writer
+) -> State:
+    """Returns the state before the first update: init.source's weights, else fresh.
+
+    Raises:
+      CheckpointError: a parameter is not in the source, or of another shape.
+    """
+    params = program.init(jax.random.key(config.seed))
+    if config.init.source is not None:
+        init = configs.build(checkpoint.Init, config.init)
+        params, report = transfer.load_params(init, params)
+        writer.note(str(report))
+    return training.start(params)
+
+
+def restore(
+    checkpointer: Checkpointer,
+    training: Training,
+    at: Progress,
+    step: int | None = None,
+) -> Progress:
+    """Reads where the run stood from its newest intact checkpoint, or that of `step`.
+
+    Raises:
+      CheckpointError: there is none, or it is of other data or another model.
+    """
+    state, host = checkpointer.restore(training.state, step)
+    adopt.check_data(host["data"], at.data)
+    return at.resume(host, state)
+
+
+def advance(update: Any, at: Progress, batch: Batch) -> tuple[Progress, Batch]:
+    """Makes one update; every `stop.recheck` steps a second time, to compare the bits.
 
     Returns:
-      What changed, as lines for the log.
+      The progress and the measurements, which are not waited for.
 
     Raises:
-      CheckpointError: the workdir has checkpoints of a config that differs in a field
-        that may not change.
+      NumericalError: the second time gave other bits.
     """
-    file = workdir / "config.json"
-    begun = runs.begun(workdir)
-    changes = []
-    if file.exists():
-        changes = configs.changes(configs.from_json(file.read_text()), config)
-        for path, old, new, changeable in changes:
-            if begun and not changeable and path not in allow_change:
-                raise CheckpointError(
-                    path,
-                    f"{new!r} in the config",
-                    f"{old!r}, as the run in {workdir} began",
-                    f"use another --workdir, or --allow-change={path}",
-                )
-    if primary:
-        if changes and not begun:
-            storage.remove_tree(workdir / "tokenizer")
-        storage.write_text(file, configs.to_json(config))
-    return [f"changed: {path} from {old!r} to {new!r}" for path, old, new, _ in changes]
+    step, every = at.step + 1, at.stop.recheck
+    if not every or step % every:
+        state, measurements = update(at.state, batch)
+        return at.advance(state), measurements
+    twin = diagnose.copy(at.state)
+    state, measurements = update(at.state, batch)
+    again, _ = update(twin, batch)
+    guard.check_same(step, diagnose.bits(state), diagnose.bits(again))
+    return at.advance(state), measurements
 
 
-def newest_host(checkpointer: Checkpointer) -> dict[str, Any]:
-    """What the host kept with the newest checkpoint, not yet verified; or nothing."""
-    step = checkpointer.latest()
-    if step is None:
-        return {}
-    try:
-        return json.loads((checkpointer.directory / f"{step}/host.json").read_text())
-    except (OSError, ValueError):
-        return {}  # restore finds the damage and says so
+def read(parts: Parts, at: Progress, done: Pending) -> tuple[Progress, Row | None]:
+    """Reads the measurements of a step and judges them.
 
-
-def check_data(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuses to go on with data that are not those of the checkpoint.
+    Returns:
+      The progress and the step's row; None for the row where the run has gone back
+      behind the step.
 
     Raises:
-      CheckpointError: names the part that differs.
+      NumericalError: the step ends the run.
     """
-    for part, value in now.items():
-        if saved.get(part) != value:
-            raise CheckpointError(
-                f"data fingerprint: {part}",
-                f"{value}",
-                f"{saved.get(part)}, as in the checkpoint",
-                "restore the files of the run, or use another --workdir",
-            )
-
-
-copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
-
-
-def look_into(
-    fault: NumericalError,
-    corpus: runs.Corpus,
-    program: runs.Program,
-    training: runs.Training,
-    before: Any,
-    number: int,
-) -> NumericalError:
-    """The fault of an update, with its batch, its examples and where it began.
-
-    Args:
-      before: the state that the update was to change.
-      number: of the batch.
-    """
-    size = corpus.config.batch_size
-    places = (corpus.stream.locate(number * size + row) for row in range(size))
-    examples = " ".join(":".join(map(str, place)) for place in places)
-    batch, _ = next(feed(corpus.config, corpus, program, number, number + 1))
-    where = ""
-    if fault.expected == guard.FINITE:
-        found = diagnose.first_bad(training.loss, training.gradients, before, batch)
-        where = f"first bad: {found}; "
-    return NumericalError(
-        fault.where,
-        f"{fault.found}; {where}batch {number} of the examples (source:epoch:row) "
-        f"{examples}",
-        fault.expected,
-        fault.fix,
-    )
-
-
-def feed(
-    config: Config,
-    corpus: runs.Corpus,
-    program: runs.Program,
-    first: int,
-    last: int,
-) -> Iterator[tuple[dict[str, jax.Array], int]]:
-    """The batches `first` to `last` - 1 on the devices, and their tokens."""
-    host = pipeline.batches(
-        corpus.stream,
-        batch_size=config.batch_size,
-        first_step=first,
-        last_step=last,
-        data=configs.build(pipeline.Data, config.data),
-        shares=corpus.shares,
-    )
-
-    def put(batch: dict[str, np.ndarray]) -> tuple[dict[str, jax.Array], int]:
-        tokens = corpus.objective.tokens(batch) * corpus.shares.processes
-        return runs.on_devices(batch, program.mesh), tokens
-
-    return pipeline.prefetch(host, put)
-
-
-def describe_data(corpus: runs.Corpus, config: Config, total: int) -> str:
-    rows = len(corpus.stream)
-    tokens = sum(index.facts["tokens"] for index in corpus.stream.indices)
-    epochs = total * config.batch_size / rows
-    return (
-        f"data: {rows:,} rows, {tokens:,} tokens, vocabulary "
-        f"{corpus.codec.vocab_size:,}; {total:,} steps of {config.batch_size} rows "
-        f"are {epochs:.1f} epochs"
-    )
-
-
-def describe_memory(state: Any) -> str:
-    """Bytes per device that the parameters and the optimiser need."""
-
-    def size(tree: Any) -> str:
-        places = jax.tree.map(lambda leaf: leaf.sharding, tree)
-        return megabytes(sharding.bytes_per_device(tree, places))
-
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
-    return (
-        f"{count:,} parameters; per device: parameters {size(state.params)}, "
-        f"optimiser {size(state.opt_state)}"
-    )
-
-
-def describe_peak(update: Any) -> str:
-    peak = timing.peak_memory(update)
-    return "peak: " + ", ".join(
-        f"{name.removesuffix('_bytes').replace('_', ' ')} {megabytes(value)}"
-        for name, value in peak.items()
-    )
-
-
-def megabytes(count: float) -> str:
-    return f"{count / 2**20:,.1f} MiB"
-
-
-def summary(workdir: Path, step: int | None) -> str:
-    """What came out: the last evaluations, and samples where there are some."""
-    rows = read_rows(workdir / "metrics.jsonl")
-    found = {
-        name: value
-        for name, value in (rows[-1] if rows else {}).items()
-        if "/" in name and not name.startswith(("train/", "optim/"))
-    }
-    lines = [f"finished at step {step}: {workdir}"]
-    for name in sorted({name.partition("/")[0] for name in found}):
-        values = ", ".join(
-            f"{key.partition('/')[2].replace('_', ' ')} {value:.4f}"
-            for key, value in sorted(found.items())
-            if key.startswith(f"{name}/")
+    values, lap = jax.device_get(done.measurements), parts.timer.lap(done.tokens)
+    faults, fault, action = guard.judge(at.stop, at.faults, done.step, values)
+    at, number = replace(at, faults=faults), faults.batch(done.step)
+    if fault is not None:
+        before = at.state._replace(step=jnp.int32(done.step - 1))
+        batches = runs.open_batches(parts.corpus, parts.program, number, number + 1)
+        fault = diagnose.look_into(
+            fault,
+            parts.training,
+            before,
+            next(batches)[0],
+            runs.describe_examples(parts.corpus, number),
         )
-        lines.append(f"  {name}: {values}")
-    for file in sorted((workdir / "samples").glob(f"*-{step}.txt")):
-        lines.append(f"  {file}, a guess as [guess] or [guess|truth]:")
-        lines += [f"    {line}" for line in file.read_text().splitlines() if line]
-    return "\n".join(lines)
+        if action == "stop":
+            raise fault
+        parts.writer.note(f"warning: {fault}")
+        if action == "rollback":
+            return go_back(parts, at, done.step, fault), None
+    return at, (values | {"train/batch": number}, lap)
+
+
+def go_back(parts: Parts, at: Progress, bad: int, fault: NumericalError) -> Progress:
+    """Returns to the last regular checkpoint before step `bad`.
+
+    The batches from there to that of the step are left out.
+
+    Raises:
+      NumericalError: `fault`, since there is no checkpoint to go back to.
+    """
+    parts.checkpointer.wait()
+    steps = [s for s in parts.checkpointer.steps() if s < bad]
+    regular = [s for s in steps if parts.times.to_save(s)]
+    if not steps:
+        raise fault
+    back = restore(parts.checkpointer, parts.training, at, max(regular or steps))
+    parts.checkpointer.drop_after(back.step)
+    faults = at.faults.back_to(back.faults, back.step, bad)
+    parts.writer.start(back.step, every=parts.times.log, total_steps=parts.times.total)
+    parts.writer.note(f"back to step {back.step}, without the batches up to step {bad}")
+    return replace(back, faults=faults)
+
+
+def save(parts: Parts, at: Progress) -> None:
+    """Saves where the run stands, once its rows are durable."""
+    parts.writer.sync()
+    value = at.best.value if at.best.step == at.step else None
+    parts.checkpointer.save(at.step, at.state, at.asdict(), value=value)

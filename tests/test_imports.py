@@ -32,7 +32,7 @@ ALLOWED = {
     "hf": "config host.storage",
     "transfer": "hf trees workdir",
     "checks": "config run training trees",
-    "run": "config data decoding evaluators hf models training trees",
+    "run": "config data decoding evaluators hf models training transfer trees workdir",
     # the loop and the commands
     "train": "config data host run training transfer workdir",
     "convert": "config data hf host trees workdir",

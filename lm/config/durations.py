@@ -2,7 +2,10 @@
 
 import math
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from lm.errors import ConfigError
 
@@ -88,3 +91,39 @@ def is_time(step: int, every: int, total: int) -> bool:
     It happens after the last step in any case.
     """
     return step % every == 0 or step == total
+
+
+@dataclass(frozen=True)
+class Times:
+    """When a run does what, in steps.
+
+    Attributes:
+      total: the last step.
+      save: steps from one checkpoint to the next.
+      log: steps from one line of the log to the next.
+      evals: for each evaluation, steps from one to the next.
+    """
+
+    total: int
+    save: int
+    log: int
+    evals: dict[str, int]
+
+    @staticmethod
+    def of(config: Any, steps_of: Callable[..., int]) -> "Times":
+        """Returns the times of a config, with `durations` to turn them into steps."""
+        return Times(
+            total=steps_of(config.steps),
+            save=steps_of(config.checkpoint.every),
+            log=steps_of(config.log.every),
+            evals={name: steps_of(e.every) for name, e in config.evals.items()},
+        )
+
+    def to_save(self, step: int) -> bool:
+        """Whether a checkpoint is due after this step."""
+        return is_time(step, self.save, self.total)
+
+    def to_evaluate(self, step: int) -> list[str]:
+        """Returns the evaluations that are due after this step."""
+        every = self.evals.items()
+        return [name for name, n in every if is_time(step, n, self.total)]

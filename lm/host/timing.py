@@ -120,6 +120,14 @@ def peak_memory(compiled: Any = None) -> dict[str, int]:
     return peak
 
 
+def describe_peak(compiled: Any = None) -> str:
+    """Returns `peak_memory` as a line."""
+    return "peak: " + ", ".join(
+        f"{name.removesuffix('_bytes').replace('_', ' ')} {value / 2**20:,.1f} MiB"
+        for name, value in peak_memory(compiled).items()
+    )
+
+
 def clock(seconds: float) -> str:
     """Such as "1:02:33"."""
     minutes, second = divmod(max(round(seconds), 0), 60)

@@ -9,8 +9,33 @@ import jax
 import jax.numpy as jnp
 
 from lm import trees
+from lm.errors import NumericalError
+from lm.training import guard
+from lm.training.step import State, Training
 
 Tree = Any
+
+
+def look_into(
+    fault: NumericalError,
+    training: Training,
+    before: State,
+    batch: dict[str, Any],
+    examples: str,
+) -> NumericalError:
+    """Adds to the fault of an update its examples, and where it began.
+
+    Args:
+      before: the state that the update was to change.
+      batch: the batch of the update.
+      examples: names that batch and its examples.
+    """
+    where = ""
+    if fault.expected == guard.FINITE:
+        found = first_bad(training.loss, training.gradients, before, batch)
+        where = f"first bad: {found}; "
+    found = f"{fault.found}; {where}{examples}"
+    return NumericalError(fault.where, found, fault.expected, fault.fix)
 
 
 def first_bad(
@@ -89,6 +114,9 @@ def _first_module(loss: Callable[[], Any]) -> str | None:
     if not found and not bool(jnp.isfinite(value)):
         found.append("the loss")
     return found[0] if found else None
+
+
+copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
 @jax.jit

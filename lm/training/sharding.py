@@ -229,6 +229,17 @@ def check_batch(batch_size: int, grad_accum: int, mesh: Mesh) -> None:
         )
 
 
+def placed(shapes: Any, shardings: Any) -> Any:
+    """Returns shapes that carry their shardings."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=place
+        ),
+        shapes,
+        shardings,
+    )
+
+
 def bytes_per_device(shapes: Tree, shardings: Tree) -> int:
     """The bytes that one device holds of arrays that lie so."""
     return sum(
@@ -236,6 +247,24 @@ def bytes_per_device(shapes: Tree, shardings: Tree) -> int:
         for leaf, sharding in zip(
             jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True
         )
+    )
+
+
+def describe_memory(state: Tree) -> str:
+    """Returns a line on the bytes that parameters and optimiser need on each device.
+
+    Args:
+      state: shapes with shardings, of parameters under `params`.
+    """
+
+    def size(tree: Tree) -> str:
+        places = jax.tree.map(lambda leaf: leaf.sharding, tree)
+        return f"{bytes_per_device(tree, places) / 2**20:,.1f} MiB"
+
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+    return (
+        f"{count:,} parameters; per device: parameters {size(state.params)}, "
+        f"optimiser {size(state.opt_state)}"
     )
 
 

@@ -15,45 +15,63 @@ Batch = dict[str, Array]
 
 
 class State(NamedTuple):
-    """Everything that training changes. `step` counts the updates made."""
+    """Everything that training changes; what a run does not use is `{}`.
+
+    Attributes:
+      step: the updates made so far.
+      params: the parameters that the next update changes.
+      opt_state: the optimiser's.
+    """
 
     step: Int[Array, ""]
     params: PyTree
     opt_state: PyTree
 
 
-class Functions(NamedTuple):
-    """What a model and an objective can do without an optimiser.
+class Program(NamedTuple):
+    """A model and an objective as functions; `run.open_program` compiles them.
 
     Attributes:
+      model: the module.
       init: key -> parameters.
       metrics: (params, batch) -> {metric: (sum, count)}.
-      predict: (params, batch) -> the objective's predictions.
+      predict: (params, batch) -> the batch and the objective's predictions. Compiled,
+        both this and `metrics` give whole arrays on every process.
+      mesh: the devices; None before it is laid out over some.
+      params: the parameters' shapes, types and shardings.
+      axes: the logical names of each parameter's axes.
     """
 
+    model: Any
     init: Callable[[Array], PyTree]
     metrics: Callable[[PyTree, Batch], dict[str, tuple[Array, Array]]]
-    predict: Callable[[PyTree, Batch], dict[str, Array]]
+    predict: Callable[[PyTree, Batch], tuple[Batch, dict[str, Array]]]
+    mesh: Any = None
+    params: PyTree = None
+    axes: PyTree = None
 
 
-class TrainingFunctions(NamedTuple):
-    """What an optimiser adds.
+class Training(NamedTuple):
+    """What an optimiser adds; `run.open_training` compiles it.
 
     Attributes:
       start: parameters -> State, before the first update.
-      update: (State, batch) -> (State, measurements).
+      update: (State, batch) -> (State, measurements). Compiled, it takes the state's
+        buffers.
       loss: (State, batch) -> the loss that the next update differentiates.
       gradients: (State, batch) -> its gradients.
+      state: the state's shapes, types and shardings; None before it is laid out.
     """
 
     start: Callable[[PyTree], State]
     update: Callable[[State, Batch], tuple[State, dict[str, Float[Array, ""]]]]
     loss: Callable[[State, Batch], Float[Array, ""]]
     gradients: Callable[[State, Batch], PyTree]
+    state: Any = None
 
 
 def logical_axes(model: Any) -> PyTree:
-    """For each parameter the names of its axes, as the model's modules give them."""
+    """Returns the names of each parameter's axes, as the model's modules give them."""
     key = jax.random.key(0)
     boxes = jax.eval_shape(lambda: model.init({"params": key}, method="touch"))
     return jax.tree.map(
@@ -63,7 +81,7 @@ def logical_axes(model: Any) -> PyTree:
     )
 
 
-def make(model: Any, objective: Any) -> Functions:
+def make(model: Any, objective: Any) -> Program:
     """Binds a model and an objective into pure functions; nothing is compiled yet."""
 
     def init(key: Array) -> PyTree:
@@ -74,12 +92,12 @@ def make(model: Any, objective: Any) -> Functions:
             {"params": params}, batch, method=lambda m, b: objective.metrics(m, b)
         )
 
-    def predict(params: PyTree, batch: Batch) -> dict:
-        return model.apply(
+    def predict(params: PyTree, batch: Batch) -> tuple:
+        return batch, model.apply(
             {"params": params}, batch, method=lambda m, b: objective.predict(m, b)
         )
 
-    return Functions(init, metrics, predict)
+    return Program(model, init, metrics, predict)
 
 
 def make_training(
@@ -91,7 +109,7 @@ def make_training(
     seed: int,
     grad_accum: int,
     halt: bool = True,
-) -> TrainingFunctions:
+) -> Training:
     """Binds a model, an objective and an optimiser into the update of a state.
 
     An update first totals each term's count over the whole batch, then adds up over
@@ -171,7 +189,7 @@ def make_training(
         }
         return State(state.step + 1, params, opt_state), measurements
 
-    return TrainingFunctions(
+    return Training(
         start,
         update,
         lambda state, batch: loss(state.params, batch, *shared(state, batch))[0],

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm import train
 from lm.data import index as indices
 from lm.data import pipeline
 from lm.data.mixture import Mixture
 from lm.data.pipeline import Data, Shares, Stream
 from lm.errors import CheckpointError, DataError
+from lm.workdir import adopt
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,9 +67,9 @@ PARTS = {
 
 @pytest.mark.parametrize("part", PARTS)
 def test_D1_a_checkpoint_of_other_data_is_refused_by_the_part(part):
-    train.check_data(PARTS, PARTS)
+    adopt.check_data(PARTS, PARTS)
     with pytest.raises(CheckpointError, match=f"data fingerprint: {part}") as caught:
-        train.check_data(PARTS, PARTS | {part: "other"})
+        adopt.check_data(PARTS, PARTS | {part: "other"})
     assert caught.value.exit_code == 4
 
 

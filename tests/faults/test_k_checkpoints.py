@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lm import train, transfer
+from lm import transfer
 from lm.config import resolve as configs
 from lm.errors import CheckpointError, StorageError
 from lm.host import storage
-from lm.workdir import checkpoint
+from lm.workdir import adopt, checkpoint
 from lm.workdir.checkpoint import Checkpoint, Checkpointer, Init
 from tests import tiny
 
@@ -329,7 +329,7 @@ def test_K11_a_checkpoint_of_the_first_format_is_read(tmp_path):
     found, host = checkpoint.read(checkpoint.find(tmp_path), state)
     np.testing.assert_array_equal(found["w"], np.arange(6.0).reshape(2, 3))
     assert int(found["step"]) == 7 and host == {"data": {"seed": 3}, "skipped": []}
-    train.check_data(host["data"], {"seed": 3})
+    adopt.check_data(host["data"], {"seed": 3})
 
 
 def make_format(workdir, place=FILES):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm import run as runs
 from lm import train
 from lm.errors import NumericalError
 from lm.host.process import run_main
@@ -21,16 +22,16 @@ RUN = {"evals": {}, "checkpoint": {"every": 3, "keep_last": 9}, "steps": 8}
 def poison(monkeypatch):
     """A function that makes a batch of a number bad, by a factor on its weights."""
     bad = {}
-    real = train.feed
+    real = runs.open_batches
 
-    def feed(config, corpus, program, first, last):
-        batches = real(config, corpus, program, first, last)
+    def open_batches(corpus, program, first, last):
+        batches = real(corpus, program, first, last)
         for number, (batch, tokens) in zip(range(first, last), batches):
             if number in bad:
                 batch = batch | {"weights": batch["weights"] * bad[number]}
             yield batch, tokens
 
-    monkeypatch.setattr(train, "feed", feed)
+    monkeypatch.setattr(runs, "open_batches", open_batches)
     return bad
 
 

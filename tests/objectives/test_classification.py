@@ -57,7 +57,8 @@ def test_predictions_are_distributions_that_the_loss_uses(tmp_path):
     batch = tiny.batch(corpus)
     functions = step.make(program.model, corpus.objective)
     params = program.init(jax.random.key(0))
-    found = jax.device_get(functions.predict(params, batch)["probabilities"])
+    _, found = jax.device_get(functions.predict(params, batch))
+    found = found["probabilities"]
     assert found.shape == (4, 3)
     np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
     total, count = jax.device_get(functions.metrics(params, batch)["classify_loss"])

@@ -1,0 +1,90 @@
+"""A workdir becomes the run of a config, or is refused to it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lm.config import resolve as configs
+from lm.config.resolve import Config
+from lm.errors import CheckpointError
+from lm.host import storage
+
+# (path of the field, old value, new value, whether it may change on resume)
+Change = tuple[str, Any, Any, bool]
+
+
+def begun(workdir: Path) -> bool:
+    """Whether the run has saved: from then on it depends on no other run."""
+    return any(step.name.isdecimal() for step in (workdir / "checkpoints").glob("*"))
+
+
+def check_config(
+    config: Config, workdir: Path, allow_change: tuple[str, ...] = ()
+) -> list[Change]:
+    """Compares a config with that of the run in `workdir`; changes no file.
+
+    Raises:
+      CheckpointError: the workdir has checkpoints of a config that differs in a field
+        that may not change.
+    """
+    file = workdir / "config.json"
+    if not file.exists():
+        return []
+    changes = configs.changes(configs.from_json(file.read_text()), config)
+    for path, old, new, changeable in changes:
+        if begun(workdir) and not changeable and path not in allow_change:
+            raise CheckpointError(
+                path,
+                f"{new!r} in the config",
+                f"{old!r}, as the run in {workdir} began",
+                f"use another --workdir, or --allow-change={path}",
+            )
+    return changes
+
+
+def adopt(config: Config, workdir: Path, changes: list[Change]) -> None:
+    """Makes the workdir this config's. Process 0 alone calls it.
+
+    A run that has not saved yet makes its tokenizer anew if its config has changed.
+    """
+    if changes and not begun(workdir):
+        storage.remove_tree(workdir / "tokenizer")
+    storage.write_text(workdir / "config.json", configs.to_json(config))
+
+
+def describe_changes(changes: list[Change]) -> list[str]:
+    """Returns a line for the log for each change of the config."""
+    return [f"changed: {path} from {old!r} to {new!r}" for path, old, new, _ in changes]
+
+
+def check_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuses to go on with data that are not those of the checkpoint.
+
+    Args:
+      saved, now: the identity of the data (`lm.data.pipeline.fingerprint`), of the
+        checkpoint and of this start.
+
+    Raises:
+      CheckpointError: names the part that differs.
+    """
+    for part, value in now.items():
+        if saved.get(part) != value:
+            raise CheckpointError(
+                f"data fingerprint: {part}",
+                f"{value}",
+                f"{saved.get(part)}, as in the checkpoint",
+                "restore the files of the run, or use another --workdir",
+            )
+
+
+def peek(workdir: Path, step: int | None) -> dict[str, Any]:
+    """Reads what the host kept with a step, not verified; {} where it cannot be read.
+
+    Good for a guess that is then made sure of, for no decision.
+    """
+    try:
+        host = json.loads((workdir / f"checkpoints/{step}/host.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return host if isinstance(host, dict) else {}

@@ -1,0 +1,27 @@
+"""What came out of a run, as lines for the end of its log."""
+
+from pathlib import Path
+
+from lm.workdir.writer import read_rows
+
+
+def summary(workdir: Path, step: int | None) -> str:
+    """Returns the last evaluations, and samples where there are some."""
+    rows = read_rows(workdir / "metrics.jsonl")
+    found = {
+        name: value
+        for name, value in (rows[-1] if rows else {}).items()
+        if "/" in name and not name.startswith(("train/", "optim/"))
+    }
+    lines = [f"finished at step {step}: {workdir}"]
+    for name in sorted({name.partition("/")[0] for name in found}):
+        values = ", ".join(
+            f"{key.partition('/')[2].replace('_', ' ')} {value:.4f}"
+            for key, value in sorted(found.items())
+            if key.startswith(f"{name}/")
+        )
+        lines.append(f"  {name}: {values}")
+    for file in sorted((workdir / "samples").glob(f"*-{step}.txt")):
+        lines.append(f"  {file}, a guess as [guess] or [guess|truth]:")
+        lines += [f"    {line}" for line in file.read_text().splitlines() if line]
+    return "\n".join(lines)
