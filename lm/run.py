@@ -85,6 +85,7 @@ def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
             seq_len=config.seq_len,
             seed=seed,
             train=train,
+            lanes=config.batch_size,
             cache=workdir / "data",
             shares=shares,
             note=note,

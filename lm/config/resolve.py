@@ -345,14 +345,20 @@ def changes(
 ) -> list[tuple[str, Any, Any, bool]]:
     """What differs between two resolved configs: (path, old, new, changeable).
 
-    A field that one of them lacks is None there. All fields are frozen but those of
-    their class's CHANGEABLE, and evaluations that came or went as a whole.
+    A field that one of them lacks is None there; one that is newer than the old config
+    had its default. All fields are frozen but those of their class's CHANGEABLE, and
+    evaluations that came or went as a whole.
     """
     free = {f"evals.{name}" for name in {*old.get("evals", {})} ^ {*new["evals"]}}
+    defaults: dict[str, Any] = {}
     for where, kind, given in _sections(new):
         fields = _fields(kind, given, where, root)
         free |= {_join(where, name) for name in fields if fields[name].changeable}
+        defaults |= {_join(where, name): f.default for name, f in fields.items()}
     before, after = dict(_leaves(old)), dict(_leaves(new))
+    for path in after.keys() - before.keys():
+        if path in defaults and defaults[path] is not REQUIRED:
+            before[path] = _frozen(defaults[path])
     out = []
     for path in {**after, **before}:
         pair = before.get(path), after.get(path)

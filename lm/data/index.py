@@ -1,7 +1,8 @@
-"""Rows, made once: records are tokenised, cut and packed, and kept as flat arrays.
+"""The index of a source: its rows of token ids, built once and memory-mapped.
 
-An index lies in a folder named by its fingerprint (source, tokenizer, layout), is
-memory-mapped, and never changes; where a row stands in training is arithmetic.
+Records are tokenised, cut and packed, and kept as flat files of numbers in a folder
+that is named by its fingerprint (source, tokenizer, layout). An index never changes;
+which row an example is made of is arithmetic (`lm/data/pipeline.py`).
 """
 
 import array
@@ -12,18 +13,20 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from lm.data.sources.base import Record
-from lm.errors import CheckpointError, DataError
+from lm.errors import CheckpointError, DataError, StorageError
 from lm.host import storage
 
-FORMAT = 1  # to be raised when the rows of an unchanged config would come out otherwise
+FORMAT = 2  # Raise it where the files, or the rows of an unchanged config, differ.
 BATCH = 512  # records handed to the tokenizer at a time
+CHUNK = 1 << 16  # numbers of a column held in memory before they are written
+Value = float | Sequence[float] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +37,12 @@ class Index:
       tokens: (tokens,) token ids of all pieces, one after the other.
       spans: (pieces + 1,) where each piece starts in `tokens`.
       rows: (rows + 1,) where each row starts among the pieces.
-      fields: per row: labels, document numbers, as the layout gives them.
-      facts: its name (the fingerprint), and records, skipped records, rows and tokens
-        as counted in the building, and what the layout counted.
+      fields: name -> (rows,), one number per row. `record` is the number of the row's
+        record among all records of the source, where a row is made of one record.
+      facts: `name` (the fingerprint), and what was counted while the index was built.
+      arrays: name -> the arrays of all rows, of any length. `record` stands here where
+        a row may hold several records: one number for each of its texts.
+      digests: (records with text,) 64 bits of a hash of each record's texts.
     """
 
     tokens: np.ndarray = dataclasses.field(repr=False)
@@ -44,64 +50,194 @@ class Index:
     rows: np.ndarray = dataclasses.field(repr=False)
     fields: dict[str, np.ndarray] = dataclasses.field(repr=False)
     facts: dict[str, Any]
+    arrays: "dict[str, Ragged]" = dataclasses.field(default_factory=dict, repr=False)
+    digests: np.ndarray | None = dataclasses.field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows) - 1
 
     def row(self, i: int) -> dict[str, Any]:
+        """Row i: its `pieces` (int32 token ids), and its fields and arrays by name."""
         pieces = [
             self.tokens[self.spans[p] : self.spans[p + 1]].astype(np.int32)
             for p in range(self.rows[i], self.rows[i + 1])
         ]
-        return {"pieces": pieces, **{k: v[i] for k, v in self.fields.items()}}
+        return {
+            "pieces": pieces,
+            **{name: column[i] for name, column in self.fields.items()},
+            **{name: ragged[i] for name, ragged in self.arrays.items()},
+        }
 
     def token_counts(self, vocab_size: int) -> np.ndarray:
         """(V,) how often each token stands in the index."""
         return np.bincount(self.tokens, minlength=vocab_size)
 
 
+@dataclasses.dataclass(frozen=True)
+class Ragged:
+    """An array for each row, of different lengths.
+
+    Args:
+      values: (items, ...) the arrays of all rows, one after the other.
+      ends: (rows,) where the array of each row ends in `values`.
+    """
+
+    values: np.ndarray = dataclasses.field(repr=False)
+    ends: np.ndarray = dataclasses.field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.values[self.ends[i - 1] if i else 0 : self.ends[i]]
+
+
+class Column:
+    """Numbers of one type, appended to a file in chunks."""
+
+    def __init__(self, path: Path, typecode: str, first: Sequence[int] = ()):
+        self.typecode = typecode
+        self._file = open(path, "wb")  # noqa: SIM115 (closed by `close`)
+        self._waiting = array.array(typecode, first)
+        self._written = 0
+
+    def __len__(self) -> int:
+        return self._written + len(self._waiting)
+
+    def append(self, value: float) -> None:
+        self._waiting.append(value)
+        if len(self._waiting) >= CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._waiting.tofile(self._file)
+        self._written += len(self._waiting)
+        del self._waiting[:]
+
+    def close(self) -> None:
+        with self._file:
+            self._flush()
+
+
+class Arrays:
+    """The arrays of all rows of one name, appended to two files."""
+
+    def __init__(self, folder: Path, name: str, first: np.ndarray):
+        self.dtype, self.shape = first.dtype, first.shape[1:]
+        self._file = open(folder / f"array_{name}.bin", "wb")  # noqa: SIM115
+        self._ends = Column(folder / f"array_{name}_ends.bin", "q")
+        self._items = 0
+
+    def append(self, value: np.ndarray) -> None:
+        self._file.write(value.tobytes())
+        self._items += len(value)
+        self._ends.append(self._items)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def close(self) -> None:
+        with self._file:
+            self._ends.close()
+
+
 class Writer:
-    """Collects pieces and rows of an index that is being built.
+    """Collects the rows of an index that is being built; memory stays bounded.
 
     Attributes:
       record: the number, among all of the source, of the record last handed out.
-      counts: what a layout wants told of the building; it goes into the facts.
+      counts: what a layout counts, such as texts that were cut; part of the facts.
     """
 
     def __init__(self, folder: Path, vocab_size: int):
         self.dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
-        self._tokens = open(folder / "tokens.bin", "wb")  # noqa: SIM115 (closed below)
         self._folder = folder
-        self._spans, self._rows = array.array("q", [0]), array.array("q", [0])
-        self._fields: dict[str, list] = {}
+        self._tokens = open(folder / "tokens.bin", "wb")  # noqa: SIM115
+        self._spans = Column(folder / "spans.bin", "q", [0])
+        self._rows = Column(folder / "rows.bin", "q", [0])
+        self._digests = Column(folder / "digests.bin", "Q")
+        self._columns: dict[str, Column | Arrays] = {}
+        self._end = self._pieces = 0
         self.record = -1
         self.counts: collections.Counter[str] = collections.Counter()
 
-    def row(self, pieces: Iterable[list[int]], **fields: float) -> None:
-        """One more row: its pieces of token ids, and its fields."""
+    def row(self, pieces: Iterable[list[int]], **values: Value) -> None:
+        """Adds a row.
+
+        Args:
+          pieces: lists of token ids.
+          values: for each name a number, or an array whose first axis may have any
+            length; every row has the same names, and each the same kind of value. A
+            list becomes an array of whole numbers.
+        """
         for piece in pieces:
             self._tokens.write(np.asarray(piece, self.dtype).tobytes())
-            self._spans.append(self._spans[-1] + len(piece))
-        self._rows.append(len(self._spans) - 1)
-        for name, value in fields.items():
-            self._fields.setdefault(name, []).append(value)
+            self._end += len(piece)
+            self._spans.append(self._end)
+            self._pieces += 1
+        self._rows.append(self._pieces)
+        if len(self._rows) == 2:
+            self._columns = {k: self._open(k, v) for k, v in values.items()}
+        if values.keys() != self._columns.keys():
+            raise ValueError(f"a row with {[*values]}, others with {[*self._columns]}")
+        for name, value in values.items():
+            self._columns[name].append(self._fit(name, value))
+
+    def _open(self, name: str, value: Value) -> "Column | Arrays":
+        if isinstance(value, list | tuple | np.ndarray):
+            return Arrays(self._folder, name, as_array(value))
+        whole = isinstance(value, int | np.integer)
+        return Column(self._folder / f"field_{name}.bin", "q" if whole else "d")
+
+    def _fit(self, name: str, value: Value) -> Any:
+        """The value as its column takes it; ValueError where it is of another kind."""
+        column = self._columns[name]
+        if isinstance(column, Column):
+            return value
+        found = as_array(value)
+        if found.dtype != column.dtype or found.shape[1:] != column.shape:
+            raise ValueError(
+                f"{name}: an array of {found.dtype} {found.shape[1:]}, others of "
+                f"{column.dtype} {column.shape}"
+            )
+        return found
+
+    def digest(self, texts: Sequence[str]) -> None:
+        """Keeps a hash of a record's texts."""
+        text = "\0".join(texts).encode(errors="surrogatepass")
+        bits = hashlib.blake2b(text, digest_size=8).digest()
+        self._digests.append(int.from_bytes(bits, "little"))
 
     def close(self) -> None:
-        self._tokens.close()
+        with contextlib.ExitStack() as stack:
+            for file in (self._tokens, self._spans, self._rows, self._digests):
+                stack.callback(file.close)
+            for column in self._columns.values():
+                stack.callback(column.close)
 
     def finish(self, facts: dict[str, Any]) -> None:
-        """Writes what is not tokens; after `close`."""
+        """Writes `facts.json`; after `close`."""
+        columns = self._columns.items()
+        arrays = {n: c for n, c in columns if isinstance(c, Arrays)}
+        fields = {n: c for n, c in columns if isinstance(c, Column)}
         facts |= self.counts | {
             "rows": len(self._rows) - 1,
-            "tokens": self._spans[-1],
+            "tokens": self._end,
             "dtype": np.dtype(self.dtype).name,
-            "fields": sorted(self._fields),
+            "fields": {n: c.typecode for n, c in sorted(fields.items())},
+            "arrays": {
+                n: {"dtype": c.dtype.str, "shape": list(c.shape)}
+                for n, c in sorted(arrays.items())
+            },
         }
-        np.save(self._folder / "spans.npy", np.frombuffer(self._spans, np.int64))
-        np.save(self._folder / "rows.npy", np.frombuffer(self._rows, np.int64))
-        for name, values in self._fields.items():
-            np.save(self._folder / f"field_{name}.npy", np.asarray(values))
         (self._folder / "facts.json").write_text(json.dumps(facts, indent=1))
+
+
+def as_array(value: Value) -> np.ndarray:
+    """A row's array; lists are of whole numbers, of which an empty one has no type."""
+    if isinstance(value, np.ndarray):
+        return value
+    return np.asarray(value, np.int64)
 
 
 Encoded = Iterator[tuple[Record, list[list[int]]]]
@@ -109,13 +245,17 @@ Encoded = Iterator[tuple[Record, list[list[int]]]]
 
 @runtime_checkable
 class Layout(Protocol):
-    """How an objective wants its rows: a frozen dataclass, part of the fingerprint."""
+    """What a row of an objective is: a frozen dataclass, part of the fingerprint."""
 
     def texts(self, record: Record) -> list[str]:
-        """What is to be tokenised of a record."""
+        """The texts of a record that are tokenised."""
 
     def write(self, records: Encoded, out: Writer) -> None:
-        """Rows out of records and the token ids of their texts."""
+        """Makes rows of the records and of the token ids of their texts.
+
+        Every row has the value `record`: `out.record` when its texts were read, or a
+        list of such numbers where a row may hold several records.
+        """
 
 
 def fingerprint(source: Any, layout: Layout, codec: Any, rules: dict[str, Any]) -> str:
@@ -132,27 +272,40 @@ def fingerprint(source: Any, layout: Layout, codec: Any, rules: dict[str, Any]) 
 
 
 def load(folder: Path) -> Index:
-    """The index in `folder`, whole and unchanged since it was built."""
+    """Opens the index in `folder`, verified to be as it was built under this name.
+
+    Raises:
+      DataError: a file is missing or changed, or the folder is that of another index.
+    """
     try:
-        storage.verify(folder)
+        storage.verify(folder, index=folder.name)
     except CheckpointError as error:
         fix = f"delete {folder}; it is made anew"
         raise DataError(error.where, error.found, error.expected, fix) from error
     facts = json.loads((folder / "facts.json").read_text()) | {"name": folder.name}
-    tokens = np.zeros(0, facts["dtype"])
-    if facts["tokens"]:
-        tokens = np.asarray(np.memmap(folder / "tokens.bin", facts["dtype"], mode="r"))
 
-    def mapped(name: str) -> np.ndarray:
+    def mapped(name: str, dtype: Any, shape: Sequence[int] = ()) -> np.ndarray:
         # A plain array over the mapped file: items of np.memmap are slow to take.
-        return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
+        path = folder / f"{name}.bin"
+        if not path.stat().st_size:  # which cannot be mapped
+            return np.zeros((0, *shape), dtype)
+        return np.asarray(np.memmap(path, dtype, mode="r")).reshape(-1, *shape)
+
+    def ragged(name: str, dtype: str, shape: list[int]) -> Ragged:
+        ends = mapped(f"array_{name}_ends", np.int64)
+        return Ragged(mapped(f"array_{name}", dtype, shape), ends)
 
     return Index(
-        tokens=tokens,
-        spans=mapped("spans"),
-        rows=mapped("rows"),
-        fields={name: mapped(f"field_{name}") for name in facts["fields"]},
+        tokens=mapped("tokens", facts["dtype"]),
+        spans=mapped("spans", np.int64),
+        rows=mapped("rows", np.int64),
+        fields={
+            name: mapped(f"field_{name}", np.dtype(typecode))
+            for name, typecode in facts["fields"].items()
+        },
         facts=facts,
+        arrays={name: ragged(name, **kind) for name, kind in facts["arrays"].items()},
+        digests=mapped("digests", np.uint64),
     )
 
 
@@ -168,17 +321,44 @@ def build(
 ) -> None:
     """Reads the source once and leaves its index in `folder`, whole or not at all.
 
+    The facts hold `records`, `skipped` (bad records), `blank` (records without text),
+    `encoded` (token ids of all texts), `unknown` (those of them that are the unknown
+    token), `rows`, `tokens`, and what the layout counts.
+
     Raises:
       DataError: a record cannot be read, or has no rows; with `skip_bad` only when
         more than a share `max_bad` of the records is bad. Those skipped are listed in
         `bad_records.jsonl` within the folder.
+      StorageError: the disk is full; what was written is removed.
     """
     partial = folder.with_name(f"{folder.name}.partial")
-    storage.remove_tree(partial)
-    partial.mkdir(parents=True)
+    try:
+        with storage.refusing(partial):
+            storage.remove_tree(partial)
+            partial.mkdir(parents=True)
+            _fill(partial, folder, source, layout, codec, skip_bad, max_bad, note)
+        storage.commit(partial, folder, index=folder.name)
+    except StorageError:
+        with contextlib.suppress(StorageError):
+            storage.remove_tree(partial)
+        raise
+
+
+def _fill(
+    partial: Path,
+    folder: Path,
+    source: Any,
+    layout: Layout,
+    codec: Any,
+    skip_bad: bool,
+    max_bad: float,
+    note: Callable[[str], None],
+) -> None:
+    """Writes the files of an index into `partial`."""
     out = Writer(partial, codec.vocab_size)
+    unk_id = codec.unk_id
     bad: list[dict[str, str]] = []
-    read = 0
+    read = blank = encoded_tokens = unknown = 0
     last_note = time.monotonic()
 
     def good_records() -> Iterator[tuple[int, Record, list[str]]]:
@@ -198,13 +378,21 @@ def build(
                 last_note = time.monotonic()
 
     def encoded() -> Encoded:
+        nonlocal blank, encoded_tokens, unknown
         records = good_records()
         while chunk := list(itertools.islice(records, BATCH)):
             texts = [text for _, _, texts in chunk for text in texts]
             ids = iter(codec.encode_batch(texts))
             for out.record, record, texts in chunk:
+                if any(map(str.strip, texts)):
+                    out.digest(texts)
+                else:
+                    blank += 1
                 pieces = [next(ids) for _ in texts]
                 check_ids(pieces, record, codec.vocab_size)
+                encoded_tokens += sum(map(len, pieces))
+                if unk_id is not None:
+                    unknown += sum(piece.count(unk_id) for piece in pieces)
                 yield record, pieces
 
     with contextlib.closing(out):
@@ -216,14 +404,21 @@ def build(
             f"at most a share of {max_bad} (data.max_bad)",
             "repair the source, or raise data.max_bad",
         )
-    out.finish({"records": read, "skipped": len(bad)})
+    out.finish(
+        {
+            "records": read,
+            "skipped": len(bad),
+            "blank": blank,
+            "encoded": encoded_tokens,
+            "unknown": unknown,
+        }
+    )
     if bad:
         lines = "".join(json.dumps(entry) + "\n" for entry in bad)
         (partial / "bad_records.jsonl").write_text(lines)
         note(f"skipped {len(bad)} bad records: {folder / 'bad_records.jsonl'}")
     for what, count in out.counts.items():
         note(f"{what}: {count:,} of {read:,} records")
-    storage.commit(partial, folder)
 
 
 def check_ids(pieces: list[list[int]], record: Record, vocab_size: int) -> None:

@@ -4,7 +4,6 @@ A layout is a frozen dataclass; its fields are part of the index's fingerprint.
 """
 
 import dataclasses
-import itertools
 import re
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -14,10 +13,14 @@ import numpy as np
 from lm.data.index import Encoded, Writer
 from lm.data.packing import FirstFit
 from lm.data.sources.base import Record
-from lm.errors import DataError
+from lm.errors import ConfigError, DataError
+
+# What becomes of a record that does not fit its row, or that has no text.
+TooLong = Literal["error", "cut", "window", "skip"]
 
 
 def column_of(record: Record, column: str) -> Any:
+    """The value of a field; DataError where the record has no such field."""
     if column not in record.fields:
         raise DataError(
             record.where,
@@ -29,16 +32,51 @@ def column_of(record: Record, column: str) -> Any:
 
 
 def text_of(record: Record, column: str) -> str:
+    """The text of a field; DataError where it holds something else."""
     text = column_of(record, column)
     if not isinstance(text, str):
         raise DataError(record.where, f"{column} {text!r:.80}", "a text")
     return text
 
 
-def texts_of(record: Record, column: str) -> tuple[str, ...]:
-    """The texts of a column that may hold one or a list of them."""
+def list_of(record: Record, column: str) -> tuple[Any, ...]:
+    """The list of a field, such as words, tags or ids; a single value is one item."""
     found = column_of(record, column)
-    return found if isinstance(found, tuple) else (text_of(record, column),)
+    return found if isinstance(found, tuple) else (found,)
+
+
+def texts_of(record: Record, column: str) -> tuple[str, ...]:
+    """The texts of a field that holds one or a list of them; at least one.
+
+    Raises:
+      DataError: the list is empty, or holds something else than texts.
+    """
+    found = list_of(record, column)
+    if not found or not all(isinstance(text, str) for text in found):
+        raise DataError(record.where, f"{column} {found!r:.80}", "one text or more")
+    return found
+
+
+def check_length(length: int, least: int, what: str, field: str = "seq_len") -> None:
+    """Raises a ConfigError for rows too short to hold anything.
+
+    Args:
+      length: tokens that a row holds.
+      least: the fewest that make sense.
+      what: what these are, for the error.
+    """
+    if length < least:
+        raise ConfigError(field, str(length), f"at least {least}: {what}")
+
+
+def check_too_long(word: str) -> None:
+    """Raises a ConfigError for windows, where an objective reads a record at once."""
+    if word == "window":
+        raise ConfigError(
+            "objective.too_long",
+            "'window'",
+            "error, cut or skip, since this objective reads a record in one row",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +98,21 @@ class Documents:
     def texts(self, record: Record) -> list[str]:
         return [text_of(record, self.column)]
 
+    def __post_init__(self):
+        what = f"{self.overhead} special tokens and one of a text"
+        check_length(self.length, self.overhead + 1, what)
+
     def write(self, records: Encoded, out: Writer) -> None:
         room = self.length - self.overhead
         rows = FirstFit((self.length,), self.overhead if self.pack else self.length)
         for _, (tokens,) in records:
             for start in range(0, len(tokens), room):
                 piece = tokens[start : start + room]
-                for row in rows.add((len(piece) + self.overhead,), piece):
-                    out.row(row)
+                item = piece, out.record
+                for row in rows.add((len(piece) + self.overhead,), item):
+                    write_row(row, self.pack, out)
         for row in rows.rest():
-            out.row(row)
+            write_row(row, self.pack, out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +130,10 @@ class Sentences:
     column: str = "text"
 
     OVERHEAD = 3  # [CLS] A [SEP] B [SEP]
+
+    def __post_init__(self):
+        what = f"{self.OVERHEAD} special tokens and one of each sentence"
+        check_length(self.length, self.OVERHEAD + 2, what)
 
     def texts(self, record: Record) -> list[str]:
         text = text_of(record, self.column)
@@ -107,7 +154,7 @@ class Sentences:
                 middle = len(parts[0]) // 2
                 parts = [parts[0][:middle], parts[0][middle:]]
             for row in self._rows(parts, room, rng):
-                out.row(row, document=document)
+                out.row(row, document=document, record=out.record)
             document += bool(parts)
 
     def _rows(
@@ -132,27 +179,81 @@ class Sentences:
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """One record a row: one or two texts and a label.
+    """One record per row: one or two texts, and the field `labels`.
+
+    With `too_long="cut"` the index keeps whole texts, which are cut when an example is
+    made of them. Records that are cut or left out are counted.
 
     Args:
       columns: the fields with the texts.
       label: the field with the label.
       names: the labels in the order of their ids; empty where they are ids already.
       classes: how many ids there are.
+      length: tokens that a row holds, special tokens included.
+      overhead: special tokens of a row.
+      too_long: what becomes of a record that does not fit. A record without text is
+        refused by "error", left out by "skip", and kept by "cut".
+      least: tokens of its texts that a row needs.
     """
 
     columns: tuple[str, ...]
     label: str
     names: tuple[str, ...]
     classes: int
+    length: int = 1 << 24
+    overhead: int = 0
+    too_long: TooLong = "cut"
+    least: int = 0
+
+    def __post_init__(self):
+        check_too_long(self.too_long)
+        several = f"{len(self.columns)} texts, a token each"
+        texts = several if len(self.columns) > 1 else "a token of the text"
+        what = f"{self.overhead} special tokens and {texts}"
+        check_length(self.length, self.overhead + len(self.columns), what)
 
     def texts(self, record: Record) -> list[str]:
         self.label_id(record)
-        return [text_of(record, column) for column in self.columns]
+        texts = [text_of(record, column) for column in self.columns]
+        refused = self.too_long == "error" or (self.least and self.too_long == "cut")
+        if refused and not any(map(str.strip, texts)):
+            raise self._blank(record)
+        return texts
 
     def write(self, records: Encoded, out: Writer) -> None:
+        room = self.length - self.overhead
         for record, pieces in records:
-            out.row(pieces, labels=self.label_id(record))
+            size = sum(map(len, pieces))
+            if size == 0 and self.too_long != "cut":
+                if self.too_long == "error":
+                    raise self._blank(record)
+                out.counts["blank_skip"] += 1
+                continue
+            if size < self.least:
+                raise self._blank(record)
+            if size > room:
+                if self.too_long == "error":
+                    raise self._long(record, size, room)
+                out.counts[f"too_long_{self.too_long}"] += 1
+                if self.too_long == "skip":
+                    continue
+            out.row(pieces, labels=self.label_id(record), record=out.record)
+
+    def _blank(self, record: Record) -> DataError:
+        return DataError(
+            record.where,
+            f"no text in {' and '.join(self.columns)}",
+            "a token at least",
+            "complete or remove it, or set objective.too_long=skip or data.on_bad=skip",
+        )
+
+    def _long(self, record: Record, size: int, room: int) -> DataError:
+        return DataError(
+            record.where,
+            f"{size} tokens of {' and '.join(self.columns)}",
+            f"at most {room}",
+            "raise seq_len, or set objective.too_long=cut or skip",
+        )
 
     def label_id(self, record: Record) -> int:
         found = column_of(record, self.label)
@@ -167,7 +268,7 @@ class Labelled:
             return self.names.index(str(found))
         try:
             label = int(found)
-        except ValueError:
+        except (ValueError, TypeError):  # a word, or a list
             label = -1
         if not 0 <= label < self.classes or str(label) != str(found).strip():
             raise DataError(
@@ -183,8 +284,7 @@ class Labelled:
 class Pairs:
     """Source and target of one record, or of several to a row, for encoder-decoders.
 
-    A row's pieces are source, target, source, target, ... Without packing it has the
-    field `record`, the number of its record among those of the source.
+    A row's pieces are source, target, source, target, ...
 
     Args:
       source_length, target_length: tokens that a row holds on each side, special
@@ -195,7 +295,8 @@ class Pairs:
       prefix: what is put before each source.
       join: what is put between the texts of a source that is a list.
       targets: of a target that is a list, the first text, or each as a pair of its own.
-      too_long: what becomes of a pair that does not fit a row of its own.
+      too_long: what becomes of a pair that does not fit a row of its own. A pair with
+        a blank text is left out by "skip", and refused otherwise.
     """
 
     source_length: int
@@ -207,31 +308,38 @@ class Pairs:
     prefix: str = ""
     join: str = " "
     targets: Literal["first", "each"] = "first"
-    too_long: Literal["error", "cut", "skip"] = "error"
+    too_long: TooLong = "error"
+
+    def __post_init__(self):
+        check_too_long(self.too_long)
+        what = f"{self.overhead} special token and one of the text"
+        least = self.overhead + 1
+        check_length(self.source_length, least, what, "objective.source_len")
+        check_length(self.target_length, least, what)
 
     def texts(self, record: Record) -> list[str]:
         source = self.join.join(texts_of(record, self.source))
         targets = texts_of(record, self.target)
         if self.targets == "first":
             targets = targets[:1]
-        for column, text in [
-            (self.source, source),
-            *((self.target, t) for t in targets),
-        ]:
+        columns = [self.source, *[self.target] * len(targets)]
+        for column, text in zip(columns, [source, *targets]):
             if not text.strip():
+                if self.too_long == "skip":
+                    return []
                 raise DataError(
                     record.where,
                     f"an empty {column}",
                     "a text in both columns",
-                    "complete or remove it, or set data.on_bad=skip",
+                    "complete or remove it, or set objective.too_long=skip or "
+                    "data.on_bad=skip",
                 )
         return [self.prefix + source, *targets]
 
     def write(self, records: Encoded, out: Writer) -> None:
         room = (self.source_length - self.overhead, self.target_length - self.overhead)
         rows = FirstFit((self.source_length, self.target_length), self.overhead)
-        pairs = ((r, [s, t]) for r, (s, *targets) in records for t in targets)
-        for record, pair in pairs:
+        for record, pair in self._pairs(records, out):
             if any(len(piece) > most for piece, most in zip(pair, room)):
                 if self.too_long == "error":
                     raise self._too_long(record, pair, room)
@@ -243,10 +351,24 @@ class Pairs:
                 out.row(pair, record=out.record)
                 continue
             sizes = tuple(len(piece) + self.overhead for piece in pair)
-            for row in rows.add(sizes, pair):
-                out.row(itertools.chain(*row))
+            for row in rows.add(sizes, (pair, out.record)):
+                self._write(row, out)
         for row in rows.rest():
-            out.row(itertools.chain(*row))
+            self._write(row, out)
+
+    def _pairs(
+        self, records: Encoded, out: Writer
+    ) -> Iterator[tuple[Record, list[list[int]]]]:
+        """Source and target of each pair; records that are blank are counted."""
+        for record, pieces in records:
+            if not pieces:
+                out.counts["blank_skip"] += 1
+            for target in pieces[1:]:
+                yield record, [pieces[0], target]
+
+    def _write(self, row: list[tuple[list[list[int]], int]], out: Writer) -> None:
+        pairs, records = zip(*row)
+        out.row([piece for pair in pairs for piece in pair], record=[*records])
 
     def _too_long(
         self, record: Record, pair: list[list[int]], room: tuple[int, int]
@@ -271,9 +393,9 @@ class Chunks:
 
     Args:
       length: tokens of a piece.
-      capacity: places of a row on each of its sides.
-      forms: what may be made of a piece; `form.lengths(n)` is the places that a piece
-        of n tokens needs at most on each side.
+      capacity: positions of a row on each of its sides.
+      forms: what may be made of a piece; `form.lengths(n)` is how many positions
+        a piece of n tokens needs at most on each side.
       pack: whether a row may hold several pieces.
       end: a token put after each text, or None.
       column: the field of the record that holds the text.
@@ -285,6 +407,9 @@ class Chunks:
     pack: bool
     end: int | None = None
     column: str = "text"
+
+    def __post_init__(self):
+        check_length(self.length, 2, "a token to predict, and one before it")
 
     def texts(self, record: Record) -> list[str]:
         return [text_of(record, self.column)]
@@ -300,7 +425,16 @@ class Chunks:
                     out.counts["single_token_skip"] += 1
                     continue
                 needs = zip(*(form.lengths(len(piece)) for form in self.forms))
-                for row in rows.add(tuple(map(max, needs)), piece):
-                    out.row(row)
+                for row in rows.add(tuple(map(max, needs)), (piece, out.record)):
+                    write_row(row, self.pack, out)
         for row in rows.rest():
-            out.row(row)
+            write_row(row, self.pack, out)
+
+
+def write_row(row: list[tuple[list[int], int]], pack: bool, out: Writer) -> None:
+    """Writes a row of (piece, number of its record).
+
+    The field `record` is a list where a row may hold pieces of several records.
+    """
+    pieces, records = zip(*row)
+    out.row(pieces, record=[*records] if pack else records[0])

@@ -2,15 +2,15 @@
 
 Global row r of step s is example s·B + r of an endless stream. The stream is
 arithmetic: the mixture says which source and which place in it, grain's shuffle says
-which row of the index stands there in that epoch, and the row's own random generator,
-made of (seed, source, epoch, row), draws its masks. Process p of P reads the rows
+which row of the index stands there in that epoch (or, in the order "stream", the rows
+are cut into B lanes, one for each r), and the row's own random generator, made of
+(seed, source, epoch, row), draws its masks. Process p of P reads the rows
 [pB/P, (p+1)B/P) of a step, and a resume begins at its step without reading before it.
 """
 
 import collections
 import dataclasses
 import functools
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,13 +23,18 @@ from lm.data import index as indices
 from lm.data.mixture import Mixture
 from lm.data.sources.base import Record
 from lm.data.transforms import Example
-from lm.errors import DataError
+from lm.errors import ConfigError, DataError
 from lm.host import storage
 from lm.host.lock import Lock
 
 WAIT = 6 * 3600  # seconds for another run that builds the same index
-BOUNDS = {"max_bad": "[0, 1]", "threads": "[1, 256]", "prefetch": "[1, 1024]"}
-CHANGEABLE = ("cache", "threads", "prefetch")
+BOUNDS = {
+    "max_bad": "[0, 1]",
+    "max_unknown": "[0, 1]",
+    "threads": "[1, 256]",
+    "prefetch": "[1, 1024]",
+}
+CHANGEABLE = ("max_unknown", "cache", "threads", "prefetch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +44,15 @@ class Data:
     Attributes:
       sources: one section per source; their `weight` says how often each is drawn.
       pack: several documents in a row, without attention across them.
+      order: of the training rows. "shuffled" draws them at random in each epoch;
+        "stream" keeps their order: each row of a batch goes on where that row of the
+        last batch ended, so that a model can carry its state from one to the next. The
+        rows of all sources are then one text, cut into as many parts as a batch has
+        rows; an epoch ends where the longest part does. Evaluations keep their order.
       on_bad: what to do about a record that cannot be read.
       max_bad: with `skip`, the largest share of bad records that is borne.
+      max_unknown: the largest share of unknown tokens among those of a source. Where
+        they are many the figures mean nothing: the unknown token is easy to predict.
       cache: where the rows are kept; None is `data/` within the workdir.
       threads: threads that make batches.
       prefetch: how many examples they may be ahead, rounded up to batches.
@@ -48,8 +60,10 @@ class Data:
 
     sources: tuple = ()
     pack: bool = False
+    order: Literal["shuffled", "stream"] = "shuffled"
     on_bad: Literal["error", "skip"] = "error"
     max_bad: float = 0.001
+    max_unknown: float = 0.3
     cache: str | None = None
     threads: int = 2
     prefetch: int = 64
@@ -65,20 +79,51 @@ class Shares:
 
 
 @dataclasses.dataclass(frozen=True)
+class Lanes:
+    """The order "stream": the rows of an epoch cut into `count` runs of neighbours.
+
+    Lane r has rows // count rows, the first rows % count lanes one more; in the last
+    step of an epoch the others are empty. The next epoch begins all lanes again.
+
+    Args:
+      count: the global batch size.
+      rows: of all sources.
+    """
+
+    count: int
+    rows: int
+
+    def locate(self, n: int) -> tuple[int, int, int | None]:
+        """Example n: (epoch, rows of its lane before it, row), None where it is empty.
+
+        n is step * count + lane.
+        """
+        step, lane = divmod(n, self.count)
+        base, longer = divmod(self.rows, self.count)
+        epoch, passed = divmod(step, base + (longer > 0))
+        if passed == base + (lane < longer):
+            return epoch, passed, None
+        return epoch, passed, lane * base + min(lane, longer) + passed
+
+
+@dataclasses.dataclass(frozen=True)
 class Stream:
     """Examples by their number: endless and shuffled, or an evaluation set in order.
 
     Args:
       indices: the rows of each source.
-      mixture: their proportions; None is one source after the other, once.
+      mixture: their proportions; None is one source after the other.
       transforms: for each source, what makes an example of a row.
       seed: of the shuffle and of every draw within an example.
+      lanes: the order "stream", or None. Rows then have `passed`, the rows of their
+        lane before them.
     """
 
     indices: tuple[indices.Index, ...]
     mixture: Mixture | None
     transforms: tuple[tuple[Callable, ...], ...]
     seed: int
+    lanes: Lanes | None = None
 
     def __len__(self) -> int:
         """Rows of all sources: an epoch, if there is only one source."""
@@ -92,16 +137,30 @@ class Stream:
         return [r.shuffle(seed=self.seed + i).repeat() for i, r in enumerate(rows)]
 
     def locate(self, n: int) -> tuple[int, int, int]:
-        """(source, epoch, row of its index) of example n."""
+        """(source, epoch, row of its index) of example n.
+
+        An empty example of a lane has the row before it.
+        """
+        if self.lanes is not None:
+            epoch, _, row = self.lanes.locate(n)
+            if row is None:
+                _, _, row = self.lanes.locate(max(n - self.lanes.count, 0))
+            source, row = self._nth(row or 0)
+            return source, epoch, row
         if self.mixture is None:
-            for source, index in enumerate(self.indices):
-                if n < len(index):
-                    return source, 0, n
-                n -= len(index)
-            raise IndexError(n)
+            source, row = self._nth(n)
+            return source, 0, row
         source, place = self.mixture.locate(n)
         row = int(self._orders[source][place])
         return source, place // len(self.indices[source]), row
+
+    def _nth(self, n: int) -> tuple[int, int]:
+        """Source and row of the n-th row, one source after the other."""
+        for source, index in enumerate(self.indices):
+            if n < len(index):
+                return source, n
+            n -= len(index)
+        raise IndexError(n)
 
     def example(self, n: int) -> Example:
         """Example n, made of its row and of draws that depend on (seed, epoch, row)."""
@@ -109,16 +168,25 @@ class Stream:
         bits = np.random.Philox(key=self.seed, counter=[0, row, epoch, source])
         rng = np.random.Generator(bits)
         example = self.indices[source].row(row)
+        empty = False
+        if self.lanes is not None:
+            _, passed, found = self.lanes.locate(n)
+            example["passed"], empty = passed, found is None
         for transform in self.transforms[source]:
             example = transform(example, rng)
-        return example | {"example_ids": np.asarray([source, epoch, row])}
+        example |= {"example_ids": np.asarray([source, epoch, row])}
+        return without_weight(example) if empty else example
 
     def example_or_padding(self, n: int, rows: int) -> Example:
         """Example n of the first `rows`; beyond them one whose weights are all 0."""
         if n < rows:
             return self.example(n)
-        example = self.example(0)
-        return {k: v * 0 if k.endswith("weights") else v for k, v in example.items()}
+        return without_weight(self.example(0))
+
+
+def without_weight(example: Example) -> Example:
+    """The example as padding: nothing in it counts."""
+    return {k: v * 0 if k.endswith("weights") else v for k, v in example.items()}
 
 
 def batches(
@@ -194,7 +262,7 @@ def texts_of(sources: list[Any], columns: tuple[str, ...]) -> Iterator[str]:
         for record in source.records():
             if not isinstance(record, DataError):
                 for value in (record.fields[c] for c in columns if c in record.fields):
-                    yield from value if isinstance(value, tuple) else (str(value),)
+                    yield from map(str, value if isinstance(value, tuple) else (value,))
 
 
 def records_of(stream: Stream, data: Data, rows: int) -> Iterator[Record]:
@@ -262,15 +330,30 @@ def open_stream(
     seq_len: int,
     seed: int,
     train: bool,
+    lanes: int | None = None,
     cache: Path,
     shares: Shares,
     note: Callable[[str], None],
 ) -> Stream:
     """The stream of a section: its rows are indexed at the first use.
 
+    Args:
+      lanes: rows of a batch, for the training rows in the order "stream".
+
     Raises:
-      DataError: a source that is missing, unreadable or gives no rows.
+      ConfigError: the order "stream" with a mixture, or with rows that are no stream.
+      DataError: a source that is missing, unreadable, gives no rows, or whose tokens
+        are mostly unknown.
     """
+    streams = train and data.order == "stream"
+    weights = tuple(section["weight"] for section in data.sources)
+    if streams and len({*weights}) > 1:
+        raise ConfigError(
+            "data.order",
+            f"'stream' with sources of weights {', '.join(map(str, weights))}",
+            "one source, or several that follow each other, without weights",
+            "leave the weights out, or set data.order=shuffled",
+        )
     layout = objective.layout(codec, seq_len=seq_len, pack=data.pack)
     cache = Path(data.cache) if data.cache else cache
     rules = {"on_bad": data.on_bad, "max_bad": data.max_bad}
@@ -300,27 +383,61 @@ def open_stream(
                 f"{index.facts['records']} records and no row",
                 f"texts long enough for the objective at seq_len={seq_len}",
             )
+        check_unknown(index, codec, data.max_unknown, source.place)
+        if streams and "offset" not in index.fields:
+            raise ConfigError(
+                "data.order",
+                "'stream' with rows that do not go on from one to the next",
+                "an objective whose rows are one text, cut",
+                "set objective.borders=reset or ignore (causal_lm), or "
+                "data.order=shuffled",
+            )
         opened.append(index)
+    rows = sum(map(len, opened))
     return Stream(
         indices=tuple(opened),
-        mixture=Mixture(tuple(s["weight"] for s in data.sources)) if train else None,
+        mixture=Mixture(weights) if train and not streams else None,
         transforms=tuple(
             objective.transforms(index, codec, seq_len=seq_len) for index in opened
         ),
         seed=seed,
+        lanes=Lanes(lanes, rows) if streams and lanes else None,
     )
+
+
+def check_unknown(index: indices.Index, codec: Any, most: float, place: str) -> None:
+    """Refuses a source of which too large a share has no token.
+
+    Raises:
+      DataError: names the share, and the limit.
+    """
+    unknown, tokens = index.facts["unknown"], index.facts["encoded"]
+    if unknown > most * tokens:
+        name = codec.token(codec.unk_id)
+        raise DataError(
+            place,
+            f"{unknown / tokens:.1%} unknown tokens ({unknown:,} of {tokens:,} are "
+            f"{name})",
+            f"at most {most:.0%} (data.max_unknown), since figures mean little beyond",
+            "use a tokenizer made for these texts, or raise data.max_unknown",
+        )
+
+
+ROWS = ("name", "records", "skipped", "rows", "tokens")
 
 
 def fingerprint(stream: Stream, codec: Any, batch_size: int) -> dict[str, Any]:
-    """What a checkpoint keeps, to notice that the data are other than they were."""
-    return json.loads(
-        json.dumps(
-            {
-                "tokenizer": codec.fingerprint,
-                "rows": [index.facts for index in stream.indices],
-                "mixture": list(stream.mixture.weights) if stream.mixture else [],
-                "seed": stream.seed,
-                "batch_size": batch_size,
-            }
-        )
-    )
+    """What a checkpoint keeps, to notice that the data are other than they were.
+
+    A part that is None is not kept.
+    """
+    parts = {
+        "format": indices.FORMAT,
+        "tokenizer": codec.fingerprint,
+        "rows": [{key: index.facts[key] for key in ROWS} for index in stream.indices],
+        "mixture": list(stream.mixture.weights) if stream.mixture else [],
+        "lanes": stream.lanes.count if stream.lanes else None,
+        "seed": stream.seed,
+        "batch_size": batch_size,
+    }
+    return {name: value for name, value in parts.items() if value is not None}

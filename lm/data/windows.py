@@ -1,5 +1,6 @@
-"""Rows for models that say each token given those before it."""
+"""Rows for models that predict each token given those before it."""
 
+import collections
 import dataclasses
 
 import numpy as np
@@ -13,7 +14,7 @@ from lm.data.transforms import Example, segments
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Texts cut into windows of `length` + 1 tokens, the last of each to be said only.
+    """Texts cut into windows of `length` + 1 tokens; the last is only a target.
 
     Neighbouring windows share a token, so that every token but the first of a text is a
     target once. With a smaller `stride` they share more, for evaluation: each window
@@ -46,9 +47,10 @@ class Windows:
         after = [] if self.eos_id is None else [self.eos_id]
         rows = FirstFit((self.length,), 1 if self.pack else self.length)
 
-        def write(row: list[tuple[list[int], int, float]]) -> None:
-            pieces, unscored, sizes = zip(*row)
-            out.row(pieces, unscored=unscored[0], bytes=sum(sizes))
+        def write(row: list[tuple[list[int], int, float, int]]) -> None:
+            pieces, unscored, sizes, numbers = zip(*row)
+            record = [*numbers] if self.pack else numbers[0]
+            out.row(pieces, unscored=unscored[0], bytes=sum(sizes), record=record)
 
         for record, (tokens,) in records:
             tokens = [*before, *tokens, *after]
@@ -58,7 +60,8 @@ class Windows:
             for start in range(0, max(targets - overlap, min(targets, 1)), self.stride):
                 window = tokens[start : start + self.length + 1]
                 unscored = overlap if start else 0
-                piece = window, unscored, (len(window) - 1 - unscored) * size
+                share = (len(window) - 1 - unscored) * size
+                piece = window, unscored, share, out.record
                 for row in rows.add((len(window) - 1,), piece):
                     write(row)
         for row in rows.rest():
@@ -67,7 +70,7 @@ class Windows:
 
 @dataclasses.dataclass(frozen=True)
 class NextToken:
-    """Each piece becomes a segment whose targets are its tokens, one place on.
+    """Makes each piece a segment whose targets are its tokens, one position on.
 
     Adds `inputs`, `positions`, `segment_ids`, `targets`, `weights`, each (length of
     row,).
@@ -80,3 +83,157 @@ class NextToken:
         weights[: example["unscored"]] = 0
         row = segments([piece[:-1] for piece in pieces])
         return example | row | {"targets": targets, "weights": weights}
+
+
+@dataclasses.dataclass(frozen=True)
+class Contiguous:
+    """All texts one after the other, cut into rows of `length` tokens.
+
+    A row's piece has `length` + 1 tokens; its last, which is only a target, is the
+    first of the next row. The last row of a source may be shorter. This is the layout
+    that `data.order="stream"` needs, since row i + 1 goes on where row i ends.
+
+    The index keeps for each row `offset`, how many tokens of its first text came before
+    it; `starts`, where texts begin in it, `length` where only its last target does;
+    `record`, the records of its texts in their order; and `bytes`, its share of the
+    UTF-8 bytes of its texts, by counted targets.
+
+    Args:
+      length: tokens that a row feeds to the model.
+      bos_id, eos_id: what begins and ends a text, or None.
+      across: whether the first token of a text is a target, predicted from the end of
+        the text before; else it has no weight.
+      column: the field of the record that holds the text.
+    """
+
+    length: int
+    bos_id: int | None
+    eos_id: int | None
+    across: bool
+    column: str = "text"
+
+    def texts(self, record: Record) -> list[str]:
+        return [text_of(record, self.column)]
+
+    def write(self, records: Encoded, out: Writer) -> None:
+        before = [] if self.bos_id is None else [self.bos_id]
+        after = [] if self.eos_id is None else [self.eos_id]
+        buffer = _Buffer(self.length, self.across, out)
+        for record, (tokens,) in records:
+            if tokens:
+                size = len(text_of(record, self.column).encode())
+                buffer.add([*before, *tokens, *after], out.record, size)
+        buffer.rest()
+
+
+@dataclasses.dataclass
+class _Text:
+    """A text that waits to be written.
+
+    Attributes:
+      start, end: its span in the tokens that wait; `start` is negative where rows that
+        are written hold its beginning.
+      record: the number of its record.
+      share: UTF-8 bytes for each of its targets.
+    """
+
+    start: int
+    end: int
+    record: int
+    share: float
+
+
+class _Buffer:
+    """Tokens that wait for their row, and the texts that they are of."""
+
+    def __init__(self, length: int, across: bool, out: Writer):
+        self._length, self._across, self._out = length, across, out
+        self._tokens: list[int] = []
+        self._texts: collections.deque[_Text] = collections.deque()
+        self._first = True
+
+    def add(self, tokens: list[int], record: int, size: int) -> None:
+        start = len(self._tokens)
+        self._tokens += tokens
+        targets = len(tokens) - (not self._across or self._first)
+        self._first = False
+        share = size / max(targets, 1)
+        self._texts.append(_Text(start, len(self._tokens), record, share))
+        done = 0
+        while len(self._tokens) - done > self._length:
+            self._row(self._tokens[done : done + self._length + 1])
+            done += self._length
+        del self._tokens[:done]
+
+    def rest(self) -> None:
+        """Writes the last, shorter row."""
+        if len(self._tokens) > 1:
+            self._row(self._tokens)
+
+    def _row(self, piece: list[int]) -> None:
+        """Writes a row, which begins where the first of the waiting texts goes on."""
+        fed = len(piece) - 1
+        held = [text for text in self._texts if text.start < fed]
+        self._out.row(
+            [piece],
+            offset=max(-held[0].start, 0),
+            starts=[t.start for t in self._texts if 0 <= t.start <= fed],
+            record=[text.record for text in held],
+            bytes=float(sum(self._bytes(text, fed) for text in self._texts)),
+        )
+        for text in self._texts:
+            text.start -= self._length
+            text.end -= self._length
+        while self._texts and self._texts[0].end <= 0:
+            self._texts.popleft()
+
+    def _bytes(self, text: _Text, fed: int) -> float:
+        """The bytes of a text that the targets of a row, at 1 to `fed`, stand for."""
+        first = max(text.start + (not self._across), 1)
+        return max(min(text.end - 1, fed) - first + 1, 0) * text.share
+
+
+@dataclasses.dataclass(frozen=True)
+class NextInStream:
+    """Makes a row of `Contiguous` an example: each token's target is the next one.
+
+    Positions count from the beginning of the text. In a stream the model begins in the
+    middle of a text where its lane does, and they count from there: `example["passed"]`
+    is how many rows of this lane came before; without it, every row begins anew.
+
+    Adds `inputs`, `positions`, `segment_ids`, `targets`, `weights`, each (length of
+    row,).
+
+    Args:
+      length: tokens of a row.
+      reset: whether each text is a segment of its own, whose positions begin at 0 and
+        whose first token is no target. Otherwise the row is one segment, and positions
+        count from the beginning of the lane.
+    """
+
+    length: int
+    reset: bool
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        (piece,) = example["pieces"]
+        before = example.get("passed", 0) * self.length
+        positions = np.arange(len(piece) - 1, dtype=np.int32)
+        segment_ids = np.ones(len(piece) - 1, np.int32)
+        weights = np.ones(len(piece) - 1, np.float32)
+        if self.reset:
+            starts = example["starts"]
+            lengths = np.diff([0, *starts, len(positions)])
+            begins = np.asarray([-min(before, int(example["offset"])), *starts])
+            positions -= np.repeat(begins, lengths).astype(np.int32)
+            segment_ids = np.repeat(np.arange(len(begins), dtype=np.int32), lengths)
+            segment_ids += segment_ids[0] == 0
+            weights[starts[starts > 0] - 1] = 0
+        else:
+            positions += before
+        return example | {
+            "inputs": piece[:-1],
+            "positions": positions,
+            "segment_ids": segment_ids,
+            "targets": piece[1:],
+            "weights": weights,
+        }

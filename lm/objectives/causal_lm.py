@@ -5,11 +5,11 @@ Bengio et al. 2003; Radford et al. 2019.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from lm.data import transforms
 from lm.data.index import Index, Layout
-from lm.data.windows import NextToken, Windows
+from lm.data.windows import Contiguous, NextInStream, NextToken, Windows
 from lm.errors import ConfigError
 from lm.objectives.teacher_forcing import TeacherForcing
 
@@ -27,12 +27,19 @@ class Objective(TeacherForcing):
       stride: tokens from one window of a text to the next; None is `seq_len`. Smaller
         ones are for evaluations (evals.<name>.objective.stride), where a target then
         has at least seq_len - stride tokens before it, but for those of the beginning.
+      borders: where a text ends. "row": its row ends too, or with data.pack its segment
+        does. Otherwise all texts follow each other and are cut every `seq_len` tokens,
+        as data.order="stream" needs: with "reset" each text is a segment of its own,
+        whose positions begin at 0 (where a carried state is zeroed) and whose first
+        token is no target; with "ignore" there is one segment, and the first token of
+        a text is predicted from the end of the text before.
     """
 
     column: str = "text"
     bos: bool = True
     eos: bool = True
     stride: int | None = None
+    borders: Literal["row", "reset", "ignore"] = "row"
 
     can: ClassVar[frozenset[str]] = TeacherForcing.can | {"bytes"}
 
@@ -49,6 +56,18 @@ class Objective(TeacherForcing):
         return first + codec.encode(text)
 
     def layout(self, codec: Any, *, seq_len: int, pack: bool) -> Layout:
+        bos_id = codec.bos_id if self.bos else None
+        eos_id = codec.eos_id if self.eos else None
+        if self.borders != "row":
+            if self.stride is not None:
+                raise ConfigError(
+                    "objective.stride",
+                    f"{self.stride} with borders={self.borders!r}",
+                    "none, since such rows share no tokens",
+                    "leave it out, or set objective.borders=row",
+                )
+            across = self.borders == "ignore"
+            return Contiguous(seq_len, bos_id, eos_id, across, self.column)
         stride = self.stride or seq_len
         if stride > seq_len:
             raise ConfigError(
@@ -59,8 +78,8 @@ class Objective(TeacherForcing):
             stride=stride,
             # Windows that share tokens count from their own place on, each in its row.
             pack=pack and stride == seq_len,
-            bos_id=codec.bos_id if self.bos else None,
-            eos_id=codec.eos_id if self.eos else None,
+            bos_id=bos_id,
+            eos_id=eos_id,
             column=self.column,
         )
 
@@ -69,4 +88,7 @@ class Objective(TeacherForcing):
     ) -> tuple[Callable, ...]:
         names = ("inputs", "positions", "segment_ids", "targets", "weights")
         pad = transforms.PadSides(seq_len, seq_len, codec.pad_id or 0)
-        return NextToken(), pad, transforms.Keep(names)
+        row: Callable = NextToken()
+        if self.borders != "row":
+            row = NextInStream(seq_len, reset=self.borders == "reset")
+        return row, pad, transforms.Keep(names)

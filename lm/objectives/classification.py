@@ -9,9 +9,8 @@ import jax
 import numpy as np
 
 from lm.data import transforms
-from lm.data.index import Encoded, Index, Layout, Writer
+from lm.data.index import Index, Layout
 from lm.data.layouts import Labelled
-from lm.data.sources.base import Record
 from lm.errors import DataError, Rule
 from lm.models.base import Head
 from lm.models.blocks.heads import Linear
@@ -52,6 +51,9 @@ class Objective(base.Objective):
         BERT, 2 in RoBERTa.
       bos: whether a row of summary="last" begins with the tokenizer's bos token, where
         it has one.
+      too_long: what becomes of texts that do not fit a row: an error, cut at the end of
+        the longer one, or left out. A record without text is refused, kept, or left
+        out in the same way; where a row would be empty it is refused by "cut" too.
     """
 
     classes: int = 2
@@ -62,6 +64,7 @@ class Objective(base.Objective):
     summary: Literal["tanh", "relu", "last", "decoder"] = "tanh"
     separators: int = 1
     bos: bool = True
+    too_long: Literal["error", "cut", "window", "skip"] = "cut"
 
     can: ClassVar[frozenset[str]] = frozenset({"classes"})
 
@@ -101,11 +104,12 @@ class Objective(base.Objective):
         return (self.text, self.pair) if self.pair else (self.text,)
 
     def layout(self, codec: Any, *, seq_len: int, pack: bool) -> Layout:
-        kind = Labelled
+        several = len(self.columns()) - 1
         if self.summary == "last":
-            kind = Labelled if self._start(codec) else NotEmpty
+            overhead = len(self._start(codec))
         elif self.summary == "decoder":
             start_and_end(codec, "classification")
+            overhead = 1 + several
         elif codec.cls_id is None or codec.sep_id is None:
             raise DataError(
                 "tokenizer",
@@ -113,7 +117,18 @@ class Objective(base.Objective):
                 f"both, for objective.summary={self.summary}",
                 "without them a row is read at its last token: objective.summary=last",
             )
-        return kind(self.columns(), self.label, self.labels, self.classes)
+        else:
+            overhead = 2 + several * self.separators
+        return Labelled(
+            columns=self.columns(),
+            label=self.label,
+            names=self.labels,
+            classes=self.classes,
+            length=seq_len,
+            overhead=overhead,
+            too_long=self.too_long,
+            least=int(overhead == 0),  # A row is read at its last token.
+        )
 
     def _start(self, codec: Any) -> tuple[int, ...]:
         return (codec.bos_id,) if self.bos and codec.bos_id is not None else ()
@@ -162,34 +177,6 @@ class Objective(base.Objective):
         """Returns `probabilities` (B, classes)."""
         logits = self._output(model, batch, False)[0]
         return {"probabilities": jax.nn.softmax(logits)}
-
-
-@dataclasses.dataclass(frozen=True)
-class NotEmpty(Labelled):
-    """`Labelled`, where each row has a token at which its class can be read."""
-
-    def texts(self, record: Record) -> list[str]:
-        texts = super().texts(record)
-        if not any(text.strip() for text in texts):
-            raise self._empty(record)
-        return texts
-
-    def write(self, records: Encoded, out: Writer) -> None:
-        def checked() -> Iterator:
-            for record, pieces in records:
-                if not any(pieces):
-                    raise self._empty(record)
-                yield record, pieces
-
-        super().write(checked(), out)
-
-    def _empty(self, record: Record) -> DataError:
-        return DataError(
-            record.where,
-            f"no text in {' and '.join(self.columns)}",
-            "a token, for objective.summary=last",
-            "complete or remove it, or set data.on_bad=skip",
-        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Objective(TeacherForcing):
         Evaluators that generate see all of them as references, whatever stands here.
       source_len: the length of the encoder; None is `seq_len`.
       too_long: what becomes of a pair that does not fit: an error, cut at the end, or
-        left out; the latter two are counted in the notes of the indexing.
+        left out, as is then a pair with a blank text.
     """
 
     source: str = "source"
@@ -41,7 +41,7 @@ class Objective(TeacherForcing):
     join: str = " "
     targets: Literal["first", "each"] = "first"
     source_len: int | None = None
-    too_long: Literal["error", "cut", "skip"] = "error"
+    too_long: Literal["error", "cut", "window", "skip"] = "error"
 
     can: ClassVar[frozenset[str]] = TeacherForcing.can | {"references"}
 

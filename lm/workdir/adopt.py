@@ -61,6 +61,9 @@ def describe_changes(changes: list[Change]) -> list[str]:
 def check_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuses to go on with data that are not those of the checkpoint.
 
+    Rows whose index is of another format have another name, and are compared by the
+    numbers of records, rows and tokens.
+
     Args:
       saved, now: the identity of the data (`lm.data.pipeline.fingerprint`), of the
         checkpoint and of this start.
@@ -68,14 +71,23 @@ def check_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     Raises:
       CheckpointError: names the part that differs.
     """
-    for part, value in now.items():
-        if saved.get(part) != value:
+    if saved.get("format") != now.get("format"):
+        saved, now = _unnamed(saved), _unnamed(now)
+    for part in {**saved, **now}:
+        if saved.get(part) != now.get(part):
             raise CheckpointError(
                 f"data fingerprint: {part}",
-                f"{value}",
+                f"{now.get(part)}",
                 f"{saved.get(part)}, as in the checkpoint",
                 "restore the files of the run, or use another --workdir",
             )
+
+
+def _unnamed(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity of the data without what the format of an index decides."""
+    counts = ("records", "skipped", "rows", "tokens")
+    rows = [{key: row.get(key) for key in counts} for row in identity.get("rows", ())]
+    return {k: v for k, v in identity.items() if k != "format"} | {"rows": rows}
 
 
 def peek(workdir: Path, step: int | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ class Letters:
 
     vocab_size = 128
     fingerprint = "letters"
+    unk_id = None
 
     def encode_batch(self, texts):
         return [[ord(letter) for letter in text if letter.strip()] for text in texts]

@@ -180,6 +180,7 @@ class Letters:
     """A tokenizer of one token per letter."""
 
     vocab_size = 128
+    unk_id = None
 
     def encode_batch(self, texts):
         return [[ord(letter) for letter in text] for text in texts]
