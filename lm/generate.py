@@ -35,12 +35,6 @@ def run(argv: list[str]) -> int:
     flags, options = parse(argv)
     workdir, which = Path(flags.workdir), flags.checkpoint
     config = configs.of_run(workdir)
-    if config.model.get("kind", "encoder") == "encoder":
-        raise ConfigError(
-            f"--workdir {workdir}",
-            f"an encoder, trained for objective {config.objective.name}",
-            "the run of a decoder or an encoder-decoder",
-        )
     prompts = [] if flags.chat else read_prompts(flags)
     process.platform_setup()
 
@@ -57,11 +51,12 @@ def run(argv: list[str]) -> int:
     with checkpoint.reading(workdir, which) as step:
         corpus = runs.open_corpus(config, workdir, note)
         program = runs.open_program(config, corpus)
+        decoder = runs.make_decoder(corpus, program)
         init = checkpoint.Init(source=str(workdir), checkpoint=int(step.name))
         with jax.set_mesh(program.mesh):
             params, _ = transfer.load_params(init, program.params)
     with jax.set_mesh(program.mesh):
-        decoder = loop.holding(runs.make_decoder(corpus, program), params)
+        decoder = loop.holding(decoder, params)
         del params
         if flags.chat:
             return converse(decoder, settings, flags, workdir)
@@ -321,13 +316,15 @@ def converse(decoder: Any, settings: Any, flags: Namespace, workdir: Path) -> in
     from lm.decoding.loop import draws_of
     from lm.decoding.speaker import Speaker
 
-    if decoder.model.kind != "decoder":
-        raise ConfigError("--chat", f"a {decoder.model.kind}", "a decoder")
+    if "encode" in decoder.model.can:
+        found = "a model that encodes a source"
+        raise ConfigError("--chat", found, "one that continues a text")
     render, stops = form(decoder.codec, workdir)
     speaker = Speaker(decoder, settings, (*flags.stop, *stops), 1)
-    room = decoder.model.max_len - settings.max_tokens
+    context = decoder.model.context
+    room = sys.maxsize if context is None else context - settings.max_tokens
     if room < 1:
-        found = f"{settings.max_tokens} of a context of {decoder.model.max_len}"
+        found = f"{settings.max_tokens} of a context of {context}"
         raise ConfigError("--max-tokens", found, "less, with room for the dialogue")
     turns: list[chat.Turn] = []
     while (line := ask()) is not None:
@@ -343,7 +340,7 @@ def converse(decoder: Any, settings: Any, flags: Namespace, workdir: Path) -> in
         if dropped:
             note(
                 f"({dropped} of {len(turns)} turns left out: with them and the answer "
-                f"more than the context of {decoder.model.max_len} tokens)"
+                f"more than the context of {context} tokens)"
             )
         del turns[:dropped]
         answer = speaker.stream(ids, draws_of([ids])[0], say)

@@ -218,7 +218,7 @@ def test_an_encoder_has_nothing_to_say(say, tmp_path_factory):
     assert tiny.run(tiny.config(steps=2, evals={}), workdir) == 0
     code, _, error = say("a", where=workdir)
     assert code == 2
-    assert "an encoder, trained for objective mlm" in error
+    assert "cannot continue a text from a cache" in error
 
 
 def test_truncation(say):
@@ -281,4 +281,4 @@ def test_a_dialogue_by_template(say, workdir, tmp_path):
 def test_no_dialogue_with_a_translator(say, translator):
     code, _, error = say("--chat", where=translator, stdin=b"hey")
     assert code == 2
-    assert "--chat: found a encoder_decoder" in error
+    assert "--chat: found a model that encodes a source" in error

@@ -25,7 +25,7 @@ ALLOWED = {
     "models": "ops",
     "data": "config host.lock host.storage tokenizers",
     "objectives": "data models ops",
-    "decoding": "ops",
+    "decoding": "models.base ops",
     "evaluators": "config data decoding host metrics objectives.base",
     "training": "config trees",
     "workdir": "config host trees",

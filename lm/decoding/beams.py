@@ -55,7 +55,7 @@ def search(
     nothing = jnp.full((count, beams, max_tokens), NOTHING, jnp.int32)
     no_score = jnp.full((count, beams), -jnp.inf)
     state = Beams(
-        cache=jax.tree.map(lambda leaf: _repeat(leaf, beams), cache),
+        cache=reader.repeat(cache, beams),
         position=prompts["positions"][:, -1],
         step=jnp.zeros((), jnp.int32),
         live=nothing,
@@ -122,8 +122,9 @@ def _rank(
             # In the length a score only rises or only falls.
             reach = jnp.maximum(reach, live_score[:, 0] / divisor(max_tokens))
         closed = reach <= done_score[:, -1]
+    order = jnp.arange(count)[:, None] * beams + origin
     return Beams(
-        cache=_reorder(state.cache, jnp.arange(count)[:, None] * beams + origin),
+        cache=reader.reorder(state.cache, order.ravel()),
         position=state.position + 1,
         step=length,
         live=_pick(texts, kept),
@@ -141,22 +142,3 @@ def _divisor(length: jax.Array | int, *, alpha: jax.Array, kind: str) -> jax.Arr
 
 def _pick(texts: Int[Array, "B J M"], which: Int[Array, "B K"]) -> Int[Array, "B K M"]:
     return jnp.take_along_axis(texts, which[:, :, None], axis=1)
-
-
-def _repeat(leaf: jax.Array, times: int) -> jax.Array:
-    """Each row of a cache so many times; a number for all rows stays."""
-    return jnp.repeat(leaf, times, axis=0) if leaf.ndim else leaf
-
-
-def _reorder(cache: PyTree, rows: Int[Array, "B K"]) -> PyTree:
-    """The cache with row rows[b, k] in place of row b K + k, which is of one prompt.
-
-    What hypotheses of a prompt have in common stays where it is: the encoder's side,
-    and places, which are the same because all have the same length.
-    """
-    rows = rows.ravel()
-
-    def own(layer: dict) -> dict:
-        return {"attention": jax.tree.map(lambda leaf: leaf[rows], layer["attention"])}
-
-    return cache | {"layers": tuple(layer | own(layer) for layer in cache["layers"])}

@@ -1,4 +1,4 @@
-"""Decoding: what a model says after a prompt, greedily, by sampling or by search.
+"""Decoding: continues prompts greedily, by sampling or by beam search.
 
     decoder = holding(make_decoder(model, codec), params)
     [[answer]] = answer(decoder, [codec.encode(text)], Settings(max_tokens=20))
@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Int, PyTree, UInt
 from lm.decoding import beams
 from lm.decoding.reader import NOTHING, Reader, everywhere, one_token, split
 from lm.errors import ConfigError, DataError
+from lm.models.base import Decodes, check_can
 from lm.ops.sampling import choose, penalise
 
 BOUNDS = {
@@ -146,7 +147,7 @@ class Decoder:
     """A model ready to speak, once it holds parameters.
 
     Attributes:
-      model: with a decoder.
+      model: one that can "extend".
       params: its parameters, each layer's apart; see `holding`.
       codec: the tokenizer.
       prefix: whether all tokens of a prompt see each other, as in a prefix LM.
@@ -157,7 +158,7 @@ class Decoder:
       search: (params, prompts, alpha, beams, ...) -> lm.decoding.beams.search.
     """
 
-    model: Any
+    model: Decodes
     codec: Any
     prefix: bool
     start: Any
@@ -166,17 +167,15 @@ class Decoder:
     params: PyTree = None
 
 
-def make_decoder(model: Any, codec: Any, *, prefix: bool = False) -> Decoder:
-    """Compiles nothing yet.
+def make_decoder(model: Decodes, codec: Any, *, prefix: bool = False) -> Decoder:
+    """Builds a decoder without parameters; compiles nothing yet.
 
     Raises:
-      ConfigError: the model has no decoder.
-      DataError: the tokenizer has nothing for a decoder to start with.
+      ConfigError: the model cannot continue a text.
+      DataError: the tokenizer has no token for a decoder to start with.
     """
-    if model.kind == "encoder":
-        expected = "a model with a decoder, to say something"
-        raise ConfigError("model.kind", model.kind, expected)
-    if model.kind == "encoder_decoder" and start_id(codec) is None:
+    check_can(model, {"logits", "extend"}, "generation")
+    if "encode" in model.can and start_id(codec) is None:
         raise DataError("tokenizer", "no bos and no pad token", "one to start with")
     compute = dataclasses.replace(model.compute, unroll=0, remat="none")
     model = model.clone(compute=compute)
@@ -223,22 +222,22 @@ def may_be_said(codec: Any, size: int) -> Bool[np.ndarray, "V"]:
     return allowed
 
 
-def room(model: Any, max_tokens: int) -> int:
-    """The most tokens that a prompt may have.
+def room(model: Decodes, max_tokens: int) -> int | None:
+    """Gives the most tokens that a prompt may have; None: any number.
 
     Raises:
-      ConfigError: the answer alone is too long for a table of positions.
+      ConfigError: the answer alone is longer than the positions that the model has.
     """
-    if model.position != "learned":
-        return model.max_len
-    left = model.max_len - max_tokens
+    if model.context is None or "beyond" in model.can:
+        return model.context
+    left = model.context - max_tokens
     if left < 1:
         raise ConfigError(
             "max_tokens",
-            f"{max_tokens} with a table of {model.max_len} positions (model.max_len)",
-            f"at most {model.max_len - 1}",
+            f"{max_tokens} with a model of {model.context} positions",
+            f"at most {model.context - 1}",
         )
-    return left if model.kind == "decoder" else model.max_len
+    return model.context if "encode" in model.can else left
 
 
 def answer(
@@ -263,12 +262,13 @@ def answer(
     Raises:
       ConfigError: a table of positions is too short for prompt and answer.
     """
-    longest, most = max(map(len, prompts)), room(decoder.model, settings.max_tokens)
-    if longest > most and decoder.model.position == "learned":
+    model, longest = decoder.model, max(map(len, prompts))
+    most = room(model, settings.max_tokens)
+    if most is not None and longest > most and "beyond" not in model.can:
         raise ConfigError(
             "max_tokens",
             f"{settings.max_tokens} with a prompt of {longest} tokens",
-            f"prompts of at most {most} (model.max_len={decoder.model.max_len})",
+            f"prompts of at most {most} (the model has {model.context} positions)",
         )
     batch = make_batch(decoder, prompts, rows or len(prompts))
     if settings.beams > 1:
@@ -353,32 +353,32 @@ def draws_of(prompts: Sequence[Prompt]) -> list[int]:
     return numbers
 
 
-def bucket(length: int, longest: int) -> int:
-    """Places that a prompt is padded to: a power of two, or the longest there is."""
+def bucket(length: int, context: int | None) -> int:
+    """Gives the length that a prompt is padded to: a power of two, or the context."""
     size = SMALLEST_BUCKET
     while size < length:
         size *= 2
-    return max(length, min(size, longest))
+    return size if context is None else max(length, min(size, context))
 
 
 def make_batch(
     decoder: Decoder, prompts: Sequence[Prompt], rows: int
 ) -> dict[str, Int[np.ndarray, "B P"]]:
-    """Prompts of a decoder padded on the left, sources on the right.
+    """Pads prompts on the left, or the sources of a model that encodes on the right.
 
     Rows without a prompt are padding as a whole, and end before they begin.
     """
-    longest = max(map(len, prompts))
-    length = bucket(longest, decoder.model.max_len)
-    shape, ends = (rows, length), decoder.model.kind == "decoder"
+    encodes = "encode" in decoder.model.can
+    length = bucket(max(map(len, prompts)), decoder.model.context)
+    shape = (rows, length)
     inputs, positions, segments = (np.zeros(shape, np.int32) for _ in range(3))
     for row, prompt in enumerate(prompts):
-        own = slice(length - len(prompt), None) if ends else slice(len(prompt))
+        own = slice(len(prompt)) if encodes else slice(length - len(prompt), None)
         inputs[row, own] = prompt
         positions[row, own] = np.arange(len(prompt))
         segments[row, own] = 1
     batch = {"inputs": inputs, "positions": positions, "segment_ids": segments}
-    if decoder.model.kind == "decoder":
+    if not encodes:
         return batch | ({"prefix": segments > 0} if decoder.prefix else {})
     first = {
         "inputs": np.full((rows, 1), start_id(decoder.codec), np.int32),

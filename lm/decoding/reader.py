@@ -1,22 +1,27 @@
-"""A model that reads on: the program that the loops of decoding repeat.
+"""Prefill and single-token decoding with a cache: what the loops of decoding repeat.
 
-Of every layer the weights and the cache are arrays of their own here. In a loop over
-tokens a stack of them, which the model works with, would be copied at every token.
+Each layer's weights and cache are arrays of their own here. In a loop over tokens a
+stack of them, which the model works with, would be copied at every token.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from lm.models.base import Decodes, Rows
 
 NOTHING = -1  # stands in place of a token after the end of a text
 
 
 def split(tree: PyTree) -> PyTree:
-    """Stacked `layers` of a tree of dicts as a tuple of trees, one for each layer."""
+    """Makes the stacked `layers` of parameters a tuple of trees, one for each layer."""
     if not isinstance(tree, dict):
         return tree
     parts = {name: split(part) for name, part in tree.items()}
@@ -39,47 +44,111 @@ def join(tree: PyTree) -> PyTree:
     return parts
 
 
+@struct.dataclass
+class Layers:
+    """A stacked array of a cache, apart: an array for each layer."""
+
+    each: tuple[jax.Array, ...]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reader:
     """A model with a cache, as pure functions of arrays.
 
     Attributes:
-      model: with a decoder, its layers unrolled.
-      allowed: (V,) which words may be said.
+      model: one that can "extend", its layers unrolled.
+      allowed: (V,) which tokens may be generated.
       eos_id: what ends a text; NOTHING if nothing does.
     """
 
-    model: Any
+    model: Decodes
     allowed: Bool[np.ndarray, "V"]
     eos_id: int
 
     def read(
         self, params: PyTree, prompts: dict[str, Int[Array, "B P"]], room: int
     ) -> tuple[Float[Array, "B V"], PyTree]:
-        """Logits after the prompts, and a cache with room for so many more tokens.
+        """Gives logits after the prompts, and a cache with room for more tokens.
 
         Args:
-          params: as `split` gives them; the cache is such a tree too.
-          prompts: a batch, its last places taken.
+          params: as `split` gives them.
+          prompts: a batch, its last positions taken.
+          room: for how many more tokens.
         """
         rows, length = prompts["inputs"].shape
         source_length = prompts.get("source_inputs", prompts["inputs"]).shape[1]
         size = (rows, length + room, source_length)
         cache = self.model.apply({}, *size, method="make_cache")
-        return self.extend(params, prompts, split(cache))
+        return self.extend(params, prompts, self._split(cache))
 
     def extend(
         self, params: PyTree, batch: dict[str, Int[Array, "B T"]], cache: PyTree
     ) -> tuple[Float[Array, "B V"], PyTree]:
-        """Logits after the last place of each row, and the cache with new tokens."""
+        """Gives logits after the last position of each row, and the cache extended."""
 
         def run(model: Any, cache: PyTree) -> tuple[jax.Array, PyTree]:
             hidden, cache = model.extend(batch, cache)
             return model.logits(hidden[:, -1]), cache
 
         variables = {"params": join(params)}
-        logits, cache = self.model.apply(variables, join(cache), method=run)
-        return logits, split(cache)
+        logits, cache = self.model.apply(variables, self._join(cache), method=run)
+        return logits, self._split(cache)
+
+    def repeat(self, cache: PyTree, times: int) -> PyTree:
+        """Repeats each row of a cache, one after the other."""
+
+        def copies(rows: Rows, leaf: jax.Array) -> jax.Array:
+            axis = _axis(rows)
+            return leaf if axis is None else jnp.repeat(leaf, times, axis=axis)
+
+        return self._by_rows(copies, cache)
+
+    def reorder(self, cache: PyTree, order: Int[Array, "R"]) -> PyTree:
+        """Puts row order[r] of a cache in place of its row r, of the same prompt.
+
+        What the rows of a prompt share stays where it is.
+        """
+
+        def ordered(rows: Rows, leaf: jax.Array) -> jax.Array:
+            axis = _axis(rows)
+            if axis is None or rows.shared:
+                return leaf
+            return leaf[(*[slice(None)] * axis, order)]
+
+        return self._by_rows(ordered, cache)
+
+    def _by_rows(
+        self, change: Callable[[Rows, jax.Array], jax.Array], cache: PyTree
+    ) -> PyTree:
+        """The cache with each array changed; those of stacked layers one by one."""
+        return jax.tree.map(
+            lambda rows, part: jax.tree.map(functools.partial(change, rows), part),
+            self.model.cache_rows(),
+            cache,
+        )
+
+    def _split(self, cache: PyTree) -> PyTree:
+        """Makes each stacked array of a cache `Layers`."""
+        return self._by_rows(
+            lambda rows, leaf: Layers(tuple(leaf)) if rows.stacked else leaf, cache
+        )
+
+    def _join(self, cache: PyTree) -> PyTree:
+        def joined(rows: Rows, part: PyTree) -> PyTree:
+            if not rows.stacked:
+                return part
+            return jax.tree.map(
+                lambda layers: jnp.stack(layers.each),
+                part,
+                is_leaf=lambda node: isinstance(node, Layers),
+            )
+
+        return jax.tree.map(joined, self.model.cache_rows(), cache)
+
+
+def _axis(rows: Rows) -> int | None:
+    """The axis of the rows in an array as decoding keeps it, of one layer."""
+    return rows.axis - 1 if rows.stacked else rows.axis
 
 
 def everywhere(tree: PyTree) -> PyTree:

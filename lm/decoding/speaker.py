@@ -25,10 +25,10 @@ class Speaker:
     rows: int = 8
 
     def fit(self, ids: list[int], where: str, *, truncate: bool) -> list[int]:
-        """The tokens of a prompt, if need be and allowed cut to what has room.
+        """Gives the tokens of a prompt, cut to the room there is where that is allowed.
 
-        A decoder keeps the end of a text, and its first token if that is the special
-        one; an encoder-decoder the beginning, and the end token.
+        The end of a text is kept, and its first token if that is bos; of a source the
+        beginning is kept, and the end token.
 
         Raises:
           DataError: an empty prompt, or one that is too long.
@@ -37,25 +37,25 @@ class Speaker:
         room = loop.room(model, self.settings.max_tokens)
         if all(id in (codec.bos_id, codec.eos_id) for id in ids):
             raise DataError(where, "an empty prompt", "at least one token of text")
-        if len(ids) <= room:
+        if room is None or len(ids) <= room:
             return ids
         if not truncate:
             raise DataError(
                 where,
                 f"a prompt of {len(ids)} tokens",
-                f"at most {room} (model.max_len={model.max_len}, "
-                f"position={model.position}, max_tokens={self.settings.max_tokens})",
+                f"at most {room} (the model has {model.context} positions, "
+                f"max_tokens={self.settings.max_tokens})",
                 "shorten it, lower --max-tokens, or cut it by --truncate",
             )
-        if model.kind == "encoder_decoder":
+        if "encode" in model.can:
             return [*ids[: room - 1], ids[-1]]
         first = [id for id in ids[:1] if id == codec.bos_id]
         return first + ids[len(ids) - room + len(first) :]
 
     def text(self, prompt: Sequence[int], said: Sequence[int]) -> str:
-        """What was said, with the space that it begins with after the prompt."""
+        """Decodes an answer, with the space that it begins with after the prompt."""
         decode = self.decoder.codec.decode
-        if self.decoder.model.kind == "decoder":
+        if "encode" not in self.decoder.model.can:
             whole, before = decode([*prompt, *said]), decode(prompt)
             if whole.startswith(before):
                 return whole[len(before) :]
