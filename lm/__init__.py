@@ -67,7 +67,9 @@ class Run:
             self._program = run.open_program(self.config, self._corpus)
             init = checkpoint.Init(source=str(self.workdir), checkpoint=self.step)
             with jax.set_mesh(self._program.mesh):
-                self._params, _ = transfer.load_params(init, self._program.params)
+                self._params, _ = transfer.load_params(
+                    init, run.shapes_in(step, self._program)
+                )
 
     def __repr__(self) -> str:
         return f"lm.open({str(self.workdir)!r}, {self.step})"

@@ -59,7 +59,7 @@ def run(argv: list[str]) -> int:
             raise ConfigError("evals", "no evaluation", "at least one")
         init = checkpoint.Init(source=str(workdir), checkpoint=int(step.name))
         with jax.set_mesh(program.mesh):
-            params, _ = transfer.load_params(init, program.params)
+            params, _ = transfer.load_params(init, runs.shapes_in(step, program))
             found: dict[str, float] = {"step": int(step.name)}
             for evaluate in evaluators.values():
                 found |= evaluate(params, int(step.name))

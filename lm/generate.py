@@ -54,7 +54,7 @@ def run(argv: list[str]) -> int:
         decoder = runs.make_decoder(corpus, program)
         init = checkpoint.Init(source=str(workdir), checkpoint=int(step.name))
         with jax.set_mesh(program.mesh):
-            params, _ = transfer.load_params(init, program.params)
+            params, _ = transfer.load_params(init, runs.shapes_in(step, program))
     with jax.set_mesh(program.mesh):
         decoder = loop.holding(decoder, params)
         del params

@@ -1,4 +1,4 @@
-"""Command: trains the model of a config, or continues a run.
+"""Command: trains or fits the model of a config, or continues a run.
 
 python -m lm.main --config=FILE[:ARG] [--workdir=DIR]
 """
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lm.config import jobs
 from lm.config import resolve as configs
 from lm.config.flags import Parser
 from lm.config.resolve import Config
@@ -75,9 +76,9 @@ def start(
     source.check(config, workdir)
     lines = [*notes, *process.platform_setup()]
     with lock.of_workdir(workdir, lines.append, primary=process.is_primary()):
-        from lm.train import train  # after the checks above: it imports much
-
-        return train(
+        # After the checks above: it imports much.
+        run_job = jobs.load(config.job, configs.ROOT)
+        return run_job(
             config, workdir, strict=strict, allow_change=allow_change, notes=lines
         )
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lm import transfer
 from lm.config import resolve as configs
 from lm.config.resolve import Config
 from lm.data import pipeline
@@ -288,6 +289,17 @@ def open_training(
         loss=visible.loss,
         gradients=jax.jit(training.gradients, out_shardings=shardings.params),
     )
+
+
+def shapes_in(step: Path, program: Program) -> Any:
+    """Returns the parameters to read from a verified step, as shapes with shardings.
+
+    They are those of the program; a fitted model has as many as the step holds.
+    """
+    if "fit" not in program.model.can:
+        return program.params
+    whole = NamedSharding(program.mesh, PartitionSpec())
+    return transfer.saved_shapes(step, whole)["params"]
 
 
 def left_whole(config: Config, program: Program) -> list[str]:

@@ -40,6 +40,10 @@ class Parts(NamedTuple):
     timer: timing.StepTimer
 
 
+# What lm.config.jobs asks.
+JOB = {"loss": True, "needs": (), "unused": ()}
+
+
 class Pending(NamedTuple):
     """A step that is dispatched, and whose measurements are still to be read."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from lm.errors import CheckpointError, ConfigError
 from lm.hf import checkpoint, importing
@@ -95,6 +96,20 @@ def load_params(init: Init, params: Any) -> tuple[Any, Report]:
         tuple(source_of[path] for path in unused),
     )
     return unflatten(params, values), report
+
+
+def saved_shapes(directory: Path, sharding: Any) -> dict[str, Any]:
+    """Returns the state of a verified step as jax.ShapeDtypeStruct in nested dicts.
+
+    Args:
+      sharding: of every array.
+    """
+    return nest(
+        {
+            path: jax.ShapeDtypeStruct(shape, np.dtype(dtype), sharding=sharding)
+            for path, (dtype, shape) in read_leaves(directory).items()
+        }
+    )
 
 
 def _open(init: Init) -> tuple[str, Leaves, Callable[[dict], dict]]:

@@ -35,11 +35,12 @@ ALLOWED = {
     "run": "config data decoding evaluators hf models training transfer trees workdir",
     # the loop and the commands
     "train": "config data host run training transfer workdir",
+    "fit": "config data host run training transfer workdir",
     "convert": "config data hf host trees workdir",
     "evaluate": "config host run transfer workdir",
     "generate": "config decoding hf host run transfer workdir",
     "verify": "checks config data hf host run trees workdir",
-    "main": "config hf host train",
+    "main": "config hf host",
     "__init__": "config decoding host main run transfer workdir",
     "__main__": "config host",
 }

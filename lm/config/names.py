@@ -180,9 +180,9 @@ def no_module(where: str, dotted: str, known: Iterable[str], root: Path) -> Conf
 # ── Names that a room or a module lists by itself ───────────────────────────────────
 
 
-def modules(folder: Path, class_name: str) -> list[str]:
-    """Lists the files of a folder that define the class, `base` aside."""
-    pattern = re.compile(rf"^class {class_name}\b", re.MULTILINE)
+def modules(folder: Path, name: str) -> list[str]:
+    """Lists the files of a folder that define a class or a value, `base` aside."""
+    pattern = re.compile(rf"^(class )?{name}\b", re.MULTILINE)
     return sorted(
         file.stem
         for file in folder.glob("*.py")

@@ -11,9 +11,9 @@ import runpy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from lm.config import names, schema
+from lm.config import jobs, names, schema
 from lm.config.durations import is_time as is_time
 from lm.config.durations import to_steps as to_steps
 from lm.config.files import default_workdir as default_workdir
@@ -69,6 +69,7 @@ BOUNDS = {
     "steps": "(0, inf)",
 }
 CHANGEABLE = ("steps",)
+DEFAULT_JOB = "train"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +77,14 @@ class Run:
     """The fields of the top level.
 
     Attributes:
+      job: what is done: the name of a module of lm, "train" or "fit" (see jobs.py).
       batch_size: examples in one optimiser step, over all devices.
       seq_len: places of one example.
       grad_accum: into how many micro-batches a step is cut.
-      steps: how long to train.
+      steps: how long to train; of a fit, how many passes over the data.
     """
 
-    job: Literal["train"] = "train"
+    job: str = DEFAULT_JOB
     seed: int = 0
     batch_size: int
     seq_len: int
@@ -133,8 +135,10 @@ def resolve(tree: dict[str, Any], root: Path = ROOT) -> Config:
     is then None.
     """
     tree = _shape(tree, root)
+    job = tree.get("job", DEFAULT_JOB)
+    unused = jobs.read(job, root)["unused"]
     out: dict[str, Any] = {}
-    for where, kind, given in _sections(tree):
+    for where, kind, given in _sections(tree, root):
         for key in names.CODE_KEYS:
             names.check_trusted(given.get(key), _join(where, key))
         fields = _fields(kind, given, where, root)
@@ -151,6 +155,8 @@ def resolve(tree: dict[str, Any], root: Path = ROOT) -> Config:
                 wanted = schema.describe(field.type, field.bounds)
                 raise ConfigError(path, "nothing", wanted, f"set {path} in the config.")
             section[name] = schema.check(field, value, path)
+            if path in unused:
+                jobs.check_unused(path, section[name], field.default, job)
         _put(out, where, section)
     out = {key: out.get(key, {}) for key in (*_own(out), *SECTIONS)}
     config = _frozen(out | ({"tokenizer": None} if tree["tokenizer"] is None else {}))
@@ -213,8 +219,14 @@ def _as_dict(value: Any, where: str) -> dict[str, Any]:
     return dict(value or {})
 
 
-def _sections(tree: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(path, kind, fields given) of each section of a tree, parents first."""
+def _sections(
+    tree: dict[str, Any], root: Path
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yields (path, kind, fields given) of each section of a tree, parents first.
+
+    Raises:
+      ConfigError: a section that the job does not use has fields.
+    """
 
     def data(where: str, given: dict) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield where, "data", {k: v for k, v in given.items() if k != "sources"}
@@ -222,8 +234,13 @@ def _sections(tree: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]
             yield f"{where}.sources.{i}", "data.sources", source
 
     yield "", "run", _own(tree)
+    job = tree.get("job", DEFAULT_JOB)
+    unused = jobs.read(job, root)["unused"]
+    for key in unused:
+        if key in SECTIONS:
+            jobs.check_unused(key, tree.get(key, {}), {}, job)
     for key in SECTIONS:
-        if key not in ("data", "evals") and tree[key] is not None:
+        if key not in ("data", "evals", *unused) and tree[key] is not None:
             yield key, key, tree[key]
     yield from data("data", tree["data"])
     for name, given in tree["evals"].items():
@@ -292,7 +309,7 @@ def _unknown(
     if guess is None:
         others = {
             name: _join(path, name)
-            for path, kind, given in _sections(tree)
+            for path, kind, given in _sections(tree, root)
             for name in _fields(kind, given, path, root)
         }
         guess = others.get(near(key, others) or "")
@@ -351,7 +368,7 @@ def changes(
     """
     free = {f"evals.{name}" for name in {*old.get("evals", {})} ^ {*new["evals"]}}
     defaults: dict[str, Any] = {}
-    for where, kind, given in _sections(new):
+    for where, kind, given in _sections(new, root):
         fields = _fields(kind, given, where, root)
         free |= {_join(where, name) for name in fields if fields[name].changeable}
         defaults |= {_join(where, name): f.default for name, f in fields.items()}

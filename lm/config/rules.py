@@ -236,7 +236,7 @@ def _optimiser_rules(c: Mapping) -> Iterator[Rule]:
     name, known = c["optim"].get("name"), _optax_names()
     close = difflib.get_close_matches(str(name), known, n=1)
     fix = f"did you mean {close[0]}?" if close else None
-    holds = name in known or not known
+    holds = name in known or not known or not c["optim"]
     yield holds, "optim.name", repr(name), "an optimiser of optax, such as adamw", fix
 
 

@@ -127,6 +127,18 @@ def _read_body(path: Path) -> list[ast.stmt]:
         raise ConfigError(f"{path}{line}", found, "a Python module") from error
 
 
+def read_literal(path: Path, name: str) -> Any:
+    """Reads the literal that a file gives a name at its top level.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    for node in _read_body(path):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return ast.literal_eval(node.value)
+    raise ConfigError(str(path), f"no {name}", f"{name} = a literal")
+
+
 def _find_base(base, body, classes, path, root) -> tuple[Path, str] | None:
     """Where a base class is defined, if in this file or in a file of the package."""
     dotted = ast.unparse(base)

@@ -188,16 +188,50 @@ class Carries(Sequence, Protocol):
 
 @runtime_checkable
 class Fitted(Model, Protocol):
-    """A model with "fit": parameters from sufficient statistics (`lm/fit.py`)."""
+    """A model with "fit": parameters from sufficient statistics (`lm/fit.py`).
 
-    def start(self, corpus: Any) -> PyTree:
-        """Gives the parameters before the first pass."""
+    Counts need one pass over the data; expectation maximisation, and full-batch methods
+    such as L-BFGS, whose statistics are a value and a gradient, need several. These
+    methods are called on a model without parameters, which are their argument. The
+    number and the shapes of parameters may change from pass to pass; they and the
+    memory are dictionaries of arrays, which a checkpoint keeps.
 
-    def statistics(self, params: PyTree, batch: Batch) -> PyTree:
-        """Gives the sums of a batch; the sums of a pass are added up."""
+    Attributes:
+      statistics_on: "device": `statistics` is compiled, its batch is global and lies on
+        the devices, and the statistics of batches are added leaf by leaf. "host": it
+        works in numpy on this process's rows, and `merge` puts two results together,
+        also those of other processes; their arrays may be of any size.
+    """
 
-    def improve(self, params: PyTree, statistics: PyTree) -> tuple[PyTree, dict]:
-        """Gives the parameters after a pass, and measurements of it by name."""
+    @property
+    def statistics_on(self) -> Literal["device", "host"]: ...
+
+    def start(self, corpus: Any) -> tuple[PyTree, PyTree]:
+        """Gives the parameters before the first pass, and the memory.
+
+        Args:
+          corpus: of lm.run, with the tokenizer (`codec`) and the rows (`stream`).
+        """
+
+    def statistics(self, params: PyTree, batch: Shapes) -> PyTree:
+        """Gives the sufficient statistics of a batch, as a tree of arrays.
+
+        Rows whose weights are 0 fill up the last batch and count for nothing.
+        """
+
+    def merge(self, one: PyTree, other: PyTree) -> PyTree:
+        """Gives the statistics of both; only asked of a model on the host."""
+
+    def improve(
+        self, params: PyTree, memory: PyTree, statistics: PyTree
+    ) -> tuple[PyTree, PyTree, dict[str, Any]]:
+        """Gives parameters and memory after a pass, and measurements by name.
+
+        Args:
+          memory: what the model keeps beside its parameters from pass to pass, such as
+            the history of L-BFGS; {} where it keeps nothing.
+          statistics: of all batches of all processes.
+        """
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,7 +76,7 @@ def logical_axes(model: Any) -> PyTree:
     boxes = jax.eval_shape(lambda: model.init({"params": key}, method="touch"))
     return jax.tree.map(
         lambda box: box.axes,
-        boxes["params"],
+        boxes.get("params", {}),
         is_leaf=lambda node: isinstance(node, nn.meta.AxisMetadata),
     )
 
@@ -85,7 +85,9 @@ def make(model: Any, objective: Any) -> Program:
     """Binds a model and an objective into pure functions; nothing is compiled yet."""
 
     def init(key: Array) -> PyTree:
-        return nn.meta.unbox(model.init({"params": key}, method="touch")["params"])
+        return nn.meta.unbox(
+            model.init({"params": key}, method="touch").get("params", {})
+        )
 
     def metrics(params: PyTree, batch: Batch) -> dict:
         return model.apply(

@@ -190,7 +190,8 @@ class Checkpointer:
         intact one is found.
 
         Args:
-          abstract: the state as jax.ShapeDtypeStruct leaves, with shardings.
+          abstract: the state as jax.ShapeDtypeStruct leaves, with shardings; or what
+            makes it of the step's directory.
           step: this step and no other.
 
         Returns:
@@ -215,7 +216,8 @@ class Checkpointer:
             raise error or CheckpointError(
                 str(self.directory), "no intact step", "one", "see process 0"
             )
-        return read(self.directory / str(chosen), abstract)
+        directory = self.directory / str(chosen)
+        return read(directory, abstract(directory) if callable(abstract) else abstract)
 
     def drop_after(self, step: int) -> None:
         """Removes the steps after `step`, since the run goes back behind them."""

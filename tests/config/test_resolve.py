@@ -125,7 +125,7 @@ def test_a_tokenizer_may_be_that_of_another_run(file):
         ("steps=99999999999", "steps: .*expected 1 to 2147483647 steps"),
         ("steps=5%", "steps: found '5%', expected a duration in steps, epochs"),
         ("steps=5 parsecs", "steps: found '5 parsecs', expected a positive duration"),
-        ("job=trian", "job: found 'trian', expected one of train"),
+        ("job=trian", "job: found 'trian', expected one of fit, train"),
         ("model.name=transfomer", r"model.name: .*did you mean transformer\?"),
         ("model.name=presets", "model.name: found 'presets', expected one of"),
         ("model.name=..x", "model.name: found '..x', expected one of"),

@@ -1,0 +1,396 @@
+"""Part: fitting by passes over the data, for models that need no gradients.
+
+    params, memory = model.start(corpus)
+    each pass:  statistics = the sum of model.statistics(params, batch) over all batches
+                params, memory, measurements = model.improve(params, memory, statistics)
+
+A pass takes every row of every source once, in the order of the index. It is to a fit
+what a step is to training: a row of metrics, perhaps evaluations and a checkpoint, from
+which the run goes on bit for bit. A pass that is interrupted begins again.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lm import run as runs
+from lm import transfer
+from lm.config import resolve as configs
+from lm.config.durations import Times
+from lm.config.resolve import Config
+from lm.data import pipeline
+from lm.errors import ConfigError, NumericalError
+from lm.host import process, timing, watch
+from lm.training import guard, sharding
+from lm.training.progress import Progress
+from lm.training.step import Program, State
+from lm.workdir import adopt, checkpoint
+from lm.workdir.checkpoint import Checkpointer
+from lm.workdir.summary import summary
+from lm.workdir.writer import Log, Writer
+
+# What lm.config.jobs asks.
+JOB = {"loss": False, "needs": ("fit",), "unused": ("optim", "update", "grad_accum")}
+
+
+class Parts(NamedTuple):
+    """What a pass works with."""
+
+    corpus: runs.Corpus
+    program: Program
+    timer: timing.StepTimer
+    preemption: process.Preemption
+    note: Callable[[str], None]
+
+
+def fit(
+    config: Config,
+    workdir: Path,
+    *,
+    strict: bool = False,
+    allow_change: tuple[str, ...] = (),
+    notes: Sequence[str] = (),
+) -> int:
+    """Fits from where `workdir` stands to the last pass; arguments as `train.train`.
+
+    Returns:
+      The exit code: 0, or that of a run that was told to stop.
+    """
+    config = runs.with_tokenizer(config, workdir)
+    check_weights(config)
+    primary = jax.process_index() == 0
+    writer = Writer(workdir, configs.build(Log, config.log), primary=primary)
+    with writer, watch.of_run(workdir) as watching:
+        # ── The workdir: a new run, or one to go on with ────────────────────────────
+        changes = adopt.check_config(config, workdir, allow_change)
+        for note in (*notes, *adopt.describe_changes(changes)):
+            writer.note(note)
+        if primary:
+            adopt.adopt(config, workdir, changes)
+        checkpointer = Checkpointer(
+            workdir,
+            configs.build(checkpoint.Checkpoint, config.checkpoint),
+            run=workdir.name,
+            note=writer.note,
+            strict=strict,
+        )
+
+        # ── Data: a pass over all rows is a step, and an epoch ──────────────────────
+        watching.at("data", times=math.inf)  # Nobody knows how long they are.
+        corpus = runs.open_corpus(config, workdir, writer.note)
+        whole = Config(config | {"batch_size": len(corpus.stream)})
+        times = Times.of(config, runs.durations(whole, corpus))
+        writer.note(describe(corpus, times.total))
+
+        # ── Where the run stands; perhaps it is finished ────────────────────────────
+        stop = configs.build(guard.Stop, config.stop)
+        best = guard.Best(config.checkpoint.best, config.checkpoint.best_mode)
+        data = pipeline.fingerprint(corpus.stream, corpus.codec, config.batch_size)
+        at = Progress.begin(stop, best, data)
+        latest = checkpointer.latest()
+        seen = at.resume(adopt.peek(workdir, latest), None)
+        if latest == times.total or seen.enough:
+            writer.note(summary(workdir, latest))
+            return 0
+
+        # ── Model and mesh; nothing is computed yet ─────────────────────────────────
+        program = runs.open_program(config, corpus)
+        sharding.check_batch(config.batch_size, 1, program.mesh)
+        evals = runs.open_evaluators(config, workdir, corpus, program)
+
+        with jax.set_mesh(program.mesh), checkpointer:
+            # ── Start: the own workdir, else the model's beginning ──────────────────
+            watching.at("restore", times=10)
+            if latest is not None:
+                state, host = checkpointer.restore(as_saved(program))
+                adopt.check_data(host["data"], at.data)
+                at = at.resume(host, state)
+                writer.note(f"continuing from pass {at.step}")
+            else:
+                at = replace(at, state=begin(config, corpus, program, writer.note))
+            writer.start(at.step, every=times.log, total_steps=times.total)
+            timer = timing.StepTimer(devices=program.mesh.size)
+
+            # ── The passes ──────────────────────────────────────────────────────────
+            exit_code, saved = 0, at.step
+            with process.Preemption() as preemption:
+                parts = Parts(corpus, program, timer, preemption, writer.note)
+                while at.step < times.total:
+                    sums, tokens = sum_up(parts, at, watching)
+                    if sums is None:
+                        exit_code = preemption.exit_code
+                        break
+                    at, values = improve(program, at, sums)
+                    lap = timer.lap(tokens)
+                    with timer.aside():
+                        for name in times.to_evaluate(at.step):
+                            watching.at(f"evaluation {name}", times=10)
+                            values |= evals[name](at.state.params, at.step)
+                    at = at.observe(values)
+                    writer.row(at.step, values, lap)
+                    over = at.step == times.total or at.enough
+                    if over or at.best.step == at.step or times.to_save(at.step):
+                        watching.at(f"save {at.step}")
+                        save(checkpointer, writer, at)
+                        saved = at.step
+                    if over:
+                        break
+                if saved != at.step:
+                    save(checkpointer, writer, at)
+                checkpointer.close()
+
+        # ── The end ─────────────────────────────────────────────────────────────────
+        if exit_code:
+            writer.note(f"stopped after pass {at.step}; run again to continue")
+            return exit_code
+        writer.note(f"{size(at.state.params)}; {timing.describe_peak()}")
+        writer.note(summary(workdir, at.step))
+        return 0
+
+
+def check_weights(config: Config) -> None:
+    """Refuses weights of sources, since a pass takes every row once.
+
+    Raises:
+      ConfigError: names the source.
+    """
+    for i, source in enumerate(config.data.sources):
+        if source.weight != 1:
+            raise ConfigError(
+                f"data.sources.{i}.weight",
+                f"{source.weight}",
+                "1: a pass of job fit takes every row of every source once",
+                "leave it out",
+            )
+
+
+def describe(corpus: runs.Corpus, passes: int) -> str:
+    """Returns a line for the log on the data."""
+    rows = len(corpus.stream)
+    tokens = sum(index.facts["tokens"] for index in corpus.stream.indices)
+    return (
+        f"data: {rows:,} rows, {tokens:,} tokens, vocabulary "
+        f"{corpus.codec.vocab_size:,}; passes: {passes:,}"
+    )
+
+
+def size(params: Any) -> str:
+    """Returns how many parameters there are, and their bytes, for the log."""
+    leaves = jax.tree.leaves(params)
+    count, octets = (
+        sum(getattr(x, name) for x in leaves) for name in ("size", "nbytes")
+    )
+    return f"{count:,} parameters of {octets / 2**20:,.1f} MiB"
+
+
+# ── The state ───────────────────────────────────────────────────────────────────────
+
+
+def begin(
+    config: Config, corpus: runs.Corpus, program: Program, note: Callable[[str], None]
+) -> State:
+    """Returns the state before the first pass, with init.source's weights if it is set.
+
+    Raises:
+      CheckpointError: a parameter is not in the source, or of another shape.
+    """
+    params, memory = program.model.start(corpus)
+    state = place(program, 0, params, memory)
+    if config.init.source is not None:
+        init = configs.build(checkpoint.Init, config.init)
+        params, report = transfer.load_params(init, state.params)
+        note(str(report))
+        state = state._replace(params=params)
+    return state
+
+
+def place(program: Program, step: int, params: Any, memory: Any) -> State:
+    """Returns a state whose arrays lie whole on every device.
+
+    Args:
+      memory: what the model keeps from one pass to the next beside its parameters.
+    """
+    whole = NamedSharding(program.mesh, PartitionSpec())
+
+    def put(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array):
+            return jax.device_put(leaf, whole)
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, whole, array.__getitem__)
+
+    none = {name: {} for name in State._fields}
+    given = {"step": np.int32(step), "params": params, "opt_state": memory}
+    return State(**none | jax.tree.map(put, given))
+
+
+def as_saved(program: Program) -> Callable[[Path], State]:
+    """Returns what gives the shapes of the state that a checkpoint holds.
+
+    They are not known before: a model may have as many parameters as its data ask for.
+    """
+    whole = NamedSharding(program.mesh, PartitionSpec())
+
+    def shapes(step: Path) -> State:
+        tree = transfer.saved_shapes(step, whole)
+        return State(**{name: tree.get(name, {}) for name in State._fields})
+
+    return shapes
+
+
+def save(checkpointer: Checkpointer, writer: Writer, at: Progress) -> None:
+    """Saves where the run stands, once its rows are durable."""
+    writer.sync()
+    value = at.best.value if at.best.step == at.step else None
+    checkpointer.save(at.step, at.state, at.asdict(), value=value)
+
+
+# ── A pass ──────────────────────────────────────────────────────────────────────────
+
+
+def sum_up(parts: Parts, at: Progress, watching: watch.Watch) -> tuple[Any, int]:
+    """Adds up the statistics of all batches, over all processes.
+
+    Returns:
+      The statistics, None where the run was told to stop, and how many tokens.
+    """
+    corpus, model = parts.corpus, parts.program.model
+    config, rows = corpus.config, len(corpus.stream)
+    count = math.ceil(rows / config.batch_size)
+    kind = {"host": OnHost, "device": OnDevice}[model.statistics_on]
+    sums, tokens = kind(parts.program, at.state.params), 0
+    host = pipeline.batches(
+        replace(corpus.stream, mixture=None),  # all rows, one after the other
+        batch_size=config.batch_size,
+        first_step=0,
+        last_step=count,
+        data=configs.build(pipeline.Data, config.data),
+        shares=corpus.shares,
+        rows=rows,
+    )
+    for number in timing.told(
+        range(count),
+        count,
+        lambda text: parts.note(f"pass {at.step + 1}: batch {text}"),
+    ):
+        watching.at(f"batch {number + 1} of pass {at.step + 1}")
+        with parts.timer.waiting():
+            batch = parts.preemption.wait(functools.partial(next, host))
+        if batch is None or parts.preemption.requested(at.step * count + number + 1):
+            return None, 0
+        sums.add(batch)
+        tokens += corpus.objective.tokens(batch) * corpus.shares.processes
+    watching.at(f"step {at.step + 1}", times=10)
+    return sums.total(), tokens
+
+
+class OnDevice:
+    """Statistics by a compiled program over global batches: arrays that are added."""
+
+    def __init__(self, program: Program, params: Any):
+        self._program, self._params = program, params
+        self._total: Any = None
+        self._add = _compiled_sum(program.model)
+
+    def add(self, batch: dict[str, np.ndarray]) -> None:
+        on_devices = runs.on_devices(batch, self._program.mesh)
+        if self._total is None:
+            shapes = jax.eval_shape(
+                self._program.model.statistics, self._params, on_devices
+            )
+            self._total = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+        self._total = self._add(self._total, self._params, on_devices)
+
+    def total(self) -> Any:
+        return self._total
+
+
+@functools.cache
+def _compiled_sum(model: Any) -> Callable:
+    def add(total: Any, params: Any, batch: Any) -> Any:
+        found = jax.tree.map(jax.numpy.add, total, model.statistics(params, batch))
+        return jax.lax.with_sharding_constraint(found, PartitionSpec())
+
+    return jax.jit(add)
+
+
+class OnHost:
+    """Statistics of this process's rows in numpy, of any size, merged by the model."""
+
+    def __init__(self, program: Program, params: Any):
+        self._model, self._params = program.model, jax.device_get(params)
+        # (batches, their statistics): as in a binary counter, only those of as many
+        # batches are merged, so that a batch takes part in few merges.
+        self._parts: list[tuple[int, Any]] = []
+
+    def add(self, batch: dict[str, np.ndarray]) -> None:
+        self._parts.append((1, self._model.statistics(self._params, batch)))
+        while len(self._parts) > 1 and self._parts[-1][0] == self._parts[-2][0]:
+            self._merge_last()
+
+    def _merge_last(self) -> None:
+        (more, last), (count, before) = self._parts.pop(), self._parts.pop()
+        self._parts.append((count + more, self._model.merge(before, last)))
+
+    def total(self) -> Any:
+        while len(self._parts) > 1:
+            self._merge_last()
+        ((_, own),) = self._parts
+        return functools.reduce(self._model.merge, from_all_processes(own))
+
+
+def from_all_processes(own: Any) -> Iterator[Any]:
+    """Yields each process's tree of numpy arrays on every process, one at a time.
+
+    The trees are alike but for the sizes of their arrays.
+    """
+    if jax.process_count() == 1:
+        yield own
+        return
+    from jax.experimental import multihost_utils
+
+    leaves, structure = jax.tree.flatten(own)
+    for process_index in range(jax.process_count()):
+        mine = process_index == jax.process_index()
+
+        def share(array: np.ndarray, mine: bool = mine) -> np.ndarray:
+            return np.asarray(multihost_utils.broadcast_one_to_all(array, mine))
+
+        arrays = []
+        for leaf in leaves:
+            shape = share(np.asarray(leaf.shape, np.int32)).tolist()
+            # As bytes: jax would make 64-bit numbers 32-bit ones.
+            data = np.zeros(math.prod(shape) * leaf.itemsize, np.uint8)
+            if mine:
+                data = np.frombuffer(np.ascontiguousarray(leaf).tobytes(), np.uint8)
+            arrays.append(share(data).view(leaf.dtype).reshape(shape))
+        yield jax.tree.unflatten(structure, arrays)
+
+
+def improve(program: Program, at: Progress, sums: Any) -> tuple[Progress, dict]:
+    """Returns the progress after a pass, and its measurements as train/<name>.
+
+    Raises:
+      NumericalError: a measurement is not finite; the last checkpoint is from before.
+    """
+    state, model = at.state, program.model
+    given = (state.params, state.opt_state)
+    if model.statistics_on == "host":
+        given = jax.device_get(given)
+    params, memory, found = model.improve(*given, sums)
+    values = {f"train/{name}": value for name, value in jax.device_get(found).items()}
+    bad = {n: float(v) for n, v in values.items() if not math.isfinite(float(v))}
+    if bad:
+        raise NumericalError(
+            f"pass {at.step + 1}",
+            ", ".join(f"{name} = {value}" for name, value in sorted(bad.items())),
+            "finite numbers",
+            "look at the data and the model's options; nothing of this pass is saved",
+        )
+    return at.advance(place(program, at.step + 1, params, memory)), values

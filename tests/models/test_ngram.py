@@ -1,0 +1,208 @@
+"""n-grams: probabilities by hand and by a loop over dictionaries, caches, bad data."""
+
+import collections
+import itertools
+import math
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.errors import DataError
+from lm.models.ngram import Model
+from lm.ops import ngrams
+
+WORDS = 5  # ids 0 (padding) and 1 (bos) are never predicted, 2 is the end
+CODEC = types.SimpleNamespace(vocab_size=WORDS, pad_id=0, bos_id=1)
+CORPUS = types.SimpleNamespace(codec=CODEC)
+
+
+def batch_of(texts, length):
+    """Rows of one text each, padded on the right, each token but the first a target."""
+    shape = (len(texts), length)
+    names = ("inputs", "positions", "segment_ids", "targets")
+    batch = {name: np.zeros(shape, np.int32) for name in names}
+    batch["weights"] = np.zeros(shape, np.float32)
+    for row, text in enumerate(texts):
+        size = len(text) - 1
+        batch["inputs"][row, :size], batch["targets"][row, :size] = text[:-1], text[1:]
+        batch["positions"][row, :size] = np.arange(size)
+        batch["segment_ids"][row, :size] = 1
+        batch["weights"][row, :size] = 1
+    return batch
+
+
+def fitted(batches, **fields):
+    model = Model(vocab_size=WORDS, **fields)
+    params, memory = model.start(CORPUS)
+    total = model.statistics(params, batches[0])
+    for batch in batches[1:]:
+        total = model.merge(total, model.statistics(params, batch))
+    params, _, measured = model.improve(params, memory, total)
+    return model, jax.tree.map(jnp.asarray, params), measured
+
+
+def log_probabilities(model, params, batch):
+    """(B, T, V) of the next token after each position."""
+    return np.asarray(
+        model.apply(
+            {"params": params}, batch, method=lambda m, b: m.logits(m(b, train=False))
+        )
+    )
+
+
+def written_out(texts, order, k):
+    """{context: {word: probability}} by dictionaries of tuples; unseen under None."""
+    counts = collections.defaultdict(collections.Counter)
+    for text in texts:
+        padded = [WORDS] * (order - 1) + list(text)
+        for end in range(order, len(padded)):
+            history = tuple(padded[end - order + 1 : end])
+            counts[history][padded[end]] += 1
+    words = [w for w in range(WORDS) if w not in (CODEC.pad_id, CODEC.bos_id)]
+    out = {None: dict.fromkeys(words, 1 / len(words))}
+    for history, found in counts.items():
+        bottom = sum(found.values()) + k * len(words)
+        out[history] = {w: (found[w] + k) / bottom for w in words}
+    return out
+
+
+def random_texts(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        [1, *rng.integers(3, WORDS, rng.integers(1, 9)).tolist(), 2]
+        for _ in range(count)
+    ]
+
+
+def test_a_bigram_by_hand():
+    """<s> a b a </s>: a follows <s>, b and </s> follow a once each, a follows b."""
+    text = [1, 3, 4, 3, 2]
+    batch = batch_of([text], 6)
+    model, params, measured = fitted([batch], order=2, k=0.5)
+    found = np.exp(log_probabilities(model, params, batch))[0]
+    after_bos = [0, 0, 0.5 / 2.5, 1.5 / 2.5, 0.5 / 2.5]
+    after_a = [0, 0, 1.5 / 3.5, 0.5 / 3.5, 1.5 / 3.5]
+    after_b = [0, 0, 0.5 / 2.5, 1.5 / 2.5, 0.5 / 2.5]
+    np.testing.assert_allclose(found[:4], [after_bos, after_a, after_b, after_a], 1e-6)
+    loss = -math.log(1.5 / 2.5 * 1.5 / 3.5 * 1.5 / 2.5 * 1.5 / 3.5) / 4
+    assert measured["loss"] == pytest.approx(loss, rel=1e-6)
+    assert (measured["tokens"], measured["ngrams"], measured["contexts"]) == (4, 4, 3)
+
+
+@pytest.mark.parametrize("order", range(1, 7))
+def test_probabilities_are_those_of_a_loop_and_sum_to_one(order):
+    texts, k, unseen = random_texts(12), 0.1, 0
+    batches = [batch_of(texts[i : i + 5], 12) for i in range(0, 12, 5)]
+    model, params, _ = fitted(batches, order=order, k=k)
+    asked = random_texts(20, seed=1)
+    found = log_probabilities(model, params, batch_of(asked, 12))
+    wanted = written_out(texts, order, k)
+    for row, text in enumerate(asked):
+        padded = [WORDS] * (order - 1) + text
+        for t in range(len(text) - 1):
+            history = tuple(padded[t + 1 : t + order])
+            expected = wanted.get(history, wanted[None])
+            unseen += history not in wanted
+            probabilities = np.exp(found[row, t])
+            assert probabilities.sum() == pytest.approx(1, abs=1e-6)
+            for word, value in expected.items():
+                assert probabilities[word] == pytest.approx(value, rel=2e-6)
+    assert unseen or order < 4  # Contexts that were never seen are among them.
+
+
+def test_order_one_is_the_unigram_distribution():
+    texts = random_texts(40)
+    batch = batch_of(texts, 12)
+    model, params, _ = fitted([batch], order=1, k=1.0)
+    found = np.exp(log_probabilities(model, params, batch_of(random_texts(3, 2), 12)))
+    counts = np.bincount(list(itertools.chain(*(t[1:] for t in texts))), minlength=5)
+    expected = np.where(np.arange(WORDS) < 2, 0, counts + 1.0)
+    expected /= expected.sum()
+    np.testing.assert_allclose(
+        found, np.broadcast_to(expected, found.shape), rtol=1e-6, atol=1e-8
+    )
+
+
+def test_more_continuations_than_are_written_at_a_time(monkeypatch):
+    monkeypatch.setattr(ngrams, "CHUNK", 3)
+    texts = random_texts(30)
+    model, params, _ = fitted([batch_of(texts, 12)], order=2, k=0.1)
+    found = log_probabilities(model, params, batch_of(texts, 12))
+    monkeypatch.undo()
+    whole = log_probabilities(model, params, batch_of(texts, 12))
+    np.testing.assert_array_equal(found, whole)
+
+
+def test_packed_rows_are_rows_apart():
+    one, other = [1, 3, 4, 4, 2], [1, 4, 3, 2]
+    model, params, _ = fitted([batch_of(random_texts(30), 12)], order=3, k=0.1)
+    packed = batch_of([one, other], 12)
+    row = {
+        name: np.concatenate([packed[name][0, :4], packed[name][1, :3]])[None]
+        for name in packed
+    }
+    row["segment_ids"] = np.array([[1] * 4 + [2] * 3])
+    apart = log_probabilities(model, params, packed)
+    together = log_probabilities(model, params, row)[0]
+    np.testing.assert_array_equal(
+        together, np.concatenate([apart[0, :4], apart[1, :3]])
+    )
+
+
+def test_a_text_read_token_by_token_after_a_padded_prompt():
+    model, params, _ = fitted([batch_of(random_texts(30), 12)], order=4, k=0.1)
+    text = [1, 3, 4, 3, 3, 4, 2]
+    whole = log_probabilities(model, params, batch_of([text], 6))[0]
+    padding = 3
+    prompt = {
+        "inputs": np.array([[0] * padding + text[:2]], np.int32),
+        "positions": np.array([[0] * padding + [0, 1]], np.int32),
+        "segment_ids": np.array([[0] * padding + [1, 1]], np.int32),
+    }
+    variables = {"params": params}
+
+    def run(m, batch, cache):
+        hidden, cache = m.extend(batch, cache)
+        return m.logits(hidden[:, -1]), cache
+
+    cache = model.apply({}, 1, 0, method="make_cache")
+    found, cache = model.apply(variables, prompt, cache, method=run)
+    np.testing.assert_array_equal(found[0], whole[1])
+    for t in range(2, 6):
+        one = {
+            "inputs": np.array([[text[t]]], np.int32),
+            "positions": np.array([[t]], np.int32),
+            "segment_ids": np.ones((1, 1), np.int32),
+        }
+        found, cache = model.apply(variables, one, cache, method=run)
+        np.testing.assert_array_equal(found[0], whole[t])
+
+
+@pytest.mark.parametrize(("size", "order"), [(2, 6), (300, 4), (33280, 5), (2**31, 6)])
+def test_packed_keys_keep_the_order_of_the_ngrams(size, order):
+    rng = np.random.default_rng(0)
+    grams = rng.integers(0, size, (300, order))
+    grams[150:] = grams[:150]
+    grams[100:150, :-1] = grams[0, :-1]
+    keys = ngrams.pack(grams, size)
+    half = ngrams.tally(keys[:200]), ngrams.tally(keys[200:])
+    table = ngrams.merge(*half)
+    expected, counts = np.unique(grams, axis=0, return_counts=True)
+    np.testing.assert_array_equal(ngrams.unpack(table.keys, order, size), expected)
+    np.testing.assert_array_equal(table.counts, counts)
+    trie = jax.tree.map(jnp.asarray, ngrams.build_trie(expected.astype(np.int32)))
+    found = ngrams.find(trie, jnp.asarray(expected, jnp.int32))
+    np.testing.assert_array_equal(found, np.arange(len(expected)))
+
+
+def test_nothing_to_count_and_a_target_that_is_no_word():
+    batch = batch_of(random_texts(3), 12)
+    empty = batch | {"weights": batch["weights"] * 0}
+    with pytest.raises(DataError, match="0 tokens to predict"):
+        fitted([empty])
+    padding = batch | {"targets": batch["targets"] * 0}
+    with pytest.raises(DataError, match="token 0"):
+        fitted([padding])
