@@ -5,6 +5,7 @@ given, or trains them, and `load(directory)` gives a `Codec`. The directory expl
 itself: standard vocabulary files beside `options.json`.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool
 
-from lm.errors import ConfigError, DataError
+from lm.errors import ConfigError, DataError, Refusal
 
 # What each special token is for, and the names under which vocabularies hold it.
 ROLES = {
@@ -28,6 +29,8 @@ ROLES = {
     "sep": ("[SEP]", "<sep>", "</s>"),
     "mask": ("[MASK]", "<mask>"),
 }
+
+Span = tuple[int, int]  # start and end, in characters
 
 # Gives the training texts from the start at every call: some trainings read twice.
 Texts = Callable[[], Iterator[str]]
@@ -92,6 +95,16 @@ class Codec(Protocol):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of every text, by the library's batch call where it has one."""
+        ...
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
+        """The ids of `encode`, and the characters of the text that each stands for.
+
+        Token k comes of `text[start:end]`, in the text as it was given: before the
+        tokenizer lower-cases, normalises or cuts it. Spans are in order; tokens that
+        are bytes of one character all have that character, and what the text does not
+        hold (a space put before it, the end of its last line) has an empty span.
+        """
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -267,6 +280,26 @@ def fingerprint(
         content = read_bytes(directory / name)
         digest.update(f"\0{name}:{len(content)}\0".encode() + content)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def guarded(where: object, expected: str) -> Iterator[None]:
+    """Turns what a native library raises into a DataError that names the file.
+
+    A panic of Rust code is no Exception, only a BaseException.
+    """
+    try:
+        yield
+    except (Refusal, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:
+        found = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(
+            str(where),
+            f"a broken tokenizer ({found:.200})",
+            expected,
+            "fetch the file again, or use another tokenizer",
+        ) from None
 
 
 def refuse_reachable(codec: Codec, where: object) -> Codec:

@@ -5,6 +5,7 @@ WordPiece: Schuster and Nakajima, "Japanese and Korean Voice Search" (2012), as 
 Multitask Learners" (2019), section 2.2.
 """
 
+import bisect
 import dataclasses
 import json
 import re
@@ -17,10 +18,12 @@ from typing import Any, Literal
 from lm.errors import DataError
 from lm.tokenizers import (
     Codec,
+    Span,
     Texts,
     alphabet_too_large,
     find_roles,
     fingerprint,
+    guarded,
     index_tokens,
     keep_beside,
     no_texts,
@@ -32,8 +35,8 @@ from lm.tokenizers import (
 )
 
 BOUNDS = {
-    "vocab_size": "[1, inf)",
-    "min_frequency": "[1, inf)",
+    "vocab_size": "[1, 16777216]",
+    "min_frequency": "[1, 4294967295]",
     "character_coverage": "(0, 1]",
 }
 
@@ -145,6 +148,7 @@ class Tokenizer:
             sentinels=count_sentinels(ids),
             more_special=[id for id, token in added.items() if token.special],
             tokenizer=tokenizer,
+            where=path,
             breaks=self.kind == "unigram",
         )
         return refuse_reachable(codec, path)
@@ -154,13 +158,21 @@ class HFCodec(Codec):
     """`Codec` over a `tokenizers.Tokenizer`.
 
     Args:
+      where: its file, for the errors.
       breaks: put a space into special tokens that a text writes out. A unigram model
         of the library has them among its pieces, and would find them there.
     """
 
-    def __init__(self, *args: Any, tokenizer: Any, breaks: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        tokenizer: Any,
+        where: Path,
+        breaks: bool = False,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
-        self._tokenizer = tokenizer
+        self._tokenizer, self._where = tokenizer, where
         names = [self.token(id) for id in sorted(self._unwritten)] if breaks else []
         special = "|".join(re.escape(name[1:]) for name in names if len(name) > 1)
         firsts = "".join({re.escape(name[0]) for name in names})
@@ -173,11 +185,27 @@ class HFCodec(Codec):
         # TOKENIZERS_PARALLELISM insists: so that variable is left to the user.
         if self._written is not None:
             texts = [self._written.sub(" ", text) for text in texts]
-        encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encoded]
+        with guarded(self._where, "one that can encode any text"):
+            found = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in found]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
+        added: list[int] = []  # where spaces come in, in the text as it was given
+        if self._written is not None:
+            added = [match.start() for match in self._written.finditer(text)]
+            text = self._written.sub(" ", text)
+        with guarded(self._where, "one that can encode any text"):
+            found = self._tokenizer.encode(text, add_special_tokens=False)
+        places = [place + number for number, place in enumerate(added)]
+        spans = [
+            tuple(at - bisect.bisect_left(places, at) for at in span)
+            for span in found.offsets
+        ]
+        return found.ids, spans
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=False)
+        with guarded(self._where, "one that can decode its ids"):
+            return self._tokenizer.decode(ids, skip_special_tokens=False)
 
 
 def count_sentinels(ids: dict[str, int]) -> int:
@@ -318,7 +346,9 @@ def read_tokenizer_json(directory: Path, options: Tokenizer) -> Any:
     import tokenizers
 
     path = directory / "tokenizer.json"
-    model = read_json(path).get("model") or {}
+    model = read_json(path).get("model")
+    if not isinstance(model, dict):
+        raise DataError(str(path), f"model {model!r:.40}", "the model of a tokenizer")
     types = {"wordpiece": "WordPiece", "bpe": "BPE", "unigram": "Unigram"}
     expected = types[options.kind]
     if model.get("type") != expected:
@@ -336,12 +366,8 @@ def read_tokenizer_json(directory: Path, options: Tokenizer) -> Any:
             "no lowercase and no add_prefix_space beside it",
             "leave these options out",
         )
-    try:
+    with guarded(path, "a tokenizer.json"):
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:
-        raise DataError(
-            str(path), f"a broken tokenizer ({error})", "a tokenizer.json"
-        ) from None
     lossless = model.get("byte_fallback") or "ByteLevel" in str(tokenizer.pre_tokenizer)
     known = model.get("unk_token") or model.get("unk_id") is not None
     if not known and not lossless:

@@ -15,10 +15,12 @@ from typing import Any, Literal
 from lm.errors import DataError
 from lm.tokenizers import (
     Codec,
+    Span,
     Texts,
     alphabet_too_large,
     find_roles,
     fingerprint,
+    guarded,
     keep_beside,
     no_texts,
     refuse_reachable,
@@ -27,9 +29,9 @@ from lm.tokenizers import (
 )
 
 BOUNDS = {
-    "vocab_size": "[1, inf)",
+    "vocab_size": "[1, 16777216]",
     "character_coverage": "(0, 1]",
-    "extra_ids": "[0, inf)",
+    "extra_ids": "[0, 65536]",
 }
 
 ENCODING = ("extra_ids", "special")
@@ -121,6 +123,7 @@ class Tokenizer:
             sentinels=self.extra_ids,
             more_special=[*control, unknown],
             processor=processor,
+            where=path,
         )
         return refuse_reachable(codec, path)
 
@@ -128,15 +131,28 @@ class Tokenizer:
 class SentencePieceCodec(Codec):
     """`Codec` over a `sentencepiece.SentencePieceProcessor`."""
 
-    def __init__(self, *args: Any, processor: Any, **kwargs: Any):
+    def __init__(self, *args: Any, processor: Any, where: Path, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._processor = processor
+        self._processor, self._where = processor, where
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._processor.encode(list(texts))
+        with guarded(self._where, "one that can encode any text"):
+            return self._processor.encode(list(texts))
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
+        with guarded(self._where, "one that can encode any text"):
+            found = self._processor.encode(text, return_type="offset_mapping")
+        spans = found["offsets"]
+        # Of a character that becomes several pieces the last alone has its span.
+        before_text = int(bool(spans) and spans[0][0] == spans[0][1])
+        for at in reversed(range(before_text, len(spans) - 1)):
+            if spans[at][0] == spans[at][1]:
+                spans[at] = spans[at + 1]
+        return found["ids"], spans
 
     def _decode(self, ids: list[int]) -> str:
-        return self._processor.decode(ids)
+        with guarded(self._where, "one that can decode its ids"):
+            return self._processor.decode(ids)
 
 
 def find_model(path: Path) -> Path:

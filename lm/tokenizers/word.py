@@ -1,6 +1,7 @@
 """Whole words, characters or bytes: a vocabulary is a list, one token per line."""
 
 import dataclasses
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from lm.errors import ConfigError, DataError
 from lm.tokenizers import (
     ROLES,
     Codec,
+    Span,
     Texts,
     alphabet_too_large,
     find_roles,
@@ -22,10 +24,11 @@ from lm.tokenizers import (
     write_options,
 )
 
-BOUNDS = {"vocab_size": "[1, inf)", "min_count": "[1, inf)"}
+BOUNDS = {"vocab_size": "[1, 16777216]", "min_count": "[1, 4294967295]"}
 
 ENCODING = ("kind", "lowercase", "line_ends", "special")
 FILE = "vocab.txt"
+WORD = re.compile(r"\S+")  # what str.split gives
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
@@ -191,7 +194,17 @@ class ListCodec(Codec):
             texts = [text.lower() for text in texts]
         return [self._encode(text) for text in texts]
 
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
+        spans = self._spans(text)
+        if self._options.lowercase:
+            text = text.lower()
+        return self._encode(text), spans
+
     def _encode(self, text: str) -> list[int]: ...
+
+    def _spans(self, text: str) -> list[Span]:
+        """The span of each token of a text, before it is lower-cased."""
+        ...
 
 
 class WordCodec(ListCodec):
@@ -204,6 +217,17 @@ class WordCodec(ListCodec):
             ids.extend(find(word, unk) for word in line.split())
             ids.append(self.eos_id)
         return ids
+
+    def _spans(self, text: str) -> list[Span]:
+        if not self._options.line_ends:
+            return [word.span() for word in WORD.finditer(text)]
+        spans, start = [], 0
+        for line in text.removesuffix("\n").split("\n"):
+            end = start + len(line)
+            spans += [word.span() for word in WORD.finditer(text, start, end)]
+            spans.append((end, min(end + 1, len(text))))
+            start = end + 1
+        return spans
 
     def decode(self, ids: Iterable[int]) -> str:
         ids = [int(id) for id in ids]
@@ -226,6 +250,12 @@ class CharCodec(ListCodec):
         find, unk = self._plain.get, self.unk_id
         return [find(character, unk) for character in text]
 
+    def _spans(self, text: str) -> list[Span]:
+        lower = self._options.lowercase
+        # A few characters are two in lower case.
+        sizes = (len(c.lower()) if lower else 1 for c in text)
+        return [(at, at + 1) for at, size in enumerate(sizes) for _ in range(size)]
+
     def _decode(self, ids: list[int]) -> str:
         return "".join(self._tokens[id] for id in ids)
 
@@ -238,6 +268,11 @@ class ByteCodec(ListCodec):
 
     def _encode(self, text: str) -> list[int]:
         return [self._ids[byte] for byte in text.encode()]
+
+    def _spans(self, text: str) -> list[Span]:
+        lower = self._options.lowercase
+        sizes = (len((c.lower() if lower else c).encode()) for c in text)
+        return [(at, at + 1) for at, size in enumerate(sizes) for _ in range(size)]
 
     def _decode(self, ids: list[int]) -> str:
         known = bytes(self._bytes[id] for id in ids if id in self._bytes)
