@@ -4,8 +4,10 @@ python -m lm.convert --from=hf:DIR --workdir=DIR
 python -m lm.convert --to=hf:DIR --workdir=RUN
 """
 
+import contextlib
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from lm.config import resolve as configs
 from lm.config.flags import CHECKPOINT, Parser, which_step
 from lm.config.resolve import Config
 from lm.errors import ConfigError
-from lm.hf import checkpoint, source
+from lm.hf import adopting, checkpoint
 from lm.host import process, storage
 
 USAGE = """python -m lm.convert --from=hf:DIR --workdir=DIR [--init-missing=REGEX]
@@ -89,15 +91,18 @@ def run(argv: list[str]) -> int:
 
 
 def import_checkpoint(flags: Any, place: str, overrides: list[str]) -> int:
-    """Makes the workdir: config.json, tokenizer/ and checkpoints/0."""
+    """Makes the workdir, all of it or nothing: config.json, tokenizer/, checkpoints/0.
+
+    It is made beside its place and renamed: what a killed command leaves is removed by
+    the next.
+    """
     workdir, directory = Path(flags.workdir), checkpoint.directory_of(place)
     opened = checkpoint.open_checkpoint(directory, [flags.init_missing])
-    given = configs.plain(tree(opened, place), place)
+    found, notes = adopting.tree(opened, place)
+    given = configs.plain(found, place)
     configs.override(given, overrides)
     config = configs.resolve(given)
-    if (workdir / "config.json").exists() or (workdir / "checkpoints").exists():
-        fix = "choose another --workdir."
-        raise ConfigError("--workdir", f"{workdir}, a run", "a new folder", fix)
+    check_new(workdir)
     storage.check_directory(workdir)
     process.platform_setup()
 
@@ -108,53 +113,51 @@ def import_checkpoint(flags: Any, place: str, overrides: list[str]) -> int:
     from lm.trees import nest
     from lm.workdir.checkpoint import Checkpoint, Checkpointer
 
-    pipeline.open_tokenizer(
-        config.tokenizer, workdir / "tokenizer", iter, pipeline.Shares(), print
-    )
-    params = importing.load(opened, importing.shapes(opened))
-    count = sum(leaf.size for leaf in params.values())
-    saver = Checkpointer(workdir, Checkpoint(), run=workdir.name)
-    saver.save(0, {"step": jax.numpy.int32(0), "params": nest(params)}, {})
-    saver.close()
-    storage.write_text(workdir / "config.json", configs.to_json(config))
+    for note in notes:
+        print(note)
+    with made_beside(workdir) as partial:
+        pipeline.open_tokenizer(
+            config.tokenizer, partial / "tokenizer", iter, pipeline.Shares(), print
+        )
+        params = importing.load(opened, importing.shapes(opened))
+        count = sum(leaf.size for leaf in params.values())
+        saver = Checkpointer(partial, Checkpoint(), run=workdir.name)
+        saver.save(0, {"step": jax.numpy.int32(0), "params": nest(params)}, {})
+        saver.close()
+        storage.write_text(partial / "config.json", configs.to_json(config))
     print(f"{opened.file} ({opened.dtypes}): {count:,} parameters into {workdir}")
     return 0
 
 
-def tree(opened: checkpoint.Checkpoint, place: str) -> dict[str, Any]:
-    """A config as its file would give it, with the task that the weights are for."""
-    from lm.hf.tokenizer_out import PAIRS
+def check_new(workdir: Path) -> None:
+    """Raises ConfigError for a workdir that holds anything."""
+    if not workdir.is_dir():
+        return
+    names = sorted(path.name for path in workdir.iterdir())
+    if "config.json" in names:
+        fix = "choose another --workdir."
+        raise ConfigError("--workdir", f"{workdir}, a run", "a new folder", fix)
+    if names:
+        found = f"{workdir}, which holds {', '.join(names[:4])}"
+        fix = "remove them, if an earlier command left them, or choose another name."
+        raise ConfigError("--workdir", found, "a new folder", fix)
 
-    parts, labels = opened.parts, opened.labels
-    kinds = {"decoder": "causal_lm", "encoder_decoder": "span_corruption"}
-    objective: dict[str, Any] = {"name": kinds.get(opened.model["kind"], "mlm")}
-    text = {"sources": [{"name": "builtin"}]}
-    evals = {"builtin": {"evaluator": "mean", "data": text}}
-    if "classify" in parts:
-        named = () if all(re.fullmatch(r"LABEL_\d+", n) for n in labels) else labels
-        objective = {"name": "classification", "classes": opened.sizes["C"]}
-        objective |= {"labels": named, "summary": opened.family.summary}
-        objective["separators"] = opened.family.separators
-        if opened.family.summary == "last":
-            # Whether the family's own tokenizers begin a text with it.
-            single, _ = PAIRS.get(opened.family.model_type, ("", ""))
-            objective["bos"] = "{bos}" in single
-        evals = {}
-    elif {"mlm", "nsp"} <= {*parts}:
-        objective["next"] = "nsp"
-    directory, kind = opened.place, opened.family.model_type
-    return {
-        "steps": 1000,
-        "batch_size": 8,
-        "seq_len": min(opened.model["max_len"], 128),
-        "model": dict(opened.model),
-        "objective": objective,
-        "tokenizer": dict(source.tokenizer_of(directory, kind)),
-        "optim": {"name": "adamw", "lr": 1e-5},
-        "data": text,
-        "evals": evals,
-        "init": {"source": place},
-    }
+
+@contextlib.contextmanager
+def made_beside(target: Path) -> Iterator[Path]:
+    """Gives a new folder that becomes `target` at the end; a failure removes it."""
+    partial = target.with_name(f"{target.name}.partial")
+    storage.remove_tree(partial)
+    try:
+        with storage.refusing(partial):
+            partial.mkdir(parents=True)
+            yield partial
+            if target.is_dir():
+                target.rmdir()  # It is empty.
+            storage.rename(partial, target)
+    except BaseException:
+        storage.remove_tree(partial)
+        raise
 
 
 def export_run(flags: Any, target: Path) -> int:
@@ -178,12 +181,8 @@ def export_run(flags: Any, target: Path) -> int:
         if path.startswith("params/") and not drop.fullmatch(path[len("params/") :])
     }
     plan = exporting.plan(config, shapes, flags.family)
-    partial = target.with_name(f"{target.name}.partial")
-    storage.remove_tree(partial)
-    with storage.refusing(partial):
-        partial.mkdir(parents=True)
+    with made_beside(target) as partial:
         write(config, workdir, step, plan, partial, flags.dtype)
-        partial.rename(target)
     names = ", ".join(sorted(path.name for path in target.iterdir()))
     print(f"{plan.architecture} of step {step.name} into {target}: {names}")
     return 0
@@ -205,9 +204,9 @@ def write(
     codec = pipeline.open_tokenizer(
         config.tokenizer, workdir / "tokenizer", iter, pipeline.Shares(), print
     )
-    kind, ids = plan.family.model_type, tokenizer_out.token_ids(config, codec)
-    tokenizer_out.write(codec, config, workdir / "tokenizer", kind, place)
-    if config.model.kind == "encoder_decoder":
+    family, ids = plan.family, tokenizer_out.token_ids(config, codec)
+    tokenizer_out.write(codec, config, workdir / "tokenizer", family, place)
+    if "decoder_start_token_id" in family.reads:
         start = codec.pad_id if codec.bos_id is None else codec.bos_id
         ids["decoder_start_token_id"] = start
     padding = plan.config.get("pad_token_id", ids.get("pad_token_id"))
@@ -217,7 +216,7 @@ def write(
         raise ConfigError("tokenizer", found, expected, "--family chooses another one.")
     missing = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     plan.config.update(missing | ids)
-    if config.model.kind != "encoder":
+    if family.task != "mlm":
         text = storage.to_json(ids)
         storage.write_text(place / "generation_config.json", text)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -229,11 +228,11 @@ def write(
     exporting.write(plan, flatten(state["params"]), place, dtype=dtype)
     rows = workdir / "metrics.jsonl"
     rows = read_rows(rows) if rows.exists() else []
-    at = next((row for row in rows if row["step"] == int(step.name)), {})
+    at = next((row for row in rows if row.get("step") == int(step.name)), {})
     text = card.card(
         config,
         name=workdir.name,
-        kind=kind,
+        kind=family.model_type,
         architecture=plan.architecture,
         count=sum(int(np.prod(source.shape)) for source in plan.sources.values()),
         step=int(step.name),

@@ -120,6 +120,7 @@ def _open(init: Init) -> tuple[str, Leaves, Callable[[dict], dict]]:
         shapes = importing.shapes(opened)
         leaves = {path: ["float32", [*shape]] for path, shape in shapes.items()}
         name = f"{opened.file} ({opened.dtypes})"
+        name += "".join(f"; {note}" for note in opened.notes)
         return name, leaves, functools.partial(importing.load, opened)
     pin = ExitStack()  # A live run does not remove the step before it is read.
     directory = pin.enter_context(reading(Path(init.source), init.checkpoint))

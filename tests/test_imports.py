@@ -29,7 +29,7 @@ ALLOWED = {
     "evaluators": "config data decoding host metrics objectives.base",
     "training": "config trees",
     "workdir": "config host trees",
-    "hf": "config host.storage",
+    "hf": "config host.storage tokenizers",
     "transfer": "hf trees workdir",
     "checks": "config run training trees",
     "run": "config data decoding evaluators hf models training transfer trees workdir",

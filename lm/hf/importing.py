@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lm.errors import NumericalError
 from lm.hf.checkpoint import Checkpoint
 
 
@@ -17,7 +18,7 @@ def shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
 
 
 def load(checkpoint: Checkpoint, targets: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Parameters by path, float32, each device's shard made by itself.
+    """Makes the parameters by path, float32, each device's shard by itself.
 
     One parameter after another, so that beside the target no more than a shard of one
     of them is in memory.
@@ -25,6 +26,9 @@ def load(checkpoint: Checkpoint, targets: Mapping[str, Any]) -> dict[str, jax.Ar
     Args:
       targets: paths among the checkpoint's, with shape and sharding (None: the default
         device).
+
+    Raises:
+      NumericalError: a tensor has a number that is not finite.
     """
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         return {
@@ -39,13 +43,25 @@ def _make(
     source = checkpoint.sources[path]
     views = source.views(checkpoint.tensors, checkpoint.sizes)
 
+    def copy(out: np.ndarray, view: np.ndarray, name: str) -> None:
+        np.copyto(out, view)
+        if not np.isfinite(out).all():
+            raise NumericalError(
+                f"{checkpoint.file}: {name}",
+                "numbers that are not finite (NaN or infinity)",
+                "finite weights: a model with others gives no answer",
+                "fetch the file again, or take another checkpoint.",
+            )
+
     def shard(index: tuple[slice, ...]) -> np.ndarray:
+        names = source.names
         if source.rule.layered:
             mine = [view[index[1:]] for view in views[index[0]]]
+            names = names[index[0]]
         else:
             mine = [views[0][index]]
         out = _empty((len(mine), *mine[0].shape))
-        list(threads.map(np.copyto, out, mine))
+        list(threads.map(copy, out, mine, names))
         return out if source.rule.layered else out[0]
 
     sharding = getattr(target, "sharding", None)

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import DataError
+from lm.hf.checkpoint import families
+from lm.hf.families.tokens import PLAIN as PLAIN_CLASSES
+from lm.hf.families.tokens import TokenizerClass
 from lm.hf.formats.files import is_file, parse_json, read_bytes, read_json
+from lm.tokenizers import ROLES
 
 PIECES = ("spiece.model", "tokenizer.model")
 KINDS = {"WordPiece": "wordpiece", "BPE": "bpe", "Unigram": "unigram"}
-ROLES = ("pad", "unk", "bos", "eos", "cls", "sep", "mask")
 MAX_TOKENIZER = 64 * 2**20
 # Settings of the slow tokenizers that change ids, and the value that ours have.
 PLAIN = {
@@ -25,17 +28,43 @@ PLAIN = {
 
 
 def section(directory: Path, model_type: str) -> dict[str, Any]:
-    """config.tokenizer for a directory of Hugging Face.
+    """Returns config.tokenizer for a directory of Hugging Face.
+
+    A role of special tokens that neither the files nor their tokenizer class have is ""
+    in `special`: no token of a usual name is taken for it.
 
     Raises:
       DataError: no tokenizer is there, or one that we would not read as it is meant.
       CheckpointError: a JSON file is damaged.
     """
     settings = read_settings(directory)
+    cls = class_of(settings, model_type)
     special = special_tokens(directory, settings)
+    if cls is not None:
+        absent = {*ROLES} - {*special} - {"unk"} - cls.special.keys()
+        words = _vocabulary(directory)
+        usual = (role for role in sorted(absent) if words & {*ROLES[role]})
+        special |= dict.fromkeys(usual, "")
+    family = families()[model_type]
+    if family.task == "causal_lm":
+        first, _, _ = text_marks(directory, model_type)
+        special |= {"bos": first} if first else {}
+    elif "decoder_start_token_id" in family.reads:
+        special["bos"] = _start(directory, settings)
     path = directory / "tokenizer.json"
     if is_file(path):
-        kind = _kind(path)
+        whole = read_tokenizer_json(path)
+        kind = _kind(whole)
+        disagreement = disagrees(whole, settings, cls)
+        if disagreement:
+            raise DataError(
+                str(directory),
+                disagreement,
+                "two files that agree",
+                "transformers goes by tokenizer_config.json: make the files one where "
+                "it is installed: AutoTokenizer.from_pretrained(DIR)"
+                ".save_pretrained(DIR).",
+            )
         if kind not in KINDS:
             expected = f"one of {', '.join(KINDS)}"
             raise DataError(str(path), f"a model of type {kind[:40]!r}", expected)
@@ -89,9 +118,11 @@ def section(directory: Path, model_type: str) -> dict[str, Any]:
 
 
 def read_settings(directory: Path) -> dict[str, Any]:
-    """tokenizer_config.json, and {} where there is none."""
-    path = directory / "tokenizer_config.json"
-    return read_json(path) if is_file(path) else {}
+    """Returns tokenizer_config.json, with the class that config.json may name."""
+    path, config = directory / "tokenizer_config.json", directory / "config.json"
+    settings = read_json(path) if is_file(path) else {}
+    name = read_json(config).get("tokenizer_class") if is_file(config) else None
+    return {"tokenizer_class": name} | settings
 
 
 def special_tokens(directory: Path, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -108,14 +139,175 @@ def special_tokens(directory: Path, settings: Mapping[str, Any]) -> dict[str, st
     return found
 
 
-def _kind(path: Path) -> str:
-    """The type of the model in a tokenizer.json."""
-    data = read_bytes(path, MAX_TOKENIZER)
-    model = (parse_json(data, path, limit=MAX_TOKENIZER).get("model")) or {}
+def read_tokenizer_json(path: Path) -> dict[str, Any]:
+    """Returns the content of a tokenizer.json."""
+    return parse_json(read_bytes(path, MAX_TOKENIZER), path, limit=MAX_TOKENIZER)
+
+
+def class_of(settings: Mapping[str, Any], model_type: str) -> TokenizerClass | None:
+    """Returns what is known of the tokenizer class; None where nothing is.
+
+    `tokenizer_config.json` names it, else it is the family's.
+    """
+    name = settings.get("tokenizer_class")
+    if not isinstance(name, str):
+        return families()[model_type].tokenizer
+    name = name.removesuffix("Fast").replace("DistilBert", "Bert")
+    if name in PLAIN_CLASSES:
+        return TokenizerClass(name)
+    known = {family.tokenizer.name: family.tokenizer for family in families().values()}
+    return known.get(name)
+
+
+def text_marks(directory: Path, model_type: str) -> tuple[str | None, str | None, str]:
+    """Returns the tokens that the library puts before and after a text, and why."""
+    settings = read_settings(directory)
+    cls, special = class_of(settings, model_type), special_tokens(directory, settings)
+    path = directory / "tokenizer.json"
+    whole = read_tokenizer_json(path) if is_file(path) else {}
+    keys = ("add_bos_token", "add_eos_token")
+    if cls is not None and "{cls}" in cls.single:
+        named = dict(cls.special) | special
+        return named["cls"], named["sep"], f"a {cls.name} does so"
+    if any(key in settings for key in keys):
+        first, last = (
+            special.get(key.split("_")[1]) if settings.get(key) is True else None
+            for key in keys
+        )
+        said = ", ".join(f"{k}={settings[k]}" for k in keys if k in settings)
+        return first, last, f"tokenizer_config.json says {said}"
+    first, last = _around(whole.get("post_processor"))
+    return (
+        first,
+        last,
+        "so says the post-processor of tokenizer.json"
+        if whole
+        else ("no file says otherwise"),
+    )
+
+
+def _around(processor: Any) -> tuple[str | None, str | None]:
+    """Returns the special tokens before and after a text, of a post-processor."""
+    if not isinstance(processor, dict):
+        return None, None
+    if processor.get("type") == "Sequence":
+        each = [_around(item) for item in processor.get("processors") or []]
+        firsts, lasts = [f for f, _ in each if f], [n for _, n in each if n]
+        return (firsts or [None])[-1], (lasts or [None])[0]
+    if processor.get("type") == "TemplateProcessing":
+        items = processor.get("single") or [{}]
+        ends = (items[0], items[-1])
+        named = (e.get("SpecialToken") if isinstance(e, dict) else None for e in ends)
+        return tuple(e.get("id") if isinstance(e, dict) else None for e in named)
+    ends = (processor.get("cls"), processor.get("sep"))
+    return tuple(e[0] if isinstance(e, list) and e else None for e in ends)
+
+
+def disagrees(
+    whole: Mapping[str, Any], settings: Mapping[str, Any], cls: TokenizerClass | None
+) -> str | None:
+    """Returns how tokenizer_config.json contradicts tokenizer.json, if it does.
+
+    The library goes by the first of them: the ids of a text would be others.
+    """
+    for key, (part, name, default) in (cls.decides if cls else {}).items():
+        given, inner = settings.get(key, default), whole.get(part)
+        if isinstance(inner, dict) and name in inner and inner[name] != given:
+            here = f"{key} {given!r}" + " (as it is not given)" * (key not in settings)
+            there = f"{part}.{name} {inner[name]!r} in tokenizer.json"
+            return f"{here} in tokenizer_config.json, and {there}"
+    if settings.get("split_special_tokens"):
+        return (
+            "split_special_tokens in tokenizer_config.json, which no tokenizer.json has"
+        )
+    items = whole.get("added_tokens") or []
+    items = [item for item in items if isinstance(item, dict)]
+    added = {str(item.get("id")): item for item in items}
+    named = settings.get("added_tokens_decoder")
+    for id, token in (named if isinstance(named, dict) else {}).items():
+        if not isinstance(token, dict):
+            continue
+        other = added.get(id, {})
+        fields = ["content", "special"]
+        if not token.get("special"):
+            fields += ["lstrip", "rstrip", "single_word", "normalized"]
+        for name in fields:
+            if name in token and token[name] != other.get(name):
+                here = (
+                    f"token {id} with {name} {token[name]!r} in tokenizer_config.json"
+                )
+                return f"{here}, and {other.get(name)!r} in tokenizer.json"
+    return None
+
+
+def _kind(whole: Mapping[str, Any]) -> str:
+    """Returns the type of the model in a tokenizer.json."""
+    model = whole.get("model") or {}
     kind = model.get("type") if isinstance(model, dict) else None
     if kind is None and isinstance(model, dict) and "merges" in model:
         return "BPE"  # The first versions did not say.
     return str(kind)
+
+
+def _vocabulary(directory: Path) -> set[str]:
+    """Returns all tokens of the files in which a text's tokens have no other role."""
+    path = directory / "tokenizer.json"
+    if is_file(path):
+        whole = read_tokenizer_json(path)
+        model = whole.get("model")
+        vocab = model.get("vocab") if isinstance(model, dict) else None
+        items = vocab if isinstance(vocab, dict | list) else ()
+        found = [item[0] if isinstance(item, list) and item else item for item in items]
+        added = whole.get("added_tokens") or []
+        found += [item.get("content") for item in added if isinstance(item, dict)]
+        return {item for item in found if isinstance(item, str)}
+    path = directory / "vocab.txt"
+    if is_file(path):
+        lines = read_bytes(path, MAX_TOKENIZER).decode(errors="replace")
+        return set(lines.splitlines())
+    path = directory / "vocab.json"
+    if is_file(path):
+        return {*parse_json(read_bytes(path, MAX_TOKENIZER), path, MAX_TOKENIZER)}
+    return set()
+
+
+def _start(directory: Path, settings: Mapping[str, Any]) -> str:
+    """Returns the token that a decoder starts with; "" where it is the padding.
+
+    Raises:
+      DataError: config.json names an id that is no token's.
+    """
+    config = read_json(directory / "config.json")
+    start = config.get("decoder_start_token_id")
+    if start is None or start == config.get("pad_token_id", 0):
+        return ""
+    path = directory / "tokenizer.json"
+    if is_file(path):
+        import tokenizers
+
+        token = None
+        if type(start) is int and 0 <= start < 2**31:
+            token = tokenizers.Tokenizer.from_file(str(path)).id_to_token(start)
+    else:
+        token = _piece(directory, start)
+    if token is None:
+        found = f"decoder_start_token_id {str(start)[:40]}"
+        where = str(directory / "config.json")
+        raise DataError(where, found, "the id of a token of its tokenizer")
+    return token
+
+
+def _piece(directory: Path, id: Any) -> str | None:
+    """Returns the piece of an id in the directory's SentencePiece model."""
+    import sentencepiece
+
+    for name in PIECES:
+        if is_file(directory / name):
+            file = str(directory / name)
+            model = sentencepiece.SentencePieceProcessor(model_file=file)
+            whole = type(id) is int and 0 <= id < model.get_piece_size()
+            return model.id_to_piece(id) if whole else None
+    return None
 
 
 def _slow(directory: Path, found: str) -> DataError:

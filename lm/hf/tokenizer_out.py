@@ -9,24 +9,9 @@ from typing import Any
 from lm.config.resolve import Config
 from lm.errors import DataError
 from lm.hf import pieces
-from lm.hf.tokenizer import ROLES
+from lm.hf.families.base import Family
 from lm.host import storage
-
-# What a family puts around one text and around two.
-PAIRS = {
-    "bert": ("{cls} $A {sep}", "{cls} $A {sep} $B:1 {sep}:1"),
-    "distilbert": ("{cls} $A {sep}", "{cls} $A {sep} $B:1 {sep}:1"),
-    "roberta": ("{cls} $A {sep}", "{cls} $A {sep} {sep} $B:1 {sep}:1"),
-    "llama": ("{bos} $A", "{bos} $A {bos}:1 $B:1"),
-    "mistral": ("{bos} $A", "{bos} $A {bos}:1 $B:1"),
-    "t5": ("$A {eos}", "$A {eos} $B:1 {eos}:1"),
-}
-# The name under which others look for a SentencePiece model.
-PIECES = {
-    "t5": "spiece.model",
-    "llama": "tokenizer.model",
-    "mistral": "tokenizer.model",
-}
+from lm.tokenizers import ROLES
 
 
 def roles(config: Config, codec: Any) -> dict[str, int]:
@@ -47,19 +32,26 @@ def token_ids(config: Config, codec: Any) -> dict[str, int]:
     return {f"{r}_token_id": found[r] for r in ("pad", "bos", "eos") if r in found}
 
 
-def rows(config: Config, kind: str, codec: Any) -> tuple[str, str] | None:
-    """What stands around one text and around two, None where nobody says it.
+def rows(config: Config, family: Family, codec: Any) -> tuple[str, str] | None:
+    """Returns what stands around one text and around two; None where nothing says it.
 
-    A classifier's rows are those that it was trained on; else it is the family's way.
+    It is what the run was trained on: a decoder's texts begin with bos or not, as its
+    objective says. Where the objective does not say it, it is the family's way.
     """
-    objective, found = config.objective, PAIRS.get(kind)
-    if objective.name == "classification":
-        bos = "{bos} " if objective.bos and codec.bos_id is not None else ""
+    objective, own = config.objective, family.tokenizer
+    found = (own.single, own.pair)
+    starts = objective.get("bos") and codec.bos_id is not None
+    bos = "{bos} " if starts else ""
+    last = (f"{bos}$A", f"{bos}$A {bos.replace('} ', '}:1 ')}$B:1")
+    if "summary" in objective:
         between = " ".join(["{sep}"] * objective.separators)
         pooled = ("{cls} $A {sep}", f"{{cls}} $A {between} $B:1 {{sep}}:1")
+        ends = ("$A {eos}", "$A {eos} $B:1 {eos}:1")
         last = (f"{bos}$A", f"{bos}$A $B:1")
-        found = {"last": last, "decoder": PAIRS["t5"]}.get(objective.summary, pooled)
-    if found is None:
+        found = {"last": last, "decoder": ends}.get(objective.summary, pooled)
+    elif "bos" in objective:
+        found = last
+    if not found[0]:
         return None
     single, pair = found
     if config.model.token_types < 2:  # The second kind would be outside the table.
@@ -71,7 +63,7 @@ def rows(config: Config, kind: str, codec: Any) -> tuple[str, str] | None:
 
 
 def write(
-    codec: Any, config: Config, folder: Path, kind: str, directory: Path
+    codec: Any, config: Config, folder: Path, family: Family, directory: Path
 ) -> list[str]:
     """Writes the tokenizer's files; gives their names.
 
@@ -79,7 +71,7 @@ def write(
       codec: the run's tokenizer.
       config: of the run.
       folder: where the run keeps it.
-      kind: the family's model type.
+      family: of the export.
       directory: exists.
 
     Raises:
@@ -87,7 +79,7 @@ def write(
     """
     import tokenizers
 
-    name, around = config.tokenizer["name"], rows(config, kind, codec)
+    name, around = config.tokenizer["name"], rows(config, family, codec)
     if name not in ("hf", "spm"):
         found = f"name={name}"
         raise DataError("tokenizer", found, "hf or spm", "train with one of these")
@@ -103,12 +95,13 @@ def write(
         else:
             model = folder / "spm.model"
             built = pieces.to_tokenizer(model.read_bytes(), codec, model)
-            if kind in PIECES:
-                written.append(PIECES[kind])
-                shutil.copyfile(model, directory / PIECES[kind])
+            if family.tokenizer.pieces:
+                written.append(family.tokenizer.pieces)
+                shutil.copyfile(model, directory / family.tokenizer.pieces)
         built.encode_special_tokens = False
         built.add_special_tokens([codec.token(id) for id in sorted(codec.special_ids)])
-    if around and (changed or config.objective.name == "classification"):
+    own_rows = "bos" in config.objective or "summary" in config.objective
+    if around and (changed or own_rows):
         changed |= _surround(built, {*_specials(config, codec).values()}, *around)
         for again in ("add_bos_token", "add_eos_token"):
             settings.pop(again, None)

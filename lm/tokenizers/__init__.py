@@ -133,7 +133,8 @@ def find_roles(
     """The id of each role in a vocabulary `ids`: as `special` says, else as is usual.
 
     Args:
-      special: role → token, for vocabularies with names of their own.
+      special: role → token, for vocabularies with names of their own; "" where the
+        vocabulary has no such token, whatever its names are.
       where: the file of the vocabulary, for the errors.
     """
     for role, token in special.items():
@@ -141,7 +142,7 @@ def find_roles(
             raise ConfigError(
                 "tokenizer.special", repr(role), f"one of {', '.join(ROLES)}"
             )
-        if token not in ids:
+        if token and token not in ids:
             raise DataError(
                 str(where),
                 f"no token {token!r}",
@@ -149,7 +150,8 @@ def find_roles(
                 "name a token that the vocabulary has",
             )
     names = {
-        role: (special[role],) if role in special else ROLES[role] for role in ROLES
+        role: tuple(filter(None, [special[role]])) if role in special else ROLES[role]
+        for role in ROLES
     }
     return {
         role: next((ids[name] for name in names[role] if name in ids), None)

@@ -262,9 +262,18 @@ def cut(path: Path, step: int) -> str | None:
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl or timing.jsonl, NaN and infinity as floats again."""
-    rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
-    return [{name: _number(value) for name, value in row.items()} for row in rows]
+    """Reads the rows of metrics.jsonl or timing.jsonl, NaN and infinity as floats.
+
+    What is no row, such as the torn last line that a kill leaves, is left out.
+    """
+    rows = []
+    for line in Path(path).read_text(errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+            rows.append({name: _number(value) for name, value in row.items()})
+        except (ValueError, AttributeError, RecursionError):
+            continue
+    return rows
 
 
 def _number(value: Any) -> float:

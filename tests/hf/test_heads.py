@@ -5,10 +5,9 @@ import shutil
 
 import pytest
 
-from lm import convert
 from lm.config import resolve as configs
 from lm.errors import CheckpointError
-from lm.hf import checkpoint, exporting, source
+from lm.hf import adopting, checkpoint, exporting, source
 from tests import tiny
 from tests.hf import folders, goldens
 
@@ -46,7 +45,7 @@ def test_a_classifier_of_pairs_is_continued_with_its_own_separators(tmp_path):
     source.check(fine_tune(place, pair="pair", separators=2), tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"separators 2.*set objective\.separ"):
         source.check(fine_tune(place, pair="pair"), tmp_path / "run")
-    found = convert.tree(checkpoint.open_checkpoint(place), f"hf:{place}")
+    found, _ = adopting.tree(checkpoint.open_checkpoint(place), f"hf:{place}")
     assert found["objective"]["separators"] == 2
 
 

@@ -9,7 +9,8 @@ import pytest
 import tokenizers
 
 from lm.hf import tokenizer_out
-from lm.hf.tokenizer import ROLES
+from lm.hf.checkpoint import families
+from lm.tokenizers import ROLES
 from tests import tiny
 
 PEER = os.environ.get("LM_TRANSFORMERS_PYTHON")
@@ -50,8 +51,9 @@ def written(place, case, corpus, config):
     """The folder of the exported tokenizer."""
     out = place / "out"
     out.mkdir()
-    folder, kind = place / "tokenizer", CASES[case][0]
-    tokenizer_out.write(corpus.codec, config, folder, kind, out)
+    folder = place / "tokenizer"
+    family = families()[CASES[case][0]]
+    tokenizer_out.write(corpus.codec, config, folder, family, out)
     return out
 
 
@@ -148,9 +150,9 @@ def test_only_a_classifiers_rows_are_the_runs_own(tmp_path):
         evals={},
     )
     codec = corpus.codec
-    rows = tokenizer_out.rows(words, "roberta", codec)
+    rows = tokenizer_out.rows(words, families()["roberta"], codec)
     assert rows == ("<s> $A </s>", "<s> $A </s> </s> $B </s>")
-    assert tokenizer_out.rows(words, "gpt2", codec) is None
-    assert tokenizer_out.rows(words, "bert", codec) == (
+    assert tokenizer_out.rows(words, families()["gpt2"], codec) is None
+    assert tokenizer_out.rows(words, families()["bert"], codec) == (
         *("<s> $A </s>", "<s> $A </s> $B </s>"),
     )

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import CheckpointError, ConfigError
+from lm.hf.families import tokens
 from lm.hf.families.keys import INERT, TRAINED, WANTED, Words
 from lm.hf.families.table import Rule, Sizes
+from lm.hf.families.tokens import TokenizerClass
 from lm.hf.formats.files import refuse
 
 # Tables are as long as there are layers: none is made for a number out of the air.
@@ -120,6 +122,8 @@ class Family:
       trained: rates of dropout that `config.model.dropout` stands for as well.
       task: the objective that its models were trained on.
       model: the file of lm/models that computes it.
+      tokenizer: the class of its tokenizers, where no file names another.
+      reads: keys of config.json that say how its models are used, not what they are.
       limits: part -> fields of config.model that its head fixes, with their values.
     """
 
@@ -144,6 +148,8 @@ class Family:
     trained: frozenset[str] = frozenset()
     task: str = "mlm"
     model: str = "transformer"
+    tokenizer: TokenizerClass = tokens.BERT
+    reads: frozenset[str] = frozenset()
     limits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def table(self, model: Mapping[str, Any], architecture: str) -> tuple[Rule, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lm.hf.families import tokens
 from lm.hf.families.base import Family, Field, flag
 from lm.hf.families.keys import ACTIVATIONS
 from lm.hf.families.table import Rule, linear, norm
@@ -108,6 +109,7 @@ FAMILY = Family(
     adapt_in=adapt_in,
     adapt_out=adapt_out,
     task="causal_lm",
+    tokenizer=tokens.GPT2,
     architectures={
         "GPT2LMHeadModel": ("lm",),
         "GPT2ForSequenceClassification": ("classify",),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import ConfigError
+from lm.hf.families import tokens
 from lm.hf.families.base import Family, Field, flag, shown
 from lm.hf.families.keys import GATED
 from lm.hf.families.table import Rule, linear, norm
@@ -199,6 +200,7 @@ FAMILY = Family(
     inert=frozenset({"pretraining_tp"}),
     wanted=WANTED,
     task="causal_lm",
+    tokenizer=tokens.LLAMA,
     rules=rules,
     tied=tied,
     own=OWN,

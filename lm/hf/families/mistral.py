@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lm.hf.families import llama
+from lm.hf.families import llama, tokens
 from lm.hf.families.base import Family, shown
 from lm.hf.formats.files import refuse
 
@@ -28,6 +28,7 @@ FAMILY = Family(
     fixed=llama.FIXED | {"bias": "none"},
     wanted=llama.WANTED,
     task="causal_lm",
+    tokenizer=tokens.LLAMA,
     rules=llama.rules,
     tied=llama.tied,
     own=llama.OWN - {"bias"} | {"attention.window"},

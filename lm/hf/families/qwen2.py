@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lm.hf.families import llama
+from lm.hf.families import llama, tokens
 from lm.hf.families.base import Family, shown
 from lm.hf.formats.files import refuse
 
@@ -33,6 +33,7 @@ FAMILY = Family(
     fixed=llama.FIXED | {"bias": "qkv"},
     wanted=llama.WANTED,
     task="causal_lm",
+    tokenizer=tokens.QWEN2,
     rules=llama.rules,
     tied=llama.tied,
     own=llama.OWN - {"bias"},

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lm.hf.families import bert
+from lm.hf.families import bert, tokens
 from lm.hf.families.base import Family
 from lm.hf.families.table import Rule, linear, norm
 from lm.hf.formats.files import refuse
@@ -51,6 +51,7 @@ FAMILY = Family(
     fields=bert.FIELDS,
     fixed=bert.FIXED,
     wanted=bert.WANTED,
+    tokenizer=tokens.ROBERTA,
     limits={"mlm": {"activation": "gelu"}},
     rules=rules,
     tied=lambda model: {

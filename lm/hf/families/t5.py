@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lm.hf.families import tokens
 from lm.hf.families.base import Family, Field, flag, shown
 from lm.hf.families.keys import ACTIVATIONS, GATED
 from lm.hf.families.table import Rule, linear, norm
@@ -188,6 +189,7 @@ ENCODER = Family(
     },
     adapt_in=encoder_in,
     adapt_out=encoder_out,
+    tokenizer=tokens.T5,
     architectures={"T5ForTokenClassification": ("tag",), "T5EncoderModel": ()},
     prefixes={"T5ForTokenClassification": "transformer."},
 )
@@ -200,6 +202,7 @@ FAMILY = replace(
     adapt_in=adapt_in,
     adapt_out=adapt_out,
     task="span_corruption",
+    reads=frozenset({"decoder_start_token_id"}),
     architectures={
         "T5ForConditionalGeneration": ("lm",),
         "T5WithLMHeadModel": ("lm",),  # its name until 2020

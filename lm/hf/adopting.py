@@ -1,0 +1,98 @@
+"""The config of the run that `lm.convert --from` makes of a checkpoint."""
+
+import re
+from typing import Any
+
+from lm.errors import CheckpointError
+from lm.hf import source
+from lm.hf.checkpoint import Checkpoint
+from lm.hf.tokenizer import text_marks
+
+TEXT = {"sources": [{"name": "builtin"}]}
+
+
+def tree(opened: Checkpoint, place: str) -> tuple[dict[str, Any], list[str]]:
+    """Returns a config as its file would give it, and notes for the log.
+
+    The objective is what the weights were trained on, as far as they show it.
+
+    Args:
+      opened: the checkpoint.
+      place: where it is, as `init.source` names it.
+
+    Raises:
+      CheckpointError: a classifier that answers otherwise than with one of its classes.
+    """
+    objective, evals, notes = task(opened)
+    tokenizer = source.tokenizer_of(opened.place, opened.family.model_type)
+    if "bos" in objective:
+        first, last, why = text_marks(opened.place, opened.family.model_type)
+        objective["bos"] = first is not None
+        begins = f"begins with {first!r}" if first else "begins with no special token"
+        notes.append(f"each text {begins}: {why} (objective.bos)")
+        if last and objective["name"] == "causal_lm":
+            notes.append(f"their tokenizer ends a prompt with {last!r}; none does here")
+    found = {
+        "steps": 1000,
+        "batch_size": 8,
+        "seq_len": min(opened.model["max_len"], 128),
+        "model": dict(opened.model),
+        "objective": objective,
+        "tokenizer": dict(tokenizer),
+        "optim": {"name": "adamw", "lr": 1e-5},
+        "data": TEXT,
+        "evals": evals,
+        "init": {"source": place},
+    }
+    return found, [*opened.notes, *notes]
+
+
+def task(opened: Checkpoint) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Returns the objective, the evaluations that its weights can run, and notes."""
+    family, parts = opened.family, opened.parts
+    if "classify" in parts:
+        check_classes(opened)
+        plain = all(re.fullmatch(r"LABEL_\d+", name) for name in opened.labels)
+        objective = {"name": "classification", "classes": opened.sizes["C"]}
+        objective |= {"labels": () if plain else opened.labels}
+        objective |= {"summary": family.summary, "separators": family.separators}
+        objective |= {"bos": False} if family.summary == "last" else {}
+        return objective, {}, ["no evaluation: its labelled texts are not known"]
+    objective: dict[str, Any] = {"name": family.task}
+    if family.task == "causal_lm":
+        objective["bos"] = False
+    if {"mlm", "nsp"} <= {*parts}:
+        objective["next"] = "nsp"
+    if not predicts_tokens(opened):
+        name = (opened.config.get("architectures") or ["a bare model"])[0]
+        note = f"no evaluation: {name} has no head that predicts tokens"
+        return objective, {}, [f"{note}; a run can start from it (init.source)"]
+    return objective, {"builtin": {"evaluator": "mean", "data": TEXT}}, []
+
+
+def predicts_tokens(opened: Checkpoint) -> bool:
+    """Whether the weights hold what the family's objective predicts tokens by."""
+    heads = {rule.part for rule in opened.family.rules(opened.model)} & {"mlm", "lm"}
+    if opened.family.task == "mlm":
+        heads.add("mlm")
+    return heads <= {*opened.parts}
+
+
+def check_classes(opened: Checkpoint) -> None:
+    """Refuses a head that is not one of classes of which a text has one.
+
+    Raises:
+      CheckpointError: a regression, or several classes at once.
+    """
+    kind = opened.config.get("problem_type")
+    if opened.sizes["C"] >= 2 and kind in (None, "single_label_classification"):
+        return
+    outputs = opened.sizes["C"]
+    raise CheckpointError(
+        f"{opened.place / 'config.json'}: problem_type",
+        f"{kind!r} with {outputs} output{'s' * (outputs != 1)}",
+        "classes of which each text has one: no objective here trains or reads another",
+        "its encoder can start a run whose head is new: init.source, with "
+        "init.map=[('heads/classify/(.*)', 'unused/\\1')] and "
+        "init.missing=('heads/classify/.*',).",
+    )
