@@ -11,6 +11,7 @@ Command:  python -m lm.main --config=configs/bert_base.py
           had, and trains the first 90 % of the steps on rows of 128 tokens
           (--config.seq_len=128). Not run by us.
 Arguments, joined by commas: quick (a few steps), paper, text=FILE (your own text).
+          split=line takes each line of it as a document, instead of each paragraph.
 Results:  configs/README.md
 """
 
@@ -20,7 +21,7 @@ from lm.config import parse_arg
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    arg = parse_arg(arg, quick=False, paper=False, text="")
+    arg = parse_arg(arg, quick=False, paper=False, text="", split="blank_line")
     c = ml_collections.ConfigDict()
     c.job = "train"
     c.seed = 0
@@ -42,7 +43,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     source = dict(name="builtin")
     if arg.text:
-        source = dict(name="text", files=arg.text)
+        source = dict(name="text", files=arg.text, split=arg.split)
     if arg.paper:
         source = dict(name="tfds", dataset="wikipedia/20230601.en", columns=("text",))
         c.steps = 1_000_000

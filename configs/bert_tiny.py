@@ -9,6 +9,7 @@ Command:  python -m lm.main --config=configs/bert_tiny.py
 Arguments, joined by commas: quick (a few steps), preset=bert_mini (and the other
           shapes), text=FILE (your own text; a share of it is held out),
           wikitext2=FOLDER (train.txt.gz and valid.txt of WikiText-2, a longer run).
+          split=line takes each line of it as a document, instead of each paragraph.
 Results:  configs/README.md
 """
 
@@ -18,7 +19,9 @@ from lm.config import parse_arg
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    arg = parse_arg(arg, quick=False, preset="bert_tiny", text="", wikitext2="")
+    arg = parse_arg(
+        arg, quick=False, preset="bert_tiny", text="", split="blank_line", wikitext2=""
+    )
     c = ml_collections.ConfigDict()
     c.job = "train"
     c.seed = 0
@@ -40,7 +43,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     source = dict(name="builtin")
     if arg.text:
-        source = dict(name="text", files=arg.text)
+        source = dict(name="text", files=arg.text, split=arg.split)
     train, heldout = dict(source, part="train"), dict(source, part="heldout")
     if arg.wikitext2:
         source = dict(name="text", split="heading")

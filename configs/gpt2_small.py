@@ -10,6 +10,7 @@ Arguments, joined by commas: quick (a few steps of a tiny model), text=FILE,
           vocab=FOLDER (encoder.json and vocab.bpe, or vocab.json and merges.txt, of the
           published vocabulary; without it one is trained on the text),
           preset=gpt2_medium (and the other shapes).
+          split=line takes each line of it as a document, instead of each paragraph.
 Hardware: one accelerator of 80 GB; set grad_accum, mesh and batch_size to yours.
 Results:  none yet
 """
@@ -20,7 +21,9 @@ from lm.config import parse_arg
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    arg = parse_arg(arg, quick=False, preset="gpt2_small", text="", vocab="")
+    arg = parse_arg(
+        arg, quick=False, preset="gpt2_small", text="", split="blank_line", vocab=""
+    )
     c = ml_collections.ConfigDict()
     c.job = "train"
     c.seed = 0
@@ -53,7 +56,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     c.compute = dict(dtype="bfloat16")
 
-    source = dict(name="text", files=arg.text) if arg.text else dict(name="builtin")
+    source = (
+        dict(name="text", files=arg.text, split=arg.split)
+        if arg.text
+        else dict(name="builtin")
+    )
     heldout_share = 0.01 if arg.text else 0.05
     c.data = dict(
         sources=[dict(source, part="train", holdout=heldout_share)], pack=True

@@ -6,6 +6,7 @@ What:     4 layers, 256 wide, rotary positions, RMS norms, SwiGLU and four key h
 Data:     the built-in English reference text, or your own: text=FILE.
 Command:  python -m lm.main --config=configs/llama_tiny.py
 Arguments, joined by commas: quick (a few steps), text=FILE.
+          split=line takes each line of it as a document, instead of each paragraph.
 Results:  none yet
 """
 
@@ -15,7 +16,7 @@ from lm.config import parse_arg
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    arg = parse_arg(arg, quick=False, text="")
+    arg = parse_arg(arg, quick=False, text="", split="blank_line")
     c = ml_collections.ConfigDict()
     c.job = "train"
     c.seed = 0
@@ -37,7 +38,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         options=dict(b2=0.95),
     )
 
-    source = dict(name="text", files=arg.text) if arg.text else dict(name="builtin")
+    source = (
+        dict(name="text", files=arg.text, split=arg.split)
+        if arg.text
+        else dict(name="builtin")
+    )
     c.data = dict(sources=[dict(source, part="train")], pack=True)
     heldout = dict(sources=[dict(source, part="heldout")])
     c.evals = dict(

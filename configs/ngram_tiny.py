@@ -11,6 +11,7 @@ Arguments, joined by commas: quick (bigrams, a part of the evaluation), order=3,
           kind=word (or char, or byte), text=FILE (your own text; a share of it is held
           out), wikitext2=FOLDER (train.txt.gz, valid.txt and test.txt of WikiText-2, as
           one stream, every token predicted but the first of each file).
+          split=line takes each line of it as a document, instead of each paragraph.
 Results:  configs/README.md
 """
 
@@ -20,7 +21,15 @@ from lm.config import parse_arg
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    arg = parse_arg(arg, quick=False, order=3, kind="word", text="", wikitext2="")
+    arg = parse_arg(
+        arg,
+        quick=False,
+        order=3,
+        kind="word",
+        text="",
+        split="blank_line",
+        wikitext2="",
+    )
     c = ml_collections.ConfigDict()
     c.job = "fit"
     c.seed = 0
@@ -35,7 +44,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     source = dict(name="builtin")
     if arg.text:
-        source = dict(name="text", files=arg.text)
+        source = dict(name="text", files=arg.text, split=arg.split)
     train = dict(sources=[dict(source, part="train")])
     heldout = dict(sources=[dict(source, part="heldout")])
     c.evals = dict(heldout=dict(evaluator="mean", data=heldout, every=1))

@@ -15,6 +15,7 @@ Command:  python -m lm.main --config=configs/t5_small.py
           texts that see each other, here each is a segment of its own.
 Arguments, joined by commas: quick (a few steps), paper, vocab=FILE (a SentencePiece
           model; T5's makes the model's published size), text=FILE (your own text).
+          split=line takes each line of it as a document, instead of each paragraph.
 Results:  configs/README.md
 """
 
@@ -24,7 +25,9 @@ from lm.config import parse_arg
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    arg = parse_arg(arg, quick=False, paper=False, vocab="", text="")
+    arg = parse_arg(
+        arg, quick=False, paper=False, vocab="", text="", split="blank_line"
+    )
     c = ml_collections.ConfigDict()
     c.job = "train"
     c.seed = 0
@@ -50,7 +53,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     source = dict(name="builtin")
     if arg.text:
-        source = dict(name="text", files=arg.text)
+        source = dict(name="text", files=arg.text, split=arg.split)
     if arg.paper:
         source = dict(name="tfds", dataset="c4/en", columns=("text",))
         c.steps = 2**19

@@ -1,11 +1,13 @@
 """Files of text: found by name or glob, read line by line, decoded strictly."""
 
+import contextlib
 import difflib
 import functools
 import glob
 import gzip
 import io
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,9 +119,36 @@ def decode(raw: bytes, place: str | Path, line: int | None = None) -> str | Data
         at = error.start
     before = raw[raw.rfind(b"\n", 0, at) + 1 : at]
     number = "" if line is None else f":{line + raw.count(10, 0, at)}"
+    guess = guess_encoding(raw)
+    command = (
+        f" (it may be {guess}: iconv -f {guess} -t UTF-8 OLD > NEW)" if guess else ""
+    )
     return DataError(
         f"{place}{number}",
         f"byte 0x{raw[at]:02x} at column {len(before.decode()) + 1}",
         "UTF-8 text without NUL bytes",
-        "convert the file to UTF-8, or set data.on_bad=skip",
+        f"convert the file to UTF-8{command * bool(guess)}, or set data.on_bad=skip",
     )
+
+
+def guess_encoding(raw: bytes) -> str | None:
+    """The encoding that bytes which are no UTF-8 text may have, as iconv names it."""
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    if raw.count(0) > len(raw) // 4:
+        return "UTF-16LE" if raw[1::2].count(0) > raw[::2].count(0) else "UTF-16BE"
+    if b"\0" in raw:
+        return None
+    runs = re.findall(rb"[\x80-\xff]+", raw)
+    high = b"".join(runs)
+    if sum(len(run) == 1 for run in runs) * 2 > len(runs):
+        return "WINDOWS-1252"  # Letters with accents stand alone among others.
+    # Frequent Chinese characters begin with B0 to D7, Cyrillic letters are above.
+    leads = [byte for run in runs for byte in run[::2]]
+    if sum(0xB0 <= byte <= 0xD7 for byte in leads) * 2 > len(leads):
+        with contextlib.suppress(UnicodeDecodeError):
+            raw.decode("gb18030")
+            return "GB18030"
+    if sum(byte >= 0xC0 for byte in high) * 10 > 9 * len(high):
+        return "WINDOWS-1251"
+    return None

@@ -21,8 +21,9 @@ class Record:
     """One raw item of a source.
 
     Args:
-      fields: its values by name. `text` is a str; the others are str, int or float;
-        any may be a list of str where the source's `lists` allows it.
+      fields: its values by name. `text` is a str; the others are str, int, float or
+        bool; where the source's `lists` allows it, any may be a tuple of one or more of
+        them: words, tags, ids, numbers.
       where: file and line, or what stands for them (`train.tsv:17`).
     """
 
@@ -94,7 +95,8 @@ class Source:
           DataError: the part has no record with anything in it, or the rest of a file
             cannot be read at all.
         """
-        total, kept, bad, filled = 0, 0, 0, False
+        total, kept, filled = 0, 0, False
+        bad, first_bad = 0, None
         for total, item in enumerate(self.read(), 1):
             if self.part != "all":
                 before, after = (total - 1) * self.holdout, total * self.holdout
@@ -104,25 +106,44 @@ class Source:
             kept += 1
             if isinstance(item, DataError):
                 bad += 1
+                first_bad = first_bad or item
             elif not filled:
                 filled = any(str(value).strip() for value in item.fields.values())
             yield item
         if filled:
             return
         if total and not kept:
+            raise self._none_in_part(total)
+        if first_bad is not None:
+            others = " and the others blank" * (bad < kept)
             raise DataError(
                 self.place,
-                f"no record in part={self.part!r} ({total} in all, "
-                f"holdout={self.holdout})",
-                "at least one",
-                f"raise holdout above {1 / total:.3g}, or add records",
+                f"{kept} records, {bad} of them unreadable{others}; the first at "
+                f"{first_bad.where}: {first_bad.found}",
+                first_bad.expected,
+                first_bad.fix,
             )
         raise DataError(
             self.place,
-            f"{kept} records, {bad} of them unreadable and the others blank"
-            if kept
-            else "no records",
+            f"{kept} records, all of them blank" if kept else "no records",
             "at least one with text in it",
+        )
+
+    def more_records(self) -> str | None:
+        """What makes more records of the same data, as a fix; None if nothing does."""
+        return None
+
+    def _none_in_part(self, total: int) -> DataError:
+        """The error for a part without records; the fix is one that would work."""
+        fixes = []
+        if self.part == "heldout" and total > 1:
+            fixes.append(f"raise holdout above {1 / total:.3g} in all its sources")
+        fixes.append(self.more_records() or "add records")
+        return DataError(
+            self.place,
+            f"no record in part={self.part!r} ({total} in all, holdout={self.holdout})",
+            "at least one",
+            ", or ".join(fixes),
         )
 
 
@@ -207,40 +228,102 @@ def missing_column(
     return None
 
 
+ABSENT = object()
+
+
+def value_at(row: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path, such as `answers.text.0`; ABSENT where there is none.
+
+    A key that has the dots in its own name comes first. Lists are counted from 0.
+    """
+    if path in row:
+        return row[path]
+    value: Any = row
+    for part in path.split("."):
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list | tuple) and part.isdecimal():
+            value = value[int(part)] if int(part) < len(value) else ABSENT
+        else:
+            return ABSENT
+    return value
+
+
+def take(
+    row: Mapping[str, Any], columns: Mapping[str, str], where: str, lists: bool
+) -> Record | DataError:
+    """The record of the wanted columns of an object, or the error for one of them.
+
+    Args:
+      columns: field name -> key, or dotted path into the objects and lists of a key.
+      lists: whether a value may be a list.
+    """
+    fields = {name: value_at(row, path) for name, path in columns.items()}
+    for name, path in columns.items():
+        if fields[name] is ABSENT:
+            head = path.partition(".")[0]
+            if head not in row:
+                return missing_column({name: head}, row, where)
+            known = f"{type(row[head]).__name__} {row[head]!r:.60}"
+            return DataError(
+                where,
+                f"no {path!r}, and {head!r} is a {known}",
+                f"a value at {path!r}",
+                "name a path that every record has, or set data.on_bad=skip",
+            )
+    return make_record(fields, where, lists)
+
+
 def make_record(
     fields: dict[str, Any], where: str, lists: bool = False
 ) -> Record | DataError:
     """A record of these values, or the error for the first that is not fit for one.
 
-    With `lists` a value may be a list of texts, one or more; it becomes a tuple.
+    With `lists` a value may be a list, one or more texts or one or more numbers; it
+    becomes a tuple.
     """
+    made = dict(fields)
     for name, value in fields.items():
         several = lists and isinstance(value, list | tuple)
         if several and not value:
             return DataError(where, f"{name!r} with an empty list", "a text or more")
-        for item in value if several else (value,):
-            error = _unfit(name, item, where, only_text=several or name == "text")
+        items = value if several else (value,)
+        texts = name == "text" or (several and isinstance(items[0], str))
+        numbers = several and not texts
+        for item in items:
+            error = _unfit(name, item, where, only_text=texts, only_number=numbers)
             if error is not None:
                 return error
         if several:
-            fields = fields | {name: tuple(value)}
-    return Record(fields, where)
+            made[name] = tuple(value)
+    return Record(made, where)
 
 
-def _unfit(name: str, value: Any, where: str, only_text: bool) -> DataError | None:
+def _unfit(
+    name: str, value: Any, where: str, *, only_text: bool, only_number: bool
+) -> DataError | None:
     """The error for a value that no record may hold."""
-    if isinstance(value, str):
+    if isinstance(value, str) and not only_number:
         at = bad_character(value)
         if at is None:
             return None
         found = f"{name!r} with U+{ord(value[at]):04X} at character {at + 1}"
         return DataError(where, found, "text without NULs and lone surrogates")
-    if only_text or not isinstance(value, (int, float)):
-        expected = "a text" if only_text else "a text or a number"
+    if only_text or not isinstance(value, int | float):
+        kinds = "a text" if only_text else "a text or a number"
+        expected = "a number, as its first item is" if only_number else kinds
         found = f"{name!r} of type {type(value).__name__}"
-        fix = "for lists of texts set lists=True" if isinstance(value, list) else None
+        fix = None
+        if isinstance(value, list | tuple) and not (only_text or only_number):
+            fix = "for lists set lists=True"
+        elif isinstance(value, dict):
+            fix = f"name what is wanted of it by a path: columns={{...: '{name}.KEY'}}"
         return DataError(where, found, expected, fix)
-    if not math.isfinite(value):
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            found = f"{name!r}, a number of {value.bit_length()} bits"
+            return DataError(where, found, "a whole number of 64 bits")
+    elif not math.isfinite(value):
         return DataError(where, f"{name!r} = {value}", "a finite number")
     return None
 

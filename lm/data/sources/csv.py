@@ -86,8 +86,18 @@ class Source(base.FileSource):
         missing = base.missing_column(columns, names, where)
         if missing is not None:
             fix = f"{missing.fix}; if this row is no header, set header=False"
+            fix = self.other_delimiter(names) or fix
             raise DataError(missing.where, missing.found, missing.expected, fix)
         return names
+
+    def other_delimiter(self, names: list[str]) -> str | None:
+        """The fix for a header that another delimiter cuts into the wanted columns."""
+        line = self.delimiter.join(names)
+        for other in (",", ";", "|", "\t"):
+            cut = [name.strip().strip('"') for name in line.split(other)]
+            if {*base.columns_of(self.columns).values()} <= {*cut}:
+                return f"cells seem to be parted by {other!r}: set delimiter={other!r}"
+        return None
 
     def rows(self, path: Path) -> Iterator[tuple[str, list[str] | DataError]]:
         """Place and cells, or error, of every row that is not blank."""

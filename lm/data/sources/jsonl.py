@@ -20,9 +20,10 @@ class Source(base.FileSource):
     twice and NaN; and lists, unless `lists` is set.
 
     Args:
-      columns: the keys to take, or {field: key} to give them other names.
-      lists: whether a column may hold a list of strings, such as the sentences of a
-        document or several references; the objective says what it makes of them.
+      columns: the keys to take, or {field: key} to give them other names. A path goes
+        into objects and lists: {"answer": "answers.text.0"}.
+      lists: whether a column may hold a list of strings or of numbers, such as the
+        sentences of a document, several references, words and their tags.
     """
 
     columns: tuple[str, ...] | dict[str, str] = ("text",)
@@ -39,7 +40,7 @@ class Source(base.FileSource):
             # missing from it will be missing from the others.
             for where, row in objects(path):
                 if isinstance(row, dict):
-                    item = take(row, columns, where, self.lists)
+                    item = base.take(row, columns, where, self.lists)
                     if isinstance(item, DataError):
                         raise item
                 break
@@ -49,20 +50,9 @@ class Source(base.FileSource):
         for path in self.paths():
             for where, row in objects(path):
                 if isinstance(row, dict):
-                    yield take(row, columns, where, self.lists)
+                    yield base.take(row, columns, where, self.lists)
                 else:
                     yield row
-
-
-def take(
-    row: dict[str, Any], columns: dict[str, str], where: str, lists: bool
-) -> base.Record | DataError:
-    """The wanted columns of an object."""
-    missing = base.missing_column(columns, row, where)
-    if missing is not None:
-        return missing
-    fields = {name: row[key] for name, key in columns.items()}
-    return base.make_record(fields, where, lists)
 
 
 def objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
@@ -71,7 +61,7 @@ def objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
     for number, raw in enumerate(files.read_lines(path), 1):
         if raw.isspace():
             continue
-        where = f"{path}:{number}"
+        where, fix = f"{path}:{number}", None
         text = files.decode(raw, path, number)
         if isinstance(text, DataError):
             yield where, text
@@ -87,7 +77,21 @@ def objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
                 yield where, row
                 continue
             row = f"a JSON {type(row).__name__}"
-        yield where, DataError(where, row, "one JSON object on the line")
+        if number == 1:
+            fix = several_lines(text, path)
+        yield where, DataError(where, row, "one JSON object on the line", fix)
+
+
+def several_lines(text: str, path: Path) -> str | None:
+    """What to do with a file that is one JSON value, by how its first line begins."""
+    items = {"[": "json.load(open({0!r}))", "{": "[json.load(open({0!r}))]"}
+    items = items.get(text.lstrip()[:1], "").format(str(path))
+    if not items:
+        return None
+    return (
+        "if the whole file is one JSON value, write its objects one on a line: python "
+        f'-c "import json; [print(json.dumps(r)) for r in {items}]" > NEW.jsonl'
+    )
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

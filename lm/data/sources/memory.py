@@ -12,15 +12,17 @@ from lm.errors import DataError
 class Source(base.Source):
     """Records from memory: a str is a `text`, a dict names its fields.
 
-    Values are as for `jsonl`: `text` a str, others str, int or float, or lists of str.
+    Values are as for `jsonl`: `text` a str, others str, int, float or bool.
 
     Args:
       items: the records in order.
-      lists: whether a value may be a list of str.
+      lists: whether a value may be a list, of str or of numbers.
+      columns: the values to take, or {field: key or dotted path}; () takes all.
     """
 
     items: tuple[str | dict[str, Any], ...]
     lists: bool = False
+    columns: tuple[str, ...] | dict[str, str] = ()
 
     def check(self) -> None:
         if not self.items:
@@ -31,4 +33,5 @@ class Source(base.Source):
     def read(self) -> Iterator[base.Record | DataError]:
         for i, item in enumerate(self.items):
             fields = item if isinstance(item, dict) else {"text": item}
-            yield base.make_record(fields, f"memory[{i}]", self.lists)
+            columns = base.columns_of(self.columns or tuple(fields))
+            yield base.take(fields, columns, f"memory[{i}]", self.lists)

@@ -86,6 +86,21 @@ class Source(base.FileSource):
                         text = text.removesuffix("\n")
                     yield base.Record({"text": text}, f"{path}:{line}")
 
+    def more_records(self) -> str | None:
+        """As `Source.more_records`: another `split`, with the number of its records."""
+        counts = {}
+        for split in ("blank_line", "line"):
+            other = dataclasses.replace(self, split=split, held="records", part="all")
+            counts[split] = sum(1 for _ in other.read())
+        own = sum(1 for _ in self.read())
+        split = next((s for s in counts if counts[s] * self.holdout >= 1), "line")
+        if counts[split] <= own:
+            return None
+        return (
+            f"set split={split!r} ({counts[split]:,} records) in all its sources, in a "
+            f"config that ships by :text=FILE,split={split}"
+        )
+
     def documents(self, path: Path) -> Iterator[tuple[int, bytes]]:
         """First line number and bytes of every document that is not blank."""
         lines = enumerate(files.read_lines(path), 1)

@@ -20,22 +20,26 @@ EDGE = 2**16  # bytes hashed at either end of a shard
 class Source(base.Source):
     """Records of one split, in the order of its files. Nothing is downloaded.
 
-    Bytes are decoded as strict UTF-8; numbers (class labels too) become int or float;
-    arrays make a bad record. The fingerprint covers name, version, split and, for every
-    shard, its size and its two ends, not each of what may be many gigabytes.
+    Bytes are decoded as strict UTF-8; numbers (class labels too) become int, float or
+    bool; arrays of one dimension become lists, which `lists` allows. The fingerprint
+    covers name, version, split and, for every shard, its size and its two ends, not
+    each of what may be many gigabytes.
 
     Args:
       dataset: such as `wikipedia/20230601.en`, with `:1.0.0` for one version.
       split: its split, such as `train` or `train[:90%]`.
       data_dir: where data sets lie; None is tfds' own place (`$TFDS_DATA_DIR`, or
         `~/tensorflow_datasets`).
-      columns: the features to take, or {field: feature} to give them other names.
+      columns: the features to take, or {field: feature} to give them other names. A
+        path goes into features and lists: {"answer": "answers.text.0"}.
+      lists: whether a feature may be a list, of texts or of numbers.
     """
 
     dataset: str
     split: str = "train"
     data_dir: str | None = None
     columns: tuple[str, ...] | dict[str, str] = ("text",)
+    lists: bool = False
 
     neutral = ("weight", "data_dir")
 
@@ -45,9 +49,12 @@ class Source(base.Source):
 
     def check(self) -> None:
         builder = self.builder()
-        missing = base.missing_column(
-            base.columns_of(self.columns), sorted(builder.info.features), self.place
-        )
+        features = sorted(builder.info.features)
+        heads = {
+            name: path if path in features else path.partition(".")[0]
+            for name, path in base.columns_of(self.columns).items()
+        }
+        missing = base.missing_column(heads, features, self.place)
         if missing is not None:
             raise missing
         self.shards(builder)
@@ -76,7 +83,8 @@ class Source(base.Source):
                     f"{self.place}[{start}]", f"an unreadable shard ({error})"
                 ) from error
             for number, row in zip(numbers, chunk):
-                yield record(row, columns, f"{self.place}[{number}]")
+                where = f"{self.place}[{number}]"
+                yield record(row, columns, where, self.lists)
 
     def builder(self) -> Any:
         """The data set as it lies on the disk, without the code that made it."""
@@ -158,14 +166,37 @@ def only_features_of_tfds() -> None:
 
 
 def record(
-    row: dict[str, Any], columns: dict[str, str], where: str
+    row: dict[str, Any], columns: dict[str, str], where: str, lists: bool
 ) -> base.Record | DataError:
+    """The record of the wanted features, their bytes decoded."""
     fields = {}
-    for field, column in columns.items():
-        value = row[column]
-        if isinstance(value, bytes):
-            value = files.decode(value, f"{where} {column!r}")
-            if isinstance(value, DataError):
-                return value
-        fields[field] = value.item() if isinstance(value, np.generic) else value
-    return base.make_record(fields, where)
+    for field, path in columns.items():
+        value = base.value_at(row, path)
+        if value is base.ABSENT:  # or within an array
+            head = path.partition(".")[0]
+            value = base.value_at({head: plain(row.get(head))}, path)
+        fields[field] = decoded(plain(value), f"{where} {path!r}")
+        if isinstance(fields[field], DataError):
+            return fields[field]
+    return base.take(fields, {name: name for name in fields}, where, lists)
+
+
+def plain(value: Any) -> Any:
+    """Arrays as lists and numbers of numpy as Python's, all the way down."""
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [*map(plain, value)] if isinstance(value, list | tuple) else value
+
+
+def decoded(value: Any, where: str) -> Any:
+    """The value, its bytes as text; the DataError for the first that is none."""
+    if isinstance(value, bytes):
+        return files.decode(value, where)
+    if isinstance(value, list):
+        items = [decoded(item, where) for item in value]
+        return next((item for item in items if isinstance(item, DataError)), items)
+    return value
