@@ -121,7 +121,7 @@ def import_checkpoint(flags: Any, place: str, overrides: list[str]) -> int:
         )
         params = importing.load(opened, importing.shapes(opened))
         count = sum(leaf.size for leaf in params.values())
-        saver = Checkpointer(partial, Checkpoint(), run=workdir.name)
+        saver = Checkpointer(partial, Checkpoint(), config=config)
         saver.save(0, {"step": jax.numpy.int32(0), "params": nest(params)}, {})
         saver.close()
         storage.write_text(partial / "config.json", configs.to_json(config))

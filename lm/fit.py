@@ -77,7 +77,8 @@ def fit(
         checkpointer = Checkpointer(
             workdir,
             configs.build(checkpoint.Checkpoint, config.checkpoint),
-            run=workdir.name,
+            config=config,
+            allow_change=allow_change,
             note=writer.note,
             strict=strict,
         )

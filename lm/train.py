@@ -88,7 +88,8 @@ def train(
         checkpointer = Checkpointer(
             workdir,
             configs.build(checkpoint.Checkpoint, config.checkpoint),
-            run=workdir.name,
+            config=config,
+            allow_change=allow_change,
             note=writer.note,
             strict=strict,
         )

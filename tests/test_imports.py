@@ -21,7 +21,7 @@ ALLOWED = {
     "trees": "",
     "host": "",
     # parts
-    "config": "ops.attention.limits",
+    "config": "host.files ops.attention.limits",
     "models": "ops",
     "data": "config host.lock host.storage tokenizers",
     "objectives": "data models ops",

@@ -24,7 +24,8 @@ from lm.config.files import plain as plain
 from lm.config.rules import check_rules
 from lm.config.schema import REQUIRED, Field, Text, near, shown
 from lm.config.schema import no_such as no_such
-from lm.errors import ConfigError
+from lm.errors import ConfigError, Refusal
+from lm.host import files
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
@@ -366,7 +367,8 @@ def changes(
     had its default. All fields are frozen but those of their class's CHANGEABLE, and
     evaluations that came or went as a whole.
     """
-    free = {f"evals.{name}" for name in {*old.get("evals", {})} ^ {*new["evals"]}}
+    evals = old["evals"] if isinstance(old.get("evals"), Mapping) else {}
+    free = {f"evals.{name}" for name in {*evals} ^ {*new["evals"]}}
     defaults: dict[str, Any] = {}
     for where, kind, given in _sections(new, root):
         fields = _fields(kind, given, where, root)
@@ -398,24 +400,30 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
+KEPT = "the JSON of a config"
+
+
 def to_json(config: Config) -> str:
     """The text of `config.json`; `from_json` gives back an equal config."""
     return json.dumps(config, indent=2, allow_nan=False) + "\n"
 
 
 def from_json(text: str, where: str = "config.json") -> Config:
-    """The config of a `config.json`, as it was written: not checked again.
+    """Parses the text of a `config.json`, as it was written: not checked again.
 
     Raises:
       ConfigError: the text, which came from `where`, is no JSON object.
     """
-    try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(where, str(error), "the JSON of a config") from error
-    if not isinstance(config, dict):
-        raise ConfigError(where, shown(config), "the JSON of a config")
-    return _frozen(config)
+    return _frozen(files.parse_json(text, where, {}, ConfigError, KEPT))
+
+
+def read_json(file: Path, error: type[Refusal] = ConfigError) -> Config:
+    """Reads a `config.json`, as it was written: not checked again.
+
+    Raises:
+      Refusal: of class `error`: it is no regular file or no JSON object.
+    """
+    return _frozen(files.read_json(file, {}, error=error, expected=KEPT))
 
 
 def of_run(workdir: Path, overrides: list[str] | None = None) -> Config:
@@ -431,7 +439,7 @@ def of_run(workdir: Path, overrides: list[str] | None = None) -> Config:
     if not file.is_file():
         found = "no config.json in it" if file.parent.is_dir() else "no such folder"
         raise ConfigError(str(workdir), found, "the workdir of a run")
-    tree = plain(from_json(file.read_text(), str(file)), str(file))
+    tree = plain(read_json(file), str(file))
     tree = names.mark_foreign(tree, ROOT)
     override(tree, overrides or [])
     return resolve(tree)

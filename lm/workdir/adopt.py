@@ -8,7 +8,8 @@ from typing import Any
 from lm.config import resolve as configs
 from lm.config.resolve import Config
 from lm.errors import CheckpointError
-from lm.host import storage
+from lm.host import files, storage
+from lm.workdir import steps
 
 # (path of the field, old value, new value, whether it may change on resume)
 Change = tuple[str, Any, Any, bool]
@@ -29,18 +30,12 @@ def check_config(
         that may not change.
     """
     file = workdir / "config.json"
-    if not file.exists():
+    if files.check_regular(file) is None:
         return []
-    changes = configs.changes(configs.from_json(file.read_text()), config)
-    for path, old, new, changeable in changes:
-        if begun(workdir) and not changeable and path not in allow_change:
-            raise CheckpointError(
-                path,
-                f"{new!r} in the config",
-                f"{old!r}, as the run in {workdir} began",
-                f"use another --workdir, or --allow-change={path}",
-            )
-    return changes
+    old = configs.read_json(file)
+    if not begun(workdir):
+        return configs.changes(old, config)
+    return steps.refuse_changes(old, config, allow_change, f"the run in {workdir}")
 
 
 def adopt(config: Config, workdir: Path, changes: list[Change]) -> None:

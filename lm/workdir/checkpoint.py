@@ -1,15 +1,14 @@
 """Checkpoints. Orbax writes the arrays; the manifest and the commit are ours.
 
 `checkpoints/<step>/` holds `state` (step, params, opt_state), `host.json` (what the
-host knows beside the arrays), `leaves.json` (each leaf's path, dtype and shape) and
-MANIFEST.json. It is written as `<step>.partial` and renamed when all of it is durable.
-`checkpoints/best` names the best step. A run owns its workdir through `Checkpointer`;
-the functions only read and may be used on any workdir, that of a live run too.
+host knows beside the arrays), `leaves.json` (each leaf's path, dtype and shape),
+`config.json` and MANIFEST.json, which has the identity of the run and the hash of the
+rows of metrics so far. It is written as `<step>.partial` and renamed when all of it is
+durable. `checkpoints/best` names the best step. A run owns its workdir through
+`Checkpointer`; the functions of `steps.py` read any workdir.
 """
 
 import errno
-import json
-import logging
 import math
 import re
 import shutil
@@ -23,16 +22,24 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from lm.config.resolve import Duration
+from lm.config import resolve as configs
+from lm.config.resolve import Config, Duration
 from lm.errors import CheckpointError, Refusal
 from lm.host import storage, watch
-from lm.trees import flatten
+from lm.workdir import identity, rows, steps
+from lm.workdir.steps import Leaves as Leaves
+from lm.workdir.steps import Which as Which
+from lm.workdir.steps import find as find
+from lm.workdir.steps import leaves_of as leaves_of
+from lm.workdir.steps import orbax as orbax
+from lm.workdir.steps import read as read
+from lm.workdir.steps import read_leaves as read_leaves
+from lm.workdir.steps import read_state as read_state
+from lm.workdir.steps import reading as reading
+from lm.workdir.steps import show_leaf as show_leaf
 
 BOUNDS = {"keep_last": "[1, inf)", "keep_every": "[1, inf)"}
 CHANGEABLE = ("every", "keep_last", "keep_every", "best", "best_mode")
-
-Leaves = dict[str, list]  # path -> [dtype, shape]
-Which = int | Literal["latest", "best"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,9 @@ class Checkpointer:
     Args:
       workdir: the run's directory; what an interrupted save left there is removed.
       policy: when to save and what to keep.
-      run: the run's name, written into each manifest.
+      config: of the run, kept with each step; what it freezes may not differ from that
+        of the step that is restored. None keeps none and compares nothing.
+      allow_change: frozen fields that may differ.
       note: takes a line of warning.
       strict: refuse a damaged step rather than fall back to an older one.
       limit: seconds to wait for the other processes.
@@ -86,19 +95,23 @@ class Checkpointer:
         workdir: Path,
         policy: Checkpoint,
         *,
-        run: str = "",
+        config: Config | None = None,
+        allow_change: tuple[str, ...] = (),
         note: Callable[[str], None] = print,
         strict: bool = False,
         limit: float = 600,
     ):
         self.directory = Path(workdir).absolute() / "checkpoints"
-        self.policy, self.run, self.note, self.strict = policy, run, note, strict
+        self.policy, self.note, self.strict = policy, note, strict
+        self.config, self.allow_change = config, allow_change
+        self._rows = rows.Digest(self.directory.with_name("metrics.jsonl"))
         self.limit = limit
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
         if jax.process_index() == 0:
             with storage.refusing(self.directory):
                 self.directory.mkdir(parents=True, exist_ok=True)
+            self.identity = identity.adopt(self.directory.parent)
             self._sweep()
             self._point_to_best()
         watch.barrier(
@@ -107,7 +120,7 @@ class Checkpointer:
 
     def steps(self) -> list[int]:
         """The committed steps, in ascending order."""
-        return _steps(self.directory)
+        return steps.list_steps(self.directory)
 
     def latest(self) -> int | None:
         """The newest committed step, not yet verified; None where there is none."""
@@ -119,7 +132,7 @@ class Checkpointer:
         Raises:
           StorageError: names what is needed and what is free.
         """
-        need = _bytes(leaves_of(abstract))
+        need = steps.bytes_of(leaves_of(abstract))
         free = shutil.disk_usage(self.directory).free
         if free < need and not self._spare():
             error = OSError(errno.ENOSPC, "no room for a checkpoint")
@@ -154,17 +167,21 @@ class Checkpointer:
         leaves = leaves_of(state)
         files = {"host.json": dict(host), "leaves.json": leaves}
         texts = {name: storage.to_json(value) for name, value in files.items()}
+        if self.config is not None:
+            texts["config.json"] = configs.to_json(self.config)
         finite = value is not None and math.isfinite(value)
+        primary = jax.process_index() == 0
         facts = {
             "step": step,
-            "run": self.run,
+            "run": self.identity.run if primary else "",
+            "rows": self._rows.facts() if primary else None,
             "metric": self.policy.best if finite else None,
             "value": float(value) if finite else None,
         }
-        need = _bytes(leaves)
+        need = steps.bytes_of(leaves)
         self._make_room(need)
         partial = self.directory / f"{step}.partial"
-        with self._cleaning(), storage.refusing(partial, need), _orbax() as ocp:
+        with self._cleaning(), storage.refusing(partial, need), orbax() as ocp:
             response = ocp.save_checkpointables_async(partial, {"state": state})
         storage.crash_point("save-copied")
         self._pending = self._thread.submit(
@@ -216,8 +233,10 @@ class Checkpointer:
             raise error or CheckpointError(
                 str(self.directory), "no intact step", "one", "see process 0"
             )
-        directory = self.directory / str(chosen)
-        return read(directory, abstract(directory) if callable(abstract) else abstract)
+        place = self.directory / str(chosen)
+        if self.config is not None:
+            steps.check_config(place, self.config, self.allow_change)
+        return read(place, abstract(place) if callable(abstract) else abstract)
 
     def drop_after(self, step: int) -> None:
         """Removes the steps after `step`, since the run goes back behind them."""
@@ -226,6 +245,7 @@ class Checkpointer:
             for later in [s for s in self.steps() if s > step]:
                 storage.remove_tree(self.directory / str(later))
             self._point_to_best()
+        self._rows.reset()
         watch.barrier("dropped steps", self.limit)
 
     def close(self) -> None:
@@ -246,7 +266,9 @@ class Checkpointer:
         damage: dict[int, CheckpointError] = {}
         for candidate in reversed(self.steps()) if step is None else [step]:
             try:
-                storage.verify(self.directory / str(candidate), step=candidate)
+                place = self.directory / str(candidate)
+                facts = storage.verify(place, step=candidate)
+                self.identity.check(facts, place)
                 break
             except CheckpointError as error:
                 if self.strict:
@@ -263,7 +285,7 @@ class Checkpointer:
                 "restore the files, or start again in another --workdir",
             )
         for bad, error in damage.items():
-            aside = _free(self.directory / f"{bad}.damaged")
+            aside = steps.free_name(self.directory / f"{bad}.damaged")
             with storage.refusing(aside):
                 (self.directory / str(bad)).rename(aside)
                 storage.sync_path(self.directory)
@@ -271,6 +293,9 @@ class Checkpointer:
                 f"warning: checkpoint {bad} is damaged ({error}); "
                 f"kept as {aside.name}, continuing from {candidate}"
             )
+        wrong = rows.complaint(self._rows.path, facts.get("rows"))
+        if wrong:
+            self.note(f"warning: {wrong}")
         self._point_to_best()
         return candidate
 
@@ -296,9 +321,9 @@ class Checkpointer:
 
     def _spare(self, keep_last: int = 1) -> list[int]:
         """The steps that may go, the oldest first, if `keep_last` of the last stay."""
-        steps, every = self.steps(), self.policy.keep_every
-        kept = {*steps[-keep_last:], _best(self.directory).get("step")}
-        return [s for s in steps if s not in kept and not (every and s % every == 0)]
+        found, every = self.steps(), self.policy.keep_every
+        kept = {*found[-keep_last:], steps.read_best(self.directory).get("step")}
+        return [s for s in found if s not in kept and not (every and s % every == 0)]
 
     def _remove(self, step: int) -> None:
         """Removes a step, unless somebody is reading it: then the next save does."""
@@ -329,9 +354,11 @@ class Checkpointer:
         values = {}
         for step in self.steps():
             with suppress(CheckpointError):  # restore tells of damage
-                facts = storage.read_manifest(self.directory / str(step))
-                if facts["metric"] == self.policy.best:
-                    values[step] = facts["value"]
+                place = self.directory / str(step)
+                facts = storage.read_manifest(place)
+                self.identity.check(facts, place)
+                if facts.get("metric") == self.policy.best:
+                    values[step] = float(facts["value"])
         pointer = self.directory / "best"
         if not values:
             with storage.refusing(pointer):
@@ -360,139 +387,3 @@ class Checkpointer:
                 with suppress(Exception):
                     self._sweep()
             raise
-
-
-def find(workdir: Path, which: Which = "latest") -> Path:
-    """The directory of a committed step of any workdir, verified.
-
-    Raises:
-      CheckpointError: there is none, or a file of it is damaged.
-    """
-    directory, facts = _choose(workdir, which)
-    storage.verify(directory, **facts)
-    return directory
-
-
-def _choose(workdir: Path, which: Which) -> tuple[Path, dict[str, Any]]:
-    """The directory of a step, and what its manifest must say."""
-    directory = Path(workdir).absolute() / "checkpoints"
-    steps = _steps(directory) if directory.is_dir() else []
-    best = _best(directory) if which == "best" else {}
-    latest = max(steps, default=None)
-    step = {"best": best.get("step"), "latest": latest}.get(which, which)
-    if step not in steps:
-        raise CheckpointError(
-            str(directory),
-            f"steps {steps}" if steps else "no checkpoint",
-            f"the {which} one" if isinstance(which, str) else f"step {which}",
-            "give the workdir of a run, and a step that it has kept",
-        )
-    # The pointer's own facts must be those of the step: it has no checksum.
-    return directory / str(step), {**best, "step": step}
-
-
-@contextmanager
-def reading(workdir: Path, which: Which = "latest") -> Iterator[Path]:
-    """`find`, and while the block lasts the live run does not remove the step."""
-    held = False
-    while not held:  # The run may remove it just before it is held.
-        directory, facts = _choose(workdir, which)
-        with storage.holding(directory) as held:
-            if held:
-                storage.verify(directory, **facts)
-                yield directory
-
-
-def read(directory: Path, abstract: Any) -> tuple[Any, dict]:
-    """Reads a verified step; `abstract`, the result and errors as in `restore`."""
-    saved, wanted = read_leaves(directory), leaves_of(abstract)
-    found = []
-    for path in sorted({**saved, **wanted}):
-        there, here = saved.get(path), wanted.get(path)
-        if there != here:
-            found.append(
-                f"{path}: checkpoint {show_leaf(there)}, run {show_leaf(here)}"
-            )
-    if found:
-        more = "" if len(found) <= 20 else f"; and {len(found) - 20} more"
-        raise CheckpointError(
-            str(directory),
-            "; ".join(found[:20]) + more,
-            "the state of this run",
-            "continue with the config of that run, or use another --workdir",
-        )
-    host = json.loads((directory / "host.json").read_text())
-    return read_state(directory, abstract), host
-
-
-def read_state(directory: Path, abstract: Any, partial: bool = False) -> Any:
-    """The arrays of a verified step; with `partial`, `abstract` may leave some out.
-
-    What is in it must be there, of the same shape and dtype: Orbax does not tell.
-    """
-    with _orbax(partial) as ocp:
-        return ocp.load_checkpointables(directory, {"state": abstract})["state"]
-
-
-def read_leaves(directory: Path) -> Leaves:
-    """Each leaf of the state of a step: path -> [dtype, shape]."""
-    return json.loads((Path(directory) / "leaves.json").read_text())
-
-
-def _best(directory: Path) -> dict[str, Any]:
-    """What the pointer `best` says: metric, step, value; {} where there is none."""
-    pointer = directory / "best"
-    if not pointer.is_file():
-        return {}
-    try:
-        content = json.loads(pointer.read_bytes())
-        return {name: content[name] for name in ("metric", "step", "value")}
-    except (ValueError, KeyError, TypeError) as error:
-        found, expected = "other bytes", "JSON with metric, step and value"
-        raise CheckpointError(str(pointer), found, expected, "remove it") from error
-
-
-def _steps(directory: Path) -> list[int]:
-    with storage.refusing(directory):
-        names = [p.name for p in directory.iterdir() if p.is_dir()]
-    return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
-
-
-def _bytes(leaves: Leaves) -> int:
-    return sum(np.dtype(d).itemsize * math.prod(s) for d, s in leaves.values())
-
-
-def leaves_of(tree: Any) -> Leaves:
-    """The path, dtype and shape of each leaf, arrays or abstract."""
-    return {
-        path: [str(np.dtype(leaf.dtype)), list(leaf.shape)]
-        for path, leaf in flatten(tree).items()
-    }
-
-
-def show_leaf(leaf: list | None) -> str:
-    return "nothing" if leaf is None else f"{leaf[0]} {tuple(leaf[1])}"
-
-
-def _free(path: Path) -> Path:
-    names = [path, *(path.with_name(f"{path.name}.{i}") for i in range(2, 1000))]
-    return next(name for name in names if not name.exists())
-
-
-@contextmanager
-def _orbax(partial_load: bool = False) -> Iterator[Any]:
-    """Orbax's module, within the options that we use it with."""
-    from orbax.checkpoint import v1 as ocp
-
-    # Orbax logs each error that it also raises; a refusal of ours is one line.
-    logging.getLogger("absl").addFilter(_not_orbax)
-    context = ocp.Context()
-    context.pytree_options.loading.partial_load = partial_load
-    # Compressing weights costs five times the processor time and spares 7 %.
-    context.array_options.saving.use_compression = False
-    with context:
-        yield ocp
-
-
-def _not_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname

@@ -334,7 +334,7 @@ def test_K11_a_checkpoint_of_the_first_format_is_read(tmp_path):
 
 def make_format(workdir, place=FILES):
     """How `format-1` was made, by the version that first wrote this format."""
-    saver = Checkpointer(workdir, Checkpoint(), run="format-1")
+    saver = Checkpointer(workdir, Checkpoint())
     state = {"w": jnp.arange(6.0).reshape(2, 3), "step": jnp.int32(7)}
     saver.save(7, state, {"data": {"seed": 3}, "skipped": []})
     saver.close()

@@ -1,0 +1,178 @@
+"""Reads files that anybody may have written: regular, bounded, well-formed, or refused.
+
+A pipe or a device is not opened, since it may block or never end. JSON has a limit of
+size and of depth, and can be held against the shape of what was written there.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lm.errors import Refusal, StorageError
+from lm.host import storage
+
+LIMIT = 2**26  # bytes of a JSON file; config.json may list ten thousand files
+DEPTH = 64  # levels of JSON
+
+
+def check_regular(path: Path, error: type[Refusal] = StorageError) -> int | None:
+    """Returns the size of a regular file; None where there is nothing.
+
+    A link counts as what it leads to, a link to nothing as no regular file.
+
+    Raises:
+      Refusal: of class `error`: it is a folder, a pipe, a device or such a link.
+      StorageError: the system does not tell.
+    """
+    with storage.refusing(path):
+        try:
+            facts = storage.steady(os.stat, path)
+        except FileNotFoundError:
+            if not os.path.islink(path):
+                return None
+            raise error(
+                str(path), "a link to nothing", "a regular file", "remove the link"
+            ) from None
+    if stat.S_ISREG(facts.st_mode):
+        return facts.st_size
+    kinds = {
+        stat.S_ISDIR: "a folder",
+        stat.S_ISFIFO: "a pipe",
+        stat.S_ISSOCK: "a socket",
+    }
+    found = next((text for holds, text in kinds.items() if holds(facts.st_mode)), None)
+    raise error(str(path), found or "a device", "a regular file", "remove or rename it")
+
+
+def read_bytes(
+    path: Path, *, limit: int = LIMIT, error: type[Refusal] = StorageError
+) -> bytes:
+    """Reads all of a regular file.
+
+    Raises:
+      Refusal: of class `error`: it is absent, not regular, or larger than `limit`.
+      StorageError: the system cannot read it.
+    """
+    size = check_regular(path, error)
+    if size is None:
+        raise error(str(path), "no such file", "a file", "check the path")
+    if size > limit:
+        raise error(str(path), f"{size:,} bytes", f"at most {limit:,} bytes")
+    with storage.refusing(path), open(path, "rb") as file:
+        data = storage.steady(file.read, limit + 1)
+    if len(data) > limit:
+        raise error(str(path), f"more than {limit:,} bytes", "a file that ends")
+    return data
+
+
+def read_text(
+    path: Path, *, limit: int = LIMIT, error: type[Refusal] = StorageError
+) -> str:
+    """Reads a regular file of UTF-8; raises as `read_bytes`, and for other bytes."""
+    return decode(read_bytes(path, limit=limit, error=error), path, error)
+
+
+def decode(data: bytes, path: Path | str, error: type[Refusal]) -> str:
+    """Decodes UTF-8; what came from `path` and is none is refused with its offset."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as wrong:
+        found = f"a byte that is not UTF-8 at offset {wrong.start}"
+        raise error(str(path), found, "UTF-8 text") from None
+
+
+def read_json(
+    path: Path,
+    like: Any = None,
+    *,
+    limit: int = LIMIT,
+    error: type[Refusal] = StorageError,
+    expected: str = "JSON as it was written",
+) -> Any:
+    """Reads a file of JSON; raises as `read_text` and `parse_json`."""
+    text = read_text(path, limit=limit, error=error)
+    return parse_json(text, path, like, error, expected)
+
+
+def parse_json(
+    text: str,
+    where: Path | str,
+    like: Any = None,
+    error: type[Refusal] = StorageError,
+    expected: str = "JSON as it was written",
+) -> Any:
+    """Parses JSON without NaN and infinity, at most DEPTH levels deep.
+
+    Args:
+      where: what the text came from, for the error.
+      like: what the value must resemble (`check_shape`); None takes any.
+      expected: what the file should be, for the error.
+    """
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except RecursionError:
+        raise error(
+            str(where), "JSON nested too deeply", f"at most {DEPTH} levels"
+        ) from None
+    except ValueError as wrong:
+        raise error(str(where), f"no JSON ({wrong})", expected) from None
+    _check_depth(value, where, error)
+    if isinstance(like, Mapping) and not isinstance(value, dict):
+        raise error(str(where), _show(value), expected)
+    if like is not None:
+        check_shape(value, like, where, error)
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _check_depth(value: Any, where: Path | str, error: type[Refusal]) -> None:
+    level = [value]
+    for _ in range(DEPTH):
+        inner = [v for v in level if isinstance(v, list | dict)]
+        level = [x for v in inner for x in (v.values() if isinstance(v, dict) else v)]
+        if not level:
+            return
+    raise error(str(where), "JSON nested too deeply", f"at most {DEPTH} levels")
+
+
+def check_shape(
+    value: Any, like: Any, where: Path | str, error: type[Refusal], path: str = ""
+) -> None:
+    """Checks that a value resembles another.
+
+    A dict has at least the keys of `like`, each resembling; a list or tuple is a list,
+    each item resembling the first of `like`, if it has one; a number, a text or a truth
+    value is one; where `like` is None, the value is not looked at.
+
+    Raises:
+      Refusal: of class `error`, naming the first part that differs.
+    """
+    place = f"{where}: {path}" if path else str(where)
+    if isinstance(like, Mapping):
+        if not isinstance(value, dict):
+            raise error(place, _show(value), "an object")
+        for key, inner in like.items():
+            if key not in value:
+                raise error(place, f"no {key!r}", f"{', '.join(map(str, like))}")
+            check_shape(value[key], inner, where, error, f"{path}.{key}".strip("."))
+    elif isinstance(like, list | tuple):
+        if not isinstance(value, list):
+            raise error(place, _show(value), "a list")
+        for number, item in enumerate(value if like else ()):
+            check_shape(item, like[0], where, error, f"{path}.{number}".strip("."))
+    elif like is not None:
+        words = {bool: "true or false", str: "a text", int: "a whole number"}
+        kinds = (float, int) if isinstance(like, float) else (type(like),)
+        if type(value) not in kinds:
+            raise error(place, _show(value), words.get(type(like), "a number"))
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
