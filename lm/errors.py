@@ -23,7 +23,31 @@ class Refusal(Exception):
         super().__init__(f"{where}: found {found}, expected {expected}.{tail}")
 
     def line(self) -> str:
-        return f"error[{self.kind}] {self}"
+        """Returns the refusal as one line that is safe to print anywhere."""
+        where, found = shorten(self.where, 300), shorten(self.found, 4000)
+        tail = "" if self.fix is None else f" Fix: {self.fix}"
+        text = f"{where}: found {found}, expected {self.expected}.{tail}"
+        return f"error[{self.kind}] {escape(' '.join(text.split()))}"
+
+
+def escape(text: str) -> str:
+    """Escapes what a terminal would act on: control characters, lone surrogates.
+
+    Line ends and letters of any script stay. Python carries a byte 0xff that was no
+    UTF-8 as a surrogate, which becomes \\udcff.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
+def shorten(text: str, most: int) -> str:
+    """Cuts the middle out of a text that is longer than `most` characters."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
 
 
 class ConfigError(Refusal):

@@ -16,7 +16,7 @@ from lm.config import schema
 from lm.config.flags import CHECKPOINT, Parser, describe_fields, flag, which_step
 from lm.decoding import chat
 from lm.errors import ConfigError, DataError
-from lm.host import process, storage
+from lm.host import files, process, storage
 
 USAGE = """python -m lm.generate --workdir=DIR [--checkpoint=latest|best|STEP]
     PROMPT ... | --input=FILE.jsonl | --chat | < a prompt on each line
@@ -24,6 +24,9 @@ USAGE = """python -m lm.generate --workdir=DIR [--checkpoint=latest|best|STEP]
 
 Continues prompts, or answers them with an encoder-decoder. A row of --input has
 a text "prompt"; one of --output has it and "answers"."""
+
+
+MOST = 2**30  # bytes of all prompts, or of an --output
 
 
 class Prompt(NamedTuple):
@@ -171,13 +174,16 @@ def read_prompts(flags: Namespace) -> list[Prompt]:
         prompts = [Prompt(f"prompt {n}", t) for n, t in enumerate(flags.prompts, 1)]
     elif flags.input:
         path = Path(flags.input)
-        with storage.refusing(path):
-            lines = path.read_bytes().splitlines()
+        lines = files.read_bytes(path, limit=MOST, error=DataError).splitlines()
         prompts = [read_row(raw, f"{path}:{n}") for n, raw in enumerate(lines, 1)]
     else:
         if sys.stdin.isatty():
             note("a prompt on each line, then Ctrl-D:")
-        lines = sys.stdin.buffer.read().splitlines()
+        data = sys.stdin.buffer.read(MOST + 1)
+        if len(data) > MOST:
+            found = f"more than {MOST:,} bytes"
+            raise DataError("standard input", found, "prompts, a line each")
+        lines = data.splitlines()
         prompts = [
             Prompt(where := f"standard input:{n}", read_utf8(raw, where))
             for n, raw in enumerate(lines, 1)
@@ -199,7 +205,7 @@ def read_row(raw: bytes, where: str) -> Prompt:
         raise DataError(where, f"no JSON ({error})", '{"prompt": "..."}') from None
     text = row.get("prompt") if isinstance(row, dict) else None
     if not isinstance(text, str):
-        raise DataError(where, raw[:60].decode(), '{"prompt": "..."}')
+        raise DataError(where, raw[:60].decode(errors="replace"), '{"prompt": "..."}')
     return Prompt(where, text)
 
 
@@ -278,14 +284,14 @@ def settings_of(output: Path) -> Path:
 
 def kept_rows(output: Path, prompts: Sequence[Prompt], made: dict[str, Any]) -> int:
     """How many rows of an earlier command are whole; what was torn is taken off."""
-    if not output.exists() or not output.stat().st_size:
+    if not files.check_regular(output):
         return 0
     fix = "give another --output, or remove this one"
     with storage.refusing(output):
-        content = output.read_bytes()
+        content = files.read_bytes(output, limit=MOST, error=DataError)
         whole = content[: content.rfind(b"\n") + 1]
         place = settings_of(output)
-        old = json.loads(place.read_text()) if place.exists() else None
+        old = files.read_json(place, {}, error=DataError) if place.exists() else None
     if old is None:
         raise DataError(str(output), "a file of something else", "no file", fix)
     for name in sorted({*old, *made}):

@@ -5,46 +5,16 @@ size and of depth, and can be held against the shape of what was written there.
 """
 
 import json
-import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lm.errors import Refusal, StorageError
 from lm.host import storage
+from lm.host.storage import check_regular as check_regular
 
 LIMIT = 2**26  # bytes of a JSON file; config.json may list ten thousand files
 DEPTH = 64  # levels of JSON
-
-
-def check_regular(path: Path, error: type[Refusal] = StorageError) -> int | None:
-    """Returns the size of a regular file; None where there is nothing.
-
-    A link counts as what it leads to, a link to nothing as no regular file.
-
-    Raises:
-      Refusal: of class `error`: it is a folder, a pipe, a device or such a link.
-      StorageError: the system does not tell.
-    """
-    with storage.refusing(path):
-        try:
-            facts = storage.steady(os.stat, path)
-        except FileNotFoundError:
-            if not os.path.islink(path):
-                return None
-            raise error(
-                str(path), "a link to nothing", "a regular file", "remove the link"
-            ) from None
-    if stat.S_ISREG(facts.st_mode):
-        return facts.st_size
-    kinds = {
-        stat.S_ISDIR: "a folder",
-        stat.S_ISFIFO: "a pipe",
-        stat.S_ISSOCK: "a socket",
-    }
-    found = next((text for holds, text in kinds.items() if holds(facts.st_mode)), None)
-    raise error(str(path), found or "a device", "a regular file", "remove or rename it")
 
 
 def read_bytes(

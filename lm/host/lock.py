@@ -20,9 +20,10 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lm.errors import WorkdirError
-from lm.host import storage
+from lm.errors import StorageError, WorkdirError, escape
+from lm.host import files, storage
 
+MOST = 2**16  # bytes of a lock
 BEAT, LIMIT = 2.0, 30.0  # seconds between two touches; without one, the owner is dead
 
 
@@ -76,8 +77,9 @@ class Lock:
     def __exit__(self, *_: Any) -> None:
         self._done.set()
         self._thread.join()
-        with suppress(OSError):
-            if self.path.read_text() == self._text:
+        with suppress(OSError, StorageError):
+            seen = _look(self.path)
+            if seen is not None and seen[0] == self._text:
                 self.path.unlink()
 
     def _create(self) -> bool:
@@ -111,10 +113,10 @@ class Lock:
 
     def _take_over(self, text: str, owner: dict[str, Any]) -> None:
         """Removes the lock of a dead owner, unless another was faster."""
-        with suppress(FileNotFoundError), open(self.path, "r+") as old:
+        with suppress(FileNotFoundError), open(self.path, "rb+") as old:
             fcntl.lockf(old, fcntl.LOCK_EX | fcntl.LOCK_NB)
             same = os.fstat(old.fileno()).st_ino == os.stat(self.path).st_ino
-            if same and old.read() == text:
+            if same and old.read(MOST).decode(errors="replace") == text:
                 self.path.unlink()
                 self._note(f"taken over from process {_show(owner)}, which has ended")
 
@@ -122,18 +124,21 @@ class Lock:
         """Touches the file; ends the process if it is no longer its own."""
         while not self._done.wait(self._beat):
             try:
-                if self.path.read_text() != self._text:
+                seen = _look(self.path)
+                if seen is None or seen[0] != self._text:
                     self._lost()
                 os.utime(self.path)
-            except FileNotFoundError:
+            except (FileNotFoundError, StorageError):
                 self._lost()
             except OSError:
                 continue  # A file system that stumbles; the next beat may succeed.
 
     def _lost(self) -> NoReturn:
-        owner = _parse((_look(self.path) or ("", 0))[0])
+        owner = {}
+        with suppress(OSError, StorageError):
+            owner = _parse((_look(self.path) or ("", 0))[0])
         line = f"error[workdir] {self.path}: taken by process {_show(owner)}"
-        print(line, file=sys.stderr, flush=True)
+        print(escape(line), file=sys.stderr, flush=True)
         os._exit(WorkdirError.exit_code)
 
 
@@ -145,9 +150,17 @@ def of_workdir(
 
 
 def _look(path: Path) -> tuple[str, int] | None:
-    """The text of a lock and when it was touched, or None where there is none."""
+    """Reads a lock and when it was touched; None where there is none.
+
+    Raises:
+      StorageError: it is a folder, a pipe, or a link to nothing.
+    """
     try:
-        return path.read_text(errors="replace"), path.stat().st_mtime_ns
+        if files.check_regular(path) is None:
+            return None
+        with open(path, "rb") as file:
+            text = file.read(MOST).decode(errors="replace")
+        return text, path.stat().st_mtime_ns
     except FileNotFoundError:
         return None
 
@@ -156,9 +169,10 @@ def _parse(text: str) -> dict[str, Any]:
     """The owner's facts; none where the owner died while writing them."""
     try:
         facts = json.loads(text)
-    except ValueError:
+        files.check_shape(facts, {"pid": 0, "machine": ""}, "lock", StorageError)
+    except (ValueError, RecursionError, StorageError):
         return {}
-    return facts if isinstance(facts, dict) else {}
+    return facts
 
 
 def _show(owner: dict[str, Any]) -> str:
@@ -175,13 +189,17 @@ def _is_dead(owner: dict[str, Any]) -> bool:
     """Whether the owner certainly has ended: it was on this machine and is not."""
     if not _is_here(owner):
         return False
+    if not 0 < owner["pid"] < 2**31:
+        return True  # Nobody has such a number.
     try:
         os.kill(owner["pid"], 0)
     except ProcessLookupError:
         return True
     except PermissionError:
         return False
-    return _born(owner["pid"]) != owner["born"]  # The number may be another's by now.
+    return _born(owner["pid"]) != owner.get(
+        "born"
+    )  # The number may be another's by now.
 
 
 def _machine() -> str:

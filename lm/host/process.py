@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 
-from lm.errors import ConfigError, PeerError, Refusal, StorageError
+from lm.errors import ConfigError, PeerError, Refusal, StorageError, escape
 
 PREEMPTED, INTERRUPTED, UNREAD = 75, 130, 141
 T = TypeVar("T")
@@ -143,7 +143,7 @@ def _end(code: int) -> int:
 
 
 def _say(line: str) -> None:
-    print(" ".join(line.split()), file=sys.stderr, flush=True)
+    print(escape(" ".join(line.split())), file=sys.stderr, flush=True)
 
 
 def _out_of_memory(error: Exception) -> StorageError | None:

@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lm.errors import CheckpointError, StorageError
+from lm.errors import CheckpointError, Refusal, StorageError
 
 MANIFEST = "MANIFEST.json"
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -122,6 +123,35 @@ def check_directory(path: Path) -> None:
             raise PermissionError(errno.EACCES, f"{there} is not writable")
 
 
+def check_regular(path: Path, error: type[Refusal] = StorageError) -> int | None:
+    """Returns the size of a regular file; None where there is nothing.
+
+    A link counts as what it leads to, a link to nothing as no regular file.
+
+    Raises:
+      Refusal: of class `error`: it is a folder, a pipe, a device or such a link.
+      StorageError: the system does not tell.
+    """
+    with refusing(path):
+        try:
+            facts = steady(os.stat, path)
+        except FileNotFoundError:
+            if not os.path.islink(path):
+                return None
+            raise error(
+                str(path), "a link to nothing", "a regular file", "remove the link"
+            ) from None
+    if stat.S_ISREG(facts.st_mode):
+        return facts.st_size
+    kinds = {
+        stat.S_ISDIR: "a folder",
+        stat.S_ISFIFO: "a pipe",
+        stat.S_ISSOCK: "a socket",
+    }
+    found = next((text for holds, text in kinds.items() if holds(facts.st_mode)), None)
+    raise error(str(path), found or "a device", "a regular file", "remove or rename it")
+
+
 def sync_path(path: Path) -> None:
     """Waits until a file's bytes, or a directory's entries, are on the disk."""
     handle = steady(os.open, path, os.O_RDONLY)
@@ -191,6 +221,7 @@ class Appender:
         self.path = Path(path)
         with refusing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            check_regular(self.path)
             self._open()
             steady(sync_path, self.path.parent)
 

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lm.errors import ConfigError, PeerError, Refusal
 from lm.host import storage
@@ -143,12 +143,16 @@ class Watch:
         self._stop(self._lost(first))
 
     def _stop(self, error: PeerError) -> None:
-        with suppress(OSError), open(self._stacks, "w") as file:
+        with suppress(OSError, Refusal), self._open_stacks() as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {error}\n\n")
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
         print(f"\n{error.line()}", file=sys.stderr, flush=True)
         self._end(error.exit_code)
+
+    def _open_stacks(self) -> TextIO:
+        storage.check_regular(self._stacks)
+        return open(self._stacks, "w")
 
 
 def of_run(workdir: Path) -> Watch:

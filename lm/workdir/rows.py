@@ -5,11 +5,11 @@ which somebody removed, doubled or altered are noticed when the run goes on.
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from lm.host import files, storage
+from lm.workdir.writer import step_of
 
 CHUNK = 2**20
 
@@ -74,13 +74,9 @@ class _Order:
         self.last, self.wrong = None, ""
 
     def see(self, line: bytes) -> None:
-        try:
-            step = json.loads(line)["step"]
-            step = step if type(step) is int else None
-        except (ValueError, KeyError, TypeError, RecursionError):
-            step = None
         if self.wrong:
             return
+        step = step_of(line)
         if step is None:
             self.wrong = f"a line after step {self.last} is no row"
         elif self.last is not None and step != self.last + 1:

@@ -22,7 +22,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from lm.config.resolve import Duration, is_time
-from lm.host import storage
+from lm.errors import escape
+from lm.host import files, storage
 from lm.host.timing import clock
 
 
@@ -132,7 +133,8 @@ class Writer:
         self._show(step, metrics, timing)
 
     def note(self, message: str) -> None:
-        """Shows a line and keeps it in run.log."""
+        """Shows a line and keeps it in run.log; control characters are escaped."""
+        message = escape(message)
         if self._primary:
             self._keep(message)
             self._print(message)
@@ -236,19 +238,17 @@ def cut(path: Path, step: int) -> str | None:
     Returns:
       What is wrong with the rows that stay, for a warning; None if nothing is.
     """
-    if not path.exists():
+    if files.check_regular(path) is None:
         return None if step == 0 else f"{path.name}: absent, the rows up to {step} too"
     with storage.refusing(path):
-        data = path.read_bytes()
+        data = storage.steady(path.read_bytes)
     lines = data.split(b"\n")[:-1]  # What follows the last line end is torn, or empty.
     kept, last, unreadable = [], 0, 0
     for line in lines:
-        try:
-            at = json.loads(line)["step"]
-        except (ValueError, KeyError, TypeError):
+        at = step_of(line)
+        if at is None:
             unreadable += 1
-            continue
-        if at <= step:
+        elif at <= step:
             kept.append(line + b"\n")
             last = at
     rest = b"".join(kept)
@@ -261,23 +261,35 @@ def cut(path: Path, step: int) -> str | None:
     return None
 
 
+def step_of(line: bytes) -> int | None:
+    """Reads the step of a row; None where the line is no row."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if type(step) is int else None
+
+
 def read_rows(path: Path) -> list[dict[str, float]]:
     """Reads the rows of metrics.jsonl or timing.jsonl, NaN and infinity as floats.
 
-    What is no row, such as the torn last line that a kill leaves, is left out.
+    Lines that are no rows are left out: a kill may have torn the last one.
+
+    Raises:
+      StorageError: it is absent, or no regular file.
     """
-    rows = []
-    for line in Path(path).read_text(errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-            rows.append({name: _number(value) for name, value in row.items()})
-        except (ValueError, AttributeError, RecursionError):
-            continue
-    return rows
+    files.check_regular(path)
+    with storage.refusing(path):
+        lines = storage.steady(Path(path).read_bytes).split(b"\n")
+    rows = [json.loads(line) for line in lines if step_of(line) is not None]
+    return [{name: _number(value) for name, value in row.items()} for row in rows]
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, str) else value
+    """The number of a row's value; what is none, in a row of strangers, is NaN."""
+    if isinstance(value, str):
+        return {"Infinity": math.inf, "-Infinity": -math.inf}.get(value, math.nan)
+    return value if isinstance(value, int | float) else math.nan
 
 
 def _json_row(step: int, values: Mapping[str, Any]) -> str:
