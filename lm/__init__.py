@@ -94,14 +94,14 @@ class Run:
         for name in names:
             if name not in self.config.evals:
                 raise resolve.no_such("evaluate", name, self.config.evals)
+        evals = {name: self.config.evals[name] for name in names or self.config.evals}
+        config = resolve.Config(self.config | {"evals": resolve.Config(evals)})
+        opened = run.open_evaluators(config, self.workdir, self._corpus, self._program)
+        found: dict[str, float] = {}
         with jax.set_mesh(self._program.mesh):
-            found: dict[str, float] = {}
-            for name in names or self.config.evals:
-                section = self.config.evals[name]
-                opened = (self.config, self.workdir, self._corpus, self._program)
-                evaluate = run.open_evaluator(name, section, *opened)
+            for evaluate in opened.values():
                 found |= evaluate(self._params, self.step)
-            return found
+        return found
 
     def generate(
         self,

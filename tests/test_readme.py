@@ -1,19 +1,20 @@
 """The README's commands run, and its files and flags exist."""
 
+import importlib
 import re
+import runpy
 import shlex
 from pathlib import Path
 
+import jax
+import ml_collections
 import pytest
 
-from lm import evaluate, generate, main
+from lm.config import resolve
+from lm.training import sharding
+from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = {
-    "lm.main": main.main,
-    "lm.evaluate": evaluate.main,
-    "lm.generate": generate.main,
-}
 README = (ROOT / "README.md").read_text()
 
 
@@ -26,40 +27,73 @@ def commands(language):
     return [line for line in lines if line.strip()]
 
 
+def run_block(code, file, **names):
+    file.write_text(code)
+    return runpy.run_path(str(file), init_globals=names)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder in which a reader types everything, one block after the other."""
+    return tmp_path_factory.mktemp("reader")
+
+
 @pytest.fixture
-def clone(tmp_path, monkeypatch):
-    """A directory with the configs, and nothing of an earlier run."""
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    monkeypatch.chdir(tmp_path)
+def reader(folder, monkeypatch):
+    """A reader's machine: one device, and a folder with the configs."""
+    one = jax.devices()[:1]
+    make = sharding.make_mesh
+    monkeypatch.setattr(
+        sharding, "make_mesh", lambda config, devices=None: make(config, devices or one)
+    )
+    monkeypatch.chdir(folder)
 
 
-def quick(argument):
-    """The config of a flag, in its quick form."""
-    name, _, arg = argument.partition(":")
-    return f"{name}:{arg},quick" if arg else f"{name}:quick"
-
-
-def test_every_bash_command_runs(clone, capsys):
-    small = ["--config.mesh.data=8", "--config.batch_size=8", "--config.steps=2"]
-    small += ["--config.model.num_layers=2", "--config.model.d_model=64"]
-    small += ["--config.model.num_heads=2", "--config.model.d_ff=128"]
-    small += ["--config.model.attention.kv_heads=2"]
+def test_the_bash_commands_run_as_they_stand_in_order(reader, capfd):
     ran = []
     for line in commands("bash"):
         python, dash, module, *flags = shlex.split(line)
         assert (python, dash) == ("python", "-m"), line
-        flags = [
-            f"--config={quick(flag.removeprefix('--config='))}"
-            if flag.startswith("--config=")
-            else flag
-            for flag in flags
-        ]
-        command = COMMANDS[module]
-        if module == "lm.main":
-            flags += small
-        assert command(flags) == 0, (line, capsys.readouterr())
+        command = importlib.import_module(module).main
+        assert command(flags) == 0, (line, capfd.readouterr().err)
         ran.append(module)
-    assert len(ran) >= 4
+    assert ran[:2] == ["lm.main", "lm.evaluate"]
+    assert len(ran) >= 5
+
+
+def test_the_python_block_runs_after_them(reader):
+    [code] = [block for block in blocks("python") if "import lm" in block]
+    names = run_block(code, Path("block.py"))
+    assert names["run"].config.objective.name == "causal_lm"
+
+
+def test_the_blocks_of_a_config_are_accepted(tmp_path):
+    for code in blocks("python"):
+        if "import lm" not in code:
+            c = ml_collections.ConfigDict(tiny.tree())
+            run_block(code, tmp_path / "block.py", c=c)
+            assert len(resolve.resolve(resolve.plain(c, "README")).data.sources) == 2
+
+
+def test_the_table_names_what_exists():
+    """Each name of a file in the table of what there is, in the room of its row."""
+    rooms = {
+        "models": "models",
+        "objectives": "objectives",
+        "evaluators": "evaluators",
+        "data": "data/sources",
+        "tokenizers": "tokenizers",
+        "commands": ".",
+    }
+    for kind, room in rooms.items():
+        [row] = re.findall(rf"^\| {kind} \| (.*) \|$", README, re.MULTILINE)
+        names = re.findall(r"`(?:lm\.)?(\w+)`", row)
+        if kind == "models":
+            presets = runpy.run_path(str(ROOT / "lm/models/presets.py"))["PRESETS"]
+            names = [n for n in names if n not in presets and n != "preset"]
+        assert names
+        for name in names:
+            assert (ROOT / "lm" / room / f"{name}.py").exists(), (kind, name)
 
 
 def test_every_console_command_names_what_exists():
@@ -96,4 +130,5 @@ def test_the_exit_codes_are_those_of_the_code():
     line = README.partition("## Exit codes")[2]
     codes = {int(code) for code in re.findall(r"(?:^|· )(\d+) ", line, re.MULTILINE)}
     refusals = {cls.exit_code for cls in errors.Refusal.__subclasses__()}
-    assert codes == {0, 1, process.PREEMPTED, process.INTERRUPTED, *refusals}
+    ends = {process.PREEMPTED, process.INTERRUPTED, process.UNREAD}
+    assert codes == {0, 1, *ends, *refusals}

@@ -50,7 +50,8 @@ class Parser(argparse.ArgumentParser):
             "--allow-code",
             default="",
             metavar="NAME[,NAME]",
-            help="code that the config.json of a run names and that may run",
+            help="code that the config.json of a run names and that may run "
+            "(default: none)",
         )
 
     def parse_known_args(self, args=None, namespace=None):
