@@ -75,6 +75,10 @@ def start(
     storage.check_directory(workdir)
     source.check(config, workdir)
     lines = [*notes, *process.platform_setup()]
+
+    from lm import run as runs  # after the checks above: it imports jax
+
+    runs.check(config)
     with lock.of_workdir(workdir, lines.append, primary=process.is_primary()):
         # After the checks above: it imports much.
         run_job = jobs.load(config.job, configs.ROOT)

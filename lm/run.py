@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lm import transfer
+from lm.config import match
 from lm.config import resolve as configs
 from lm.config.resolve import Config
 from lm.data import pipeline
@@ -63,6 +64,20 @@ class Corpus:
         """(V,) how often each token stands in the training rows."""
         size = self.codec.vocab_size
         return sum(index.token_counts(size) for index in self.stream.indices)
+
+
+def check(config: Config) -> None:
+    """Checks, without data or devices, that the parts of a config fit together.
+
+    Raises:
+      ConfigError: model, objective and evaluations do not fit (lm/config/match.py).
+    """
+
+    def build(config: Config) -> tuple[Any, Any]:
+        objective = match.build_class("objective", config.objective, "objective")
+        return open_model(config, objective), objective
+
+    match.check(config, build)
 
 
 def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
@@ -364,30 +379,41 @@ def make_decoder(corpus: Corpus, program: Program) -> loop.Decoder:
 def open_evaluators(
     config: Config, workdir: Path, corpus: Corpus, program: Program
 ) -> dict[str, Evaluation]:
-    """Opens the evaluations by name, their sets indexed.
+    """Opens the evaluations of a config, by name."""
+    return {
+        name: open_evaluator(name, section, config, workdir, corpus, program)
+        for name, section in config.evals.items()
+    }
+
+
+def open_evaluator(
+    name: str,
+    section: Config,
+    config: Config,
+    workdir: Path,
+    corpus: Corpus,
+    program: Program,
+) -> Evaluation:
+    """Opens one evaluation, its set indexed.
 
     Raises:
       ConfigError: a batch does not divide over the mesh.
-      DataError: a set is missing, damaged or does not fit the objective.
+      DataError: the set is missing, damaged or does not fit the objective.
     """
-    decoder = functools.cache(lambda: make_decoder(corpus, program))
-    opened = {}
-    for name, section in config.evals.items():
-        batch_size = section.batch_size or config.batch_size
-        sharding.check_batch(batch_size, 1, program.mesh)
-        cls = configs.load_class("evaluator", section.evaluator)
-        opened[name] = Evaluation(
-            name=name,
-            evaluator=configs.build(cls, section),
-            examples=open_examples(name, section, batch_size, corpus, program),
-            batch_size=batch_size,
-            metrics=program.metrics,
-            predict=program.predict,
-            decoder=decoder,
-            workdir=workdir,
-            note=corpus.note,
-        )
-    return opened
+    batch_size = section.batch_size or config.batch_size
+    sharding.check_batch(batch_size, 1, program.mesh)
+    cls = configs.load_class("evaluator", section.evaluator)
+    return Evaluation(
+        name=name,
+        evaluator=configs.build(cls, section),
+        examples=open_examples(name, section, batch_size, corpus, program),
+        batch_size=batch_size,
+        metrics=program.metrics,
+        predict=program.predict,
+        decoder=functools.cache(lambda: make_decoder(corpus, program)),
+        workdir=workdir,
+        note=corpus.note,
+    )
 
 
 def open_examples(

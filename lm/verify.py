@@ -135,6 +135,7 @@ def verify(
 
     from lm import run as runs
 
+    runs.check(config)
     config = runs.with_tokenizer(config, workdir)
     tree = small(config, given, workdir / "data", full)
     say(describe(configs.resolve(tree)))

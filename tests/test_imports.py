@@ -21,7 +21,7 @@ ALLOWED = {
     "trees": "",
     "host": "",
     # parts
-    "config": "host.files ops.attention.limits",
+    "config": "host.files models.base",
     "models": "ops",
     "data": "config host.lock host.storage tokenizers",
     "objectives": "data models ops",
@@ -40,7 +40,7 @@ ALLOWED = {
     "evaluate": "config host run transfer workdir",
     "generate": "config decoding hf host run transfer workdir",
     "verify": "checks config data hf host run trees workdir",
-    "main": "config hf host",
+    "main": "config hf host run",
     "__init__": "config decoding host main run transfer workdir",
     "__main__": "config host",
 }

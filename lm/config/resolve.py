@@ -285,6 +285,17 @@ def _fields(kind: str, given: Mapping, where: str, root: Path) -> dict[str, Fiel
     return {key: field for key, field in fields.items() if key != INNER.get(kind)}
 
 
+def options(kind: str, name: str | None = None) -> dict[str, Field]:
+    """Reads the options of the class that `load_class` finds, without importing it."""
+    return _fields(kind, {CHOICE[kind]: name} if kind in CHOICE else {}, kind, ROOT)
+
+
+def known(kind: str) -> list[str]:
+    """Lists the names that a kind of section has in `lm`, dotted ones aside."""
+    folder, class_name = NAMED[kind]
+    return names.modules(ROOT.joinpath(*folder.split(".")), class_name)
+
+
 def _class_place(kind: str, name: Any, where: str, root: Path) -> tuple[str, str]:
     """The (module, class) of a section, such as ("lm.models.transformer", "Model")."""
     if kind in FIXED:

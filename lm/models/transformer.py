@@ -21,7 +21,7 @@ whose layers have cross_attention and cross_attention_norm too.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from lm.errors import Rule, require
 from lm.models.base import Batch, Compute, Head, Rows, Shapes, Trunk
 from lm.models.blocks.embed import Embed
 from lm.models.blocks.heads import Heads
@@ -36,6 +37,7 @@ from lm.models.blocks.layers import AttentionOptions, RopeOptions, Shape, Table
 from lm.models.blocks.stack import Stack
 from lm.ops.activations import GATES
 from lm.ops.attention.dense import Places
+from lm.ops.attention.limits import Wanted, check_implementation
 from lm.ops.dense import project
 
 BOUNDS = {
@@ -116,6 +118,41 @@ class Model(nn.Module):
     rope: RopeOptions = RopeOptions()
     compute: Compute = Compute()
     heads: tuple[Head, ...] = ()
+
+    def __post_init__(self):
+        require(self._rules())
+        check_implementation(self.compute.attention, self._wanted())
+        super().__post_init__()
+
+    def _rules(self) -> Iterator[Rule]:
+        """Yields the conditions between the fields."""
+        heads, attention = self.num_heads, self.attention
+        fix = "change one of them, or set model.attention.head_dim."
+        yield Rule(
+            bool(attention.head_dim) or self.d_model % heads == 0,
+            "model.d_model",
+            self.d_model,
+            f"a multiple of model.num_heads={heads}",
+            fix,
+        )
+        shared = attention.kv_heads or heads
+        where, expected = "model.attention.kv_heads", f"a divisor of num_heads={heads}"
+        yield Rule(heads % shared == 0, where, shared, expected)
+        size = attention.head_dim or self.d_model // heads
+        found, expected = f"rope with heads of {size}", "heads of an even size"
+        even = self.position != "rope" or size % 2 == 0
+        yield Rule(even, "model.position", found, expected)
+
+    def _wanted(self) -> Wanted:
+        """What its layers ask of the implementation of attention."""
+        return Wanted(
+            dtype=self.compute.dtype,
+            head_dim=self.shape.head_dim,
+            position=self.position,
+            softcap=self.attention.softcap,
+            dropout=self.attention.dropout,
+            precision=self.compute.precision,
+        )
 
     @property
     def can(self) -> frozenset[str]:

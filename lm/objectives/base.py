@@ -15,6 +15,8 @@ from lm.models.base import Head
 
 Batch = dict[str, Array]
 Rows = dict[str, np.ndarray]  # A batch on the host.
+# The arrays of an encoder's side.
+SOURCE = frozenset({"source_inputs", "source_positions", "source_segment_ids"})
 Terms = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]  # {term: (sum, count)}
 
 
@@ -77,8 +79,8 @@ class Objective(abc.ABC):
     def gives(self) -> frozenset[str]:
         """The arrays of its batches that a model may read beside the usual ones.
 
-        These are `token_types`, `prefix`, and `source_inputs` for those of a source; a
-        model whose `reads` asks for another is refused.
+        These are `token_types`, `prefix` and SOURCE; a model whose `reads` asks for
+        another is refused.
         """
         return frozenset()
 

@@ -75,8 +75,7 @@ class Objective(base.Objective):
 
     @property
     def gives(self) -> frozenset[str]:
-        apart = self.summary == "decoder"
-        return frozenset({"source_inputs" if apart else "token_types"})
+        return base.SOURCE if self.summary == "decoder" else frozenset({"token_types"})
 
     @property
     def packs(self) -> bool:

@@ -12,6 +12,7 @@ from lm.data import spans, transforms
 from lm.data.index import Index, Layout
 from lm.data.layouts import Chunks
 from lm.errors import ConfigError
+from lm.objectives.base import SOURCE
 from lm.objectives.teacher_forcing import TeacherForcing, start_and_end
 
 BOUNDS = {"target_len": "[2, 16777216]"}
@@ -44,8 +45,7 @@ class Objective(TeacherForcing):
 
     @property
     def gives(self) -> frozenset[str]:
-        split = self.kind == "encoder_decoder"
-        return frozenset({"source_inputs" if split else "prefix"})
+        return SOURCE if self.kind == "encoder_decoder" else frozenset({"prefix"})
 
     def lengths(self, seq_len: int) -> dict[str, int]:
         target = {"objective.target_len": self.target_len} if self.target_len else {}

@@ -12,7 +12,7 @@ from lm.data import transforms
 from lm.data.index import Index, Layout
 from lm.data.layouts import Pairs, texts_of
 from lm.data.sources.base import Record
-from lm.objectives.base import Rows
+from lm.objectives.base import SOURCE, Rows
 from lm.objectives.teacher_forcing import TeacherForcing, start_and_end
 
 BOUNDS = {"source_len": "[2, 16777216]"}
@@ -51,7 +51,7 @@ class Objective(TeacherForcing):
 
     @property
     def gives(self) -> frozenset[str]:
-        return frozenset({"source_inputs"})
+        return SOURCE
 
     def lengths(self, seq_len: int) -> dict[str, int]:
         source = {"objective.source_len": self.source_len} if self.source_len else {}

@@ -12,6 +12,7 @@ from lm.data import spans, transforms
 from lm.data.index import Index, Layout
 from lm.data.layouts import Chunks
 from lm.errors import ConfigError, DataError
+from lm.objectives.base import SOURCE
 from lm.objectives.teacher_forcing import TeacherForcing, start_and_end
 
 BOUNDS = {"rate": "(0, 1)", "span": "[1, inf)", "target_len": "[3, 16777216]"}
@@ -40,7 +41,7 @@ class Corruption(TeacherForcing):
 
     @property
     def gives(self) -> frozenset[str]:
-        return frozenset({"source_inputs"})
+        return SOURCE
 
     def lengths(self, seq_len: int) -> dict[str, int]:
         target = {"objective.target_len": self.target_len} if self.target_len else {}

@@ -6,7 +6,7 @@ import pytest
 
 from lm import run as runs
 from lm.data.sources.base import Record
-from lm.errors import ConfigError, DataError
+from lm.errors import DataError
 from lm.objectives import seq2seq
 from tests import tiny
 
@@ -196,8 +196,3 @@ def test_pad_starts_the_decoder_where_there_is_no_bos(tmp_path):
     )
     corpus = runs.open_corpus(config, tmp_path, lambda line: None)
     assert corpus.stream.example(0)["inputs"][0] == corpus.codec.pad_id == 0
-
-
-def test_another_kind_of_model_is_refused():
-    with pytest.raises(ConfigError, match=r"model\.kind: found 'decoder'"):
-        tiny.config(model=MODEL | {"kind": "decoder"}, objective={"name": "seq2seq"})

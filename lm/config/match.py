@@ -1,0 +1,194 @@
+"""The second stage of the check: asks the classes that a config names.
+
+Types, bounds and general rules are checked without importing anything (`rules.py`).
+Here the model, the objective and the evaluators are built, without data, and answer for
+themselves: what they need, offer and yield. All this is before the workdir is touched.
+"""
+
+import ast
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from lm.config import resolve as configs
+from lm.config import schema
+from lm.config.resolve import Config
+from lm.errors import ConfigError, Rule, require
+from lm.models.base import ABILITIES
+
+Open = Callable[[Config], tuple[Any, Any]]
+
+
+def check(config: Config, build: Open) -> None:
+    """Checks that the parts of a config fit together.
+
+    Args:
+      build: config -> (model, objective), neither with data or parameters.
+
+    Raises:
+      ConfigError: the first thing that does not fit.
+    """
+    model, objective = build(config)
+    if lacks := _lacks(model, objective):
+        raise _misfit(config, build, lacks, model)
+    require(_general(config, model, objective))
+    require(objective.rules(config))
+    yielded = dict(_check_evaluations(config, model, objective))
+    require(_metric_rules(config, yielded))
+
+
+def build_class(
+    kind: str, section: Mapping[str, Any], where: str, **wiring: Any
+) -> Any:
+    """Builds what a section names.
+
+    Raises:
+      ConfigError: the class lacks a method that every one of its kind has.
+    """
+    choice = configs.CHOICE[kind]
+    cls = configs.load_class(kind, section[choice])
+    missing = sorted(getattr(cls, "__abstractmethods__", ()))
+    if missing:
+        expected = f"every method of lm/{kind}s/base.py"
+        where, found = f"{where}.{choice}", f"{cls.__module__} without"
+        raise ConfigError(where, f"{found} {', '.join(missing)}", expected)
+    return configs.build(cls, section, **wiring)
+
+
+def _lacks(model: Any, objective: Any) -> list[str]:
+    """Lists by what a model does not fit an objective."""
+    return sorted(objective.needs - model.can) + sorted(model.reads - objective.gives)
+
+
+def _misfit(config: Config, build: Open, lacks: list[str], model: Any) -> ConfigError:
+    """Makes the error for model and objective, with a field that would mend it."""
+    names = f"objective {config.objective.name} with model {config.model.name}"
+    lack = lacks[0]
+    does = f"reads {lack}"
+    if lack not in model.reads:
+        does = f"cannot {ABILITIES.get(lack, lack)} ({lack})"
+    for section in ("objective", "model"):
+        for field in configs.options(section, config[section].name).values():
+            changed = [
+                (value, _with(config, section, field.name, value))
+                for value in _values(field)
+            ]
+            fits = [value for value, other in changed if _helps(lacks, other, build)]
+            if fits:
+                where, found = f"{section}.{field.name}", config[section][field.name]
+                expected = f"{' or '.join(map(repr, fits))}, for {names}"
+                return ConfigError(where, f"{found!r}, a model that {does}", expected)
+    return ConfigError(
+        "model.name",
+        f"{config.model.name!r}, which {does}",
+        f"one that fits objective {config.objective.name}",
+        "choose another model, or another objective.",
+    )
+
+
+def _values(field: schema.Field) -> list[Any]:
+    """Returns the words that a field may hold; of a whole number, 0 where it may."""
+    match field.type:
+        case ast.Subscript(ast.Name("Literal"), ast.Tuple(words)):
+            return [ast.literal_eval(word) for word in words]
+        case ast.Name("int") if schema.within(0, field.bounds):
+            return [0]
+    return []
+
+
+def _with(config: Config, section: str, name: str, value: Any) -> Config:
+    """Changes one field of a config."""
+    return Config(config | {section: Config(config[section] | {name: value})})
+
+
+def _helps(lacks: list[str], config: Config, build: Open) -> bool:
+    """Whether a config lacks less, the first of `lacks` no more."""
+    try:
+        left = _lacks(*build(config))
+    except ConfigError:
+        return False
+    return lacks[0] not in left and len(left) < len(lacks)
+
+
+def _general(config: Config, model: Any, objective: Any) -> Iterator[Rule]:
+    """Yields the conditions that follow from what model and objective declare."""
+    name, parts = config.objective.name, config.grad_accum
+    expected = f"1: the examples of objective {name} depend on each other"
+    yield Rule(not objective.interacts or parts == 1, "grad_accum", parts, expected)
+    sections = {"data": config.data}
+    sections |= {f"evals.{key}.data": e.data for key, e in config.evals.items()}
+    for where, data in sections.items():
+        expected = f"false: objective {name} has one example in a row"
+        fix = f"set {where}.pack=false."
+        holds = objective.packs or not data.pack
+        yield Rule(holds, f"{where}.pack", "true", expected, fix)
+    if model.context is None or "beyond" in model.can:
+        return
+    for where, length in objective.lengths(config.seq_len).items():
+        expected = f"at most {model.context}, the positions that the model has"
+        fix = f"lower {where}, or give the model more (model.max_len, where it has it)."
+        yield Rule(length <= model.context, where, length, expected, fix)
+
+
+def _check_evaluations(
+    config: Config, model: Any, objective: Any
+) -> Iterator[tuple[str, tuple[str, ...] | None]]:
+    """Yields (name, the metrics that it may yield) of each evaluation."""
+    for name, section in config.evals.items():
+        where = f"evals.{name}"
+        evaluator = build_class("evaluator", section, where)
+        changes = _checked(config, section.objective, f"{where}.objective")
+        changed = configs.Config(config.objective | changes)
+        own = build_class("objective", changed, "objective")
+        lacks = sorted(evaluator.needs - (model.can | own.can))
+        if lacks:
+            raise ConfigError(
+                f"{where}.evaluator",
+                f"{section.evaluator!r}, which needs {', '.join(lacks)}",
+                f"what objective {config.objective.name} "
+                f"({', '.join(sorted(own.can)) or 'nothing'}) or model "
+                f"{config.model.name} ({', '.join(sorted(model.can))}) offers",
+                f"choose one of {', '.join(_fitting(model.can | own.can))}.",
+            )
+        require(evaluator.rules(config, where))
+        yield name, evaluator.yields(own)
+
+
+def _fitting(offered: frozenset[str]) -> Iterator[str]:
+    """Yields the evaluators that need no more than what is offered."""
+    for name in configs.known("evaluator"):
+        if configs.load_class("evaluator", name)().needs <= offered:
+            yield name
+
+
+def _checked(config: Config, changes: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Checks the fields of the objective that an evaluation changes."""
+    options = configs.options("objective", config.objective.name)
+    for name in changes:
+        if name not in options:
+            raise configs.no_such(f"{where}.{name}", name, options)
+    return {
+        name: schema.check(options[name], value, f"{where}.{name}")
+        for name, value in changes.items()
+    }
+
+
+def _metric_rules(
+    config: Config, yielded: Mapping[str, tuple[str, ...] | None]
+) -> Iterator[Rule]:
+    """Yields whether the metrics that the run follows will exist."""
+    for where in ("checkpoint.best", "stop.metric"):
+        section, _, field = where.partition(".")
+        metric = config[section][field]
+        names = yielded[metric.partition("/")[0]] if metric else None
+        if names is None:
+            continue
+        name = metric.partition("/")[0]
+        known = [f"{name}/{each}" for each in names]
+        near = schema.near(metric, known)
+        yield Rule(
+            metric in known,
+            where,
+            repr(metric),
+            f"one of {', '.join(known)}" if known else f"a metric; {name} yields none",
+            f"did you mean {near}?" if near else None,
+        )
