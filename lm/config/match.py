@@ -6,6 +6,7 @@ themselves: what they need, offer and yield. All this is before the workdir is t
 """
 
 import ast
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -68,11 +69,12 @@ def _misfit(config: Config, build: Open, lacks: list[str], model: Any) -> Config
         does = f"cannot {ABILITIES.get(lack, lack)} ({lack})"
     for section in ("objective", "model"):
         for field in configs.options(section, config[section].name).values():
-            changed = [
-                (value, _with(config, section, field.name, value))
+            counts = {
+                value: _left(lacks, _with(config, section, field.name, value), build)
                 for value in _values(field)
-            ]
-            fits = [value for value, other in changed if _helps(lacks, other, build)]
+            }
+            least = min(counts.values(), default=math.inf)
+            fits = [v for v, count in counts.items() if count == least < len(lacks)]
             if fits:
                 where, found = f"{section}.{field.name}", config[section][field.name]
                 expected = f"{' or '.join(map(repr, fits))}, for {names}"
@@ -100,13 +102,13 @@ def _with(config: Config, section: str, name: str, value: Any) -> Config:
     return Config(config | {section: Config(config[section] | {name: value})})
 
 
-def _helps(lacks: list[str], config: Config, build: Open) -> bool:
-    """Whether a config lacks less, the first of `lacks` no more."""
+def _left(lacks: list[str], config: Config, build: Open) -> float:
+    """Counts what another config lacks; infinite where the first of `lacks` stays."""
     try:
         left = _lacks(*build(config))
     except ConfigError:
-        return False
-    return lacks[0] not in left and len(left) < len(lacks)
+        return math.inf
+    return math.inf if lacks[0] in left else len(left)
 
 
 def _general(config: Config, model: Any, objective: Any) -> Iterator[Rule]:

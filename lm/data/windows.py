@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -10,6 +11,21 @@ from lm.data.layouts import text_of
 from lm.data.packing import FirstFit
 from lm.data.sources.base import Record
 from lm.data.transforms import Example, segments
+
+Decode = Callable[[list[int]], str]
+
+
+def target_bytes(text: str, unseen: list[int], decode: Decode) -> float:
+    """Counts the UTF-8 bytes of the tokens of a text that are predicted.
+
+    Args:
+      unseen: the first token, where nothing stands before it to predict it from.
+    """
+    return float(max(len(text.encode()) - len(decode(unseen).encode()), 0))
+
+
+def _no_text(ids: list[int]) -> str:
+    return ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +38,8 @@ class Windows:
     new, which then have at least `length` - `stride` tokens before them.
 
     The index keeps for each row `unscored`, how many of its first targets do not count,
-    and `bytes`, its share of the UTF-8 bytes of its texts, by counted targets.
+    and `bytes`, its share by counted targets of the UTF-8 bytes of its texts' targets
+    (`target_bytes`).
 
     Args:
       length: tokens that a row feeds to the model.
@@ -30,6 +47,7 @@ class Windows:
       pack: whether a row may hold windows of several texts.
       bos_id, eos_id: what begins and ends a text, or None.
       column: the field of the record that holds the text.
+      decode: token ids -> text, the tokenizer's; no part of the fingerprint.
     """
 
     length: int
@@ -38,6 +56,7 @@ class Windows:
     bos_id: int | None
     eos_id: int | None
     column: str = "text"
+    decode: Decode = dataclasses.field(default=_no_text, repr=False, compare=False)
 
     def texts(self, record: Record) -> list[str]:
         return [text_of(record, self.column)]
@@ -53,9 +72,11 @@ class Windows:
             out.row(pieces, unscored=unscored[0], bytes=sum(sizes), record=record)
 
         for record, (tokens,) in records:
+            unseen = [] if before else tokens[:1]
+            size = target_bytes(text_of(record, self.column), unseen, self.decode)
             tokens = [*before, *tokens, *after]
             targets = len(tokens) - 1
-            size = len(text_of(record, self.column).encode()) / max(targets, 1)
+            size /= max(targets, 1)
             overlap = self.length - self.stride
             for start in range(0, max(targets - overlap, min(targets, 1)), self.stride):
                 window = tokens[start : start + self.length + 1]
@@ -95,8 +116,8 @@ class Contiguous:
 
     The index keeps for each row `offset`, how many tokens of its first text came before
     it; `starts`, where texts begin in it, `length` where only its last target does;
-    `record`, the records of its texts in their order; and `bytes`, its share of the
-    UTF-8 bytes of its texts, by counted targets.
+    `record`, the records of its texts in their order; and `bytes`, its share by counted
+    targets of the UTF-8 bytes of its texts' targets (`target_bytes`).
 
     Args:
       length: tokens that a row feeds to the model.
@@ -104,6 +125,7 @@ class Contiguous:
       across: whether the first token of a text is a target, predicted from the end of
         the text before; else it has no weight.
       column: the field of the record that holds the text.
+      decode: token ids -> text, the tokenizer's; no part of the fingerprint.
     """
 
     length: int
@@ -111,6 +133,7 @@ class Contiguous:
     eos_id: int | None
     across: bool
     column: str = "text"
+    decode: Decode = dataclasses.field(default=_no_text, repr=False, compare=False)
 
     def texts(self, record: Record) -> list[str]:
         return [text_of(record, self.column)]
@@ -118,10 +141,12 @@ class Contiguous:
     def write(self, records: Encoded, out: Writer) -> None:
         before = [] if self.bos_id is None else [self.bos_id]
         after = [] if self.eos_id is None else [self.eos_id]
-        buffer = _Buffer(self.length, self.across, out)
+        buffer, begun = _Buffer(self.length, self.across, out), False
         for record, (tokens,) in records:
             if tokens:
-                size = len(text_of(record, self.column).encode())
+                seen = before or (self.across and begun)
+                text, begun = text_of(record, self.column), True
+                size = target_bytes(text, [] if seen else tokens[:1], self.decode)
                 buffer.add([*before, *tokens, *after], out.record, size)
         buffer.rest()
 

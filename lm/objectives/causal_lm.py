@@ -7,11 +7,16 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from lm.data import transforms
 from lm.data.index import Index, Layout
+from lm.data.transforms import Example
 from lm.data.windows import Contiguous, NextInStream, NextToken, Windows
 from lm.errors import ConfigError
+from lm.objectives.base import Batch, Terms
 from lm.objectives.teacher_forcing import TeacherForcing
+from lm.ops import losses
 
 BOUNDS = {"stride": "[1, 16777216]"}
 
@@ -67,7 +72,8 @@ class Objective(TeacherForcing):
                     "leave it out, or set objective.borders=row",
                 )
             across = self.borders == "ignore"
-            return Contiguous(seq_len, bos_id, eos_id, across, self.column)
+            ends = bos_id, eos_id
+            return Contiguous(seq_len, *ends, across, self.column, codec.decode)
         stride = self.stride or seq_len
         if stride > seq_len:
             raise ConfigError(
@@ -81,6 +87,7 @@ class Objective(TeacherForcing):
             bos_id=bos_id,
             eos_id=eos_id,
             column=self.column,
+            decode=codec.decode,
         )
 
     def transforms(
@@ -88,7 +95,39 @@ class Objective(TeacherForcing):
     ) -> tuple[Callable, ...]:
         names = ("inputs", "positions", "segment_ids", "targets", "weights")
         pad = transforms.PadSides(seq_len, seq_len, codec.pad_id or 0)
-        row: Callable = NextToken()
-        if self.borders != "row":
-            row = NextInStream(seq_len, reset=self.borders == "reset")
-        return row, pad, transforms.Keep(names)
+        if self.eos and codec.eos_id is not None:
+            ends = MarkEnds(codec.eos_id)
+            return self._row(seq_len), pad, ends, transforms.Keep((*names, ends.NAME))
+        return self._row(seq_len), pad, transforms.Keep(names)
+
+    def _row(self, seq_len: int) -> Callable:
+        if self.borders == "row":
+            return NextToken()
+        return NextInStream(seq_len, reset=self.borders == "reset")
+
+    def measures(self) -> tuple[str, ...]:
+        return (*super().measures(), *(("end_nats",) if self.eos else ()))
+
+    def metrics(self, model: Any, batch: Batch) -> Terms:
+        """Returns `end_nats` too, the loss of the end tokens, where texts have them."""
+        output = self._output(model, batch)
+        ends = batch.get(MarkEnds.NAME)
+        found = (
+            {}
+            if ends is None
+            else {"end_nats": losses.cross_entropy(*output[:2], ends)}
+        )
+        return self._measured(output) | found
+
+
+@dataclasses.dataclass(frozen=True)
+class MarkEnds:
+    """Adds `end_weights` (T,): the weights of targets that are end tokens, else 0."""
+
+    eos_id: int
+
+    NAME = "end_weights"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        ends = example["weights"] * (example["targets"] == self.eos_id)
+        return example | {self.NAME: ends.astype(np.float32)}

@@ -55,11 +55,13 @@ class TeacherForcing(base.Objective):
         return ("lm_loss", "lm_accuracy")
 
     def metrics(self, model: Any, batch: Batch) -> Terms:
-        output = (
-            model.logits(model(batch, train=False)),
-            batch["targets"],
-            batch["weights"],
-        )
+        return self._measured(self._output(model, batch))
+
+    def _output(self, model: Any, batch: Batch) -> tuple:
+        logits = model.logits(model(batch, train=False))
+        return logits, batch["targets"], batch["weights"]
+
+    def _measured(self, output: tuple) -> Terms:
         return {
             "lm_loss": losses.cross_entropy(*output),
             "lm_accuracy": losses.correct(*output),

@@ -187,8 +187,8 @@ def test_packed_rows_and_missing_packages_are_refused():
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"evals\.x\.metrics.*did you mean f1"):
-        wanted = evaluation(evaluator="predictions", metrics=("f2",))
+    with pytest.raises(ConfigError, match=r"evals\.x\.metrics.*did you mean accuracy"):
+        wanted = evaluation(evaluator="predictions", metrics=("acuracy",))
         check({"name": "classification"}, evals=wanted)
 
 
@@ -198,7 +198,7 @@ def test_an_unknown_metric_is_refused_with_the_known_ones():
     [
         ("x/mlm_los", "x/mlm_loss"),
         ("x/perplexit", "x/perplexity"),
-        ("y/mlm_loss", "x/mlm_loss"),
+        ("xx/mlm_loss", "x/mlm_loss"),
     ],
 )
 def test_a_metric_that_no_evaluation_yields_is_refused(field, metric, guess):
@@ -219,7 +219,7 @@ def test_a_metric_that_no_evaluation_yields_is_refused(field, metric, guess):
 def test_the_names_of_the_metrics_are_those_that_are_computed(
     objective, kind, pairs, tmp_path
 ):
-    special = {} if kind == "decoder" else {"cls": "[CLS]", "sep": "[SEP]"}
+    special = {} if kind == "decoder" else {"cls": "<bos>", "sep": "<eos>"}
     config = tiny.config(
         model=tiny.tree()["model"]
         | {"kind": kind, "token_types": 2 if kind == "encoder" else 0},
