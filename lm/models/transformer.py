@@ -120,39 +120,9 @@ class Model(nn.Module):
     heads: tuple[Head, ...] = ()
 
     def __post_init__(self):
-        require(self._rules())
-        check_implementation(self.compute.attention, self._wanted())
+        require(_rules(self))
+        check_implementation(self.compute.attention, _wanted(self))
         super().__post_init__()
-
-    def _rules(self) -> Iterator[Rule]:
-        """Yields the conditions between the fields."""
-        heads, attention = self.num_heads, self.attention
-        fix = "change one of them, or set model.attention.head_dim."
-        yield Rule(
-            bool(attention.head_dim) or self.d_model % heads == 0,
-            "model.d_model",
-            self.d_model,
-            f"a multiple of model.num_heads={heads}",
-            fix,
-        )
-        shared = attention.kv_heads or heads
-        where, expected = "model.attention.kv_heads", f"a divisor of num_heads={heads}"
-        yield Rule(heads % shared == 0, where, shared, expected)
-        size = attention.head_dim or self.d_model // heads
-        found, expected = f"rope with heads of {size}", "heads of an even size"
-        even = self.position != "rope" or size % 2 == 0
-        yield Rule(even, "model.position", found, expected)
-
-    def _wanted(self) -> Wanted:
-        """What its layers ask of the implementation of attention."""
-        return Wanted(
-            dtype=self.compute.dtype,
-            head_dim=self.shape.head_dim,
-            position=self.position,
-            softcap=self.attention.softcap,
-            dropout=self.attention.dropout,
-            precision=self.compute.precision,
-        )
 
     @property
     def can(self) -> frozenset[str]:
@@ -446,3 +416,35 @@ def _places(batch: Batch, side: str, prefix: bool = False) -> Places:
     if marked is None and prefix:
         marked = jnp.zeros_like(segments, bool)
     return Places(positions, segments, marked)
+
+
+def _rules(model: Model) -> Iterator[Rule]:
+    """Yields the conditions between the fields of a model."""
+    heads, attention = model.num_heads, model.attention
+    fix = "change one of them, or set model.attention.head_dim."
+    yield Rule(
+        bool(attention.head_dim) or model.d_model % heads == 0,
+        "model.d_model",
+        model.d_model,
+        f"a multiple of model.num_heads={heads}",
+        fix,
+    )
+    shared = attention.kv_heads or heads
+    where, expected = "model.attention.kv_heads", f"a divisor of num_heads={heads}"
+    yield Rule(heads % shared == 0, where, shared, expected)
+    size = attention.head_dim or model.d_model // heads
+    found, expected = f"rope with heads of {size}", "heads of an even size"
+    even = model.position != "rope" or size % 2 == 0
+    yield Rule(even, "model.position", found, expected)
+
+
+def _wanted(model: Model) -> Wanted:
+    """What the layers of a model ask of the implementation of attention."""
+    return Wanted(
+        dtype=model.compute.dtype,
+        head_dim=model.shape.head_dim,
+        position=model.position,
+        softcap=model.attention.softcap,
+        dropout=model.attention.dropout,
+        precision=model.compute.precision,
+    )
