@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from lm.config import jobs, schema
 from lm.config import resolve as configs
-from lm.config import schema
 from lm.config.resolve import Config
 from lm.errors import ConfigError, Rule, require
 from lm.models.base import ABILITIES
@@ -29,7 +29,13 @@ def check(config: Config, build: Open) -> None:
       ConfigError: the first thing that does not fit.
     """
     model, objective = build(config)
-    if lacks := _lacks(model, objective):
+    job = jobs.read(config.job, configs.ROOT)
+    missing = sorted({*job["needs"]} - model.can)
+    if missing:
+        can = ABILITIES.get(missing[0], missing[0])
+        found = f"{config.model.name!r}, which cannot {can} ({missing[0]})"
+        raise ConfigError("model.name", found, f"one that can, for job {config.job}")
+    if lacks := _lacks(config, model, objective):
         raise _misfit(config, build, lacks, model)
     require(_general(config, model, objective))
     require(objective.rules(config))
@@ -55,9 +61,12 @@ def build_class(
     return configs.build(cls, section, **wiring)
 
 
-def _lacks(model: Any, objective: Any) -> list[str]:
+def _lacks(config: Config, model: Any, objective: Any) -> list[str]:
     """Lists by what a model does not fit an objective."""
-    return sorted(objective.needs - model.can) + sorted(model.reads - objective.gives)
+    needs = objective.needs
+    if not jobs.read(config.job, configs.ROOT)["loss"]:
+        needs -= {"hidden"}  # What the loss is computed from.
+    return sorted(needs - model.can) + sorted(model.reads - objective.gives)
 
 
 def _misfit(config: Config, build: Open, lacks: list[str], model: Any) -> ConfigError:
@@ -105,7 +114,7 @@ def _with(config: Config, section: str, name: str, value: Any) -> Config:
 def _left(lacks: list[str], config: Config, build: Open) -> float:
     """Counts what another config lacks; infinite where the first of `lacks` stays."""
     try:
-        left = _lacks(*build(config))
+        left = _lacks(config, *build(config))
     except ConfigError:
         return math.inf
     return math.inf if lacks[0] in left else len(left)
