@@ -121,3 +121,32 @@ def test_code_in_an_override_stays_text(tmp_path, here, capsys):
     for field in ("optim.lr", "seed", "data.sources", "model.preset"):
         refusal(capsys, [QUICK, f"--config.{field}={code}", f"--workdir={tmp_path}"], 2)
     assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "named"),
+    [
+        ("--config.model.num_layers=1000000", "model.num_layers"),
+        ("--config.model.vocab_size=2147483648", "model.vocab_size"),
+        ("--config.model.d_model=9223372036854775807", "model.d_model"),
+        ("--config.optim.lr=1e39", "optim.lr"),
+        ("--config.batch_size=99999999999999999999999", "batch_size"),
+        ("--workdir=\udcff\udcfe", "--workdir"),
+        ("--workdir=a\0b", "--workdir"),
+        ("--config.data.cache=\udcff", "flags"),
+        ("--wrokdir=x", "did you mean --workdir?"),
+        ("--config.optim.name=\x1b[31mred", r"\x1b[31mred"),
+    ],
+)
+def test_an_absurd_value_is_a_line_at_once(here, capsys, flag, named):
+    began = time.monotonic()
+    assert main(["--config=tests/faults/config.py", flag]) == 2
+    said = capsys.readouterr().err
+    assert time.monotonic() - began < 3
+    assert named in said and len(said.splitlines()) == 1 and "\x1b" not in said
+
+
+def test_a_workdir_with_a_name_that_is_too_long(here, capsys):
+    assert main(["--config=tests/faults/config.py", f"--workdir={'x' * 5000}"]) == 5
+    said = capsys.readouterr().err
+    assert "name too long" in said and len(said) < 1000

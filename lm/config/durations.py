@@ -20,6 +20,8 @@ def parse(value: object) -> tuple[Fraction, str] | None:
     The number is exact, so that 7 % of 100 steps are 7. Steps are whole, percentages at
     most 100.
     """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 1e3 steps
     if isinstance(value, int) and not isinstance(value, bool):
         return (Fraction(value), "steps") if abs(value) < 2**63 else None
     found = isinstance(value, str) and _PATTERN.fullmatch(value.strip().lower())

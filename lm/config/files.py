@@ -29,9 +29,12 @@ def read_file(file_arg: str) -> dict[str, Any]:
     name, _, arg = file_arg.partition(":")
     path = find_file(name)
     if not path.is_file() or path.suffix != ".py":
-        stems = {file.stem: str(file) for file in path.parent.glob("*.py")}
-        for folder in config_folders():
-            stems |= {file.stem: f"configs/{file.name}" for file in folder.glob("*.py")}
+        stems = {
+            file.stem: f"configs/{file.name}"
+            for folder in config_folders()
+            for file in folder.glob("*.py")
+        }
+        stems |= {file.stem: str(file) for file in path.parent.glob("*.py")}
         guess = stems.get(near(path.stem, stems) or "")
         raise ConfigError(
             f"--config={file_arg}",

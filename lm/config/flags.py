@@ -58,6 +58,16 @@ class Parser(argparse.ArgumentParser):
         """Parses the flags, and allows the code that they name, no other."""
         flags, rest = super().parse_known_args(args, namespace)
         allow_code(flags.allow_code)
+        texts = {n: v for n, v in vars(flags).items() if n != "prompts"}
+        for name, value in (*texts.items(), *(("flags", text) for text in rest)):
+            if isinstance(value, str) and not _is_text(value):
+                where = "flags" if name == "flags" else flag(name)
+                raise ConfigError(where, repr(value), "UTF-8 text without NUL")
+        for text in rest:
+            name = text.partition("=")[0]
+            if name.startswith("--") and not name.startswith("--config."):
+                known = [*self._option_string_actions]
+                raise schema.no_such(name, name, known)
         return flags, rest
 
     def format_help(self) -> str:
@@ -81,6 +91,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError("flags", message, self._called)
+
+
+def _is_text(text: str) -> bool:
+    """Whether the shell gave UTF-8: other bytes come as lone surrogates."""
+    try:
+        return "\0" not in text and bool(text.encode() or True)
+    except UnicodeEncodeError:
+        return False
 
 
 def flag(field: str) -> str:

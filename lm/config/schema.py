@@ -10,7 +10,6 @@ the functions of a module or of the files of a room,
 
 import ast
 import difflib
-import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -26,6 +25,8 @@ from lm.errors import ConfigError
 
 REQUIRED = object()  # the default of a field that has none
 MISFIT = object()  # what `fit` gives for a value that is not of the type
+MOST_INT = 2**31 - 1  # of a whole number whose field has no upper bound
+MOST_FLOAT = 3.4e38  # of any number: what float32 can hold
 _SCALARS = ("int", "float", "str", "bool", "Duration")
 
 
@@ -219,7 +220,8 @@ def fit(value: Any, kind: ast.expr, bounds: str | None = None) -> Any:
     """The value in the type of an annotation, or MISFIT.
 
     A whole number is taken for a float, a list for a tuple; text never for a number,
-    nor a truth value for one. Numbers are finite, whole ones below 2**63.
+    nor a truth value for one. Numbers are finite, whole ones at most MOST_INT unless
+    their bounds say more.
     """
     if isinstance(value, Text):
         read = fit(literal(value), kind, bounds)
@@ -235,16 +237,18 @@ def fit(value: Any, kind: ast.expr, bounds: str | None = None) -> Any:
         case ast.Name("str"):
             return str(value) if isinstance(value, str) else MISFIT
         case ast.Name("int"):
-            return value if _is_int(value) and within(value, bounds) else MISFIT
+            fits = _is_int(value) and within(value, bounds)
+            return value if fits and _is_bounded(value, bounds) else MISFIT
         case ast.Name("float"):
             if not _is_int(value) and not isinstance(value, float):
                 return MISFIT
-            ok = math.isfinite(value) and within(value, bounds)
+            ok = abs(value) <= MOST_FLOAT and within(value, bounds)
             return float(value) if ok else MISFIT
         case ast.Name("Duration"):
             parsed = durations.parse(value)
-            ok = parsed is not None and within(parsed[0], bounds or "[0, inf)")
-            return value if ok else MISFIT
+            if parsed is None or not within(parsed[0], bounds or "[0, inf)"):
+                return MISFIT
+            return int(value) if isinstance(value, float) else value
         case ast.Name("Any"):
             return _fit_any(value)
         case ast.Subscript(ast.Name("Literal"), words):
@@ -269,6 +273,11 @@ def _is_int(value: Any) -> bool:
     return whole and abs(value) < 2**63
 
 
+def _is_bounded(value: int, bounds: str | None) -> bool:
+    """Whether a number is below 2**31, or its field has an upper bound of its own."""
+    return abs(value) <= MOST_INT or (bounds is not None and "inf" not in bounds)
+
+
 def _repeats(items: ast.expr) -> bool:
     return ast.unparse(_items(items)[-1]) == "..."
 
@@ -278,7 +287,9 @@ def _fit_any(value: Any) -> Any:
         return _fit_dict(value, ast.Name("Any"), None)
     if isinstance(value, list | tuple):
         return _fit_items(value, ast.Name("Any"), None)
-    kinds = (ast.Name(name) for name in ("bool", "int", "float", "str", "None"))
+    if _is_int(value):
+        return value
+    kinds = (ast.Name(name) for name in ("bool", "float", "str", "None"))
     return next((value for kind in kinds if fit(value, kind) is not MISFIT), MISFIT)
 
 
@@ -368,8 +379,8 @@ def check(field: Field, value: Any, where: str) -> Any:
         _check_words(field, fitted, where)
         return fitted
     expected = describe(field.type, field.bounds, field.words)
-    if isinstance(value, int) and abs(value) >= 2**63:
-        expected += " below 2**63"
+    if isinstance(value, int) and abs(value) > MOST_INT:
+        expected += " below 2**31"
     words = re.findall(r"'(\w+)'", ast.unparse(field.type))
     guess = near(value, words) if isinstance(value, str) else None
     fix = f"did you mean {guess}?" if guess else None

@@ -43,12 +43,14 @@ def find_files(pattern: str) -> list[Path]:
         folder = folder.parent
     names = sorted(os.listdir(folder)) if os.access(folder, os.R_OK) else []
     wanted = path.parts[len(folder.parts)]
-    near = difflib.get_close_matches(wanted, names, 3, 0.5) or names[:3]
+    near = difflib.get_close_matches(wanted, names, 3, 0.5)
+    if not near and folder != folder.parent:  # What lies in / helps nobody.
+        near = [name for name in names if not name.startswith(".")][:3]
     raise DataError(
         pattern,
         "no file that matches" if set("*?[") & set(pattern) else "no such file",
         "an existing file",
-        f"{folder} holds {', '.join(near) if near else 'nothing'}",
+        f"{folder} holds {', '.join(near) or f'no {wanted}'}",
     )
 
 

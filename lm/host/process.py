@@ -12,6 +12,7 @@ Environment, all optional:
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import platform
@@ -25,6 +26,7 @@ from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 from lm.errors import ConfigError, PeerError, Refusal, StorageError, escape
+from lm.host import environ as environ_numbers
 
 PREEMPTED, INTERRUPTED, UNREAD = 75, 130, 141
 T = TypeVar("T")
@@ -151,9 +153,17 @@ def _out_of_memory(error: Exception) -> StorageError | None:
     # Known by name: jax need not be imported, and the class has moved before.
     names = {each.__name__ for each in type(error).__mro__}
     device = names & {"JaxRuntimeError", "XlaRuntimeError"}
-    if not isinstance(error, MemoryError) and not (
-        device and "RESOURCE_EXHAUSTED" in str(error)
-    ):
+    text = str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text:
+        fix = "raise the limit of open files (ulimit -n)"
+        return StorageError(
+            "open files", " ".join(text.split())[:200], "room for more", fix
+        )
+    no_memory = isinstance(error, MemoryError) or number == errno.ENOMEM
+    no_thread = isinstance(error, RuntimeError) and "can't start new thread" in text
+    exhausted = device and "RESOURCE_EXHAUSTED" in text
+    if not (no_memory or no_thread or exhausted):
         return None
     return StorageError(
         "memory",
@@ -187,6 +197,9 @@ class Preemption:
         import jax
 
         self._shared = jax.distributed.is_initialized()
+        if threading.current_thread() is not threading.main_thread():
+            _say("note: not in the main thread, so SIGTERM and Ctrl-C do not save")
+            return self
         self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._note)
         if not self._shared:  # There the service of jax has its own handler.
             self._previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._note)
@@ -250,7 +263,7 @@ def platform_setup(environ: Mapping[str, str] = os.environ) -> list[str]:
     notes = _compile_cache(environ)
     cluster = _cluster(environ)
     if cluster is not None:
-        _join(cluster, _number(environ, "LM_PEER_TIMEOUT", 300))
+        _join(cluster, environ_numbers.whole("LM_PEER_TIMEOUT", 300, environ=environ))
     try:
         devices = jax.devices()
     except RuntimeError as error:
@@ -274,14 +287,15 @@ def _compile_cache(environ: Mapping[str, str]) -> list[str]:
     if choice == "off" or "JAX_COMPILATION_CACHE_DIR" in environ:
         return []
     base = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "~")) / ".cache"
-    root = Path(choice or Path(base) / "lm" / "jax").expanduser()
+    root = Path(choice or Path(base) / "lm" / "jax")
     try:
+        root = root.expanduser()
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         facts = root.stat()
         found = f"owner {facts.st_uid}, mode {facts.st_mode & 0o777:o}"
         private = facts.st_uid == os.getuid() and not facts.st_mode & 0o077
-    except OSError as error:
-        found, private = error.strerror or str(error), False
+    except (OSError, RuntimeError) as error:  # RuntimeError: "~" of nobody
+        found, private = getattr(error, "strerror", None) or str(error), False
     if not private:
         expected = f"a directory of user {os.getuid()} with mode 700"
         if choice:
@@ -309,7 +323,7 @@ def _cpu() -> str:
 def _cluster(environ: Mapping[str, str]) -> dict[str, Any] | None:
     """The arguments of jax.distributed.initialize, or None for a process alone."""
     several = (
-        _number(environ, "SLURM_STEP_NUM_TASKS", 1) > 1
+        environ_numbers.whole("SLURM_STEP_NUM_TASKS", 1, 0, 2**24, environ) > 1
         or "," in environ.get("TPU_WORKER_HOSTNAMES", "")
     )  # fmt: skip
     numbered = [name for name in ("LM_PROCESSES", "LM_PROCESS") if name in environ]
@@ -320,11 +334,12 @@ def _cluster(environ: Mapping[str, str]) -> dict[str, Any] | None:
             raise ConfigError(numbered[0], f"LM_COORDINATOR {coordinator}", expected)
         return {} if coordinator == "auto" else None
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal():
+    plain = port.isascii() and port.isdecimal() and len(port) < 6
+    if not host or not plain or not 0 < int(port) < 2**16:
         expected = "host:port, auto or off"
         raise ConfigError("LM_COORDINATOR", repr(coordinator), expected)
-    processes = _number(environ, "LM_PROCESSES")
-    process = _number(environ, "LM_PROCESS")
+    processes = environ_numbers.whole("LM_PROCESSES", None, 1, 2**20, environ)
+    process = environ_numbers.whole("LM_PROCESS", None, 0, 2**20, environ)
     if not 0 <= process < processes:
         expected = f"0 to {processes - 1}, since LM_PROCESSES={processes}"
         raise ConfigError("LM_PROCESS", str(process), expected)
@@ -334,13 +349,6 @@ def _cluster(environ: Mapping[str, str]) -> dict[str, Any] | None:
         "process_id": process,
         "cluster_detection_method": "deactivate",
     }
-
-
-def _number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
-    text = environ.get(name, "" if default is None else str(default))
-    if not text.isdecimal():
-        raise ConfigError(name, repr(text) if text else "nothing", "a whole number")
-    return int(text)
 
 
 def _join(cluster: dict[str, Any], seconds: int) -> None:

@@ -28,8 +28,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from lm.errors import ConfigError, PeerError, Refusal
-from lm.host import storage
+from lm.errors import PeerError, Refusal
+from lm.host import environ, storage
 
 TICK = 0.5  # seconds
 _barriers = itertools.count()  # The name of a barrier is used once.
@@ -60,9 +60,11 @@ class Watch:
     ):
         self._stacks, self._end = Path(workdir) / "stacks.txt", end
         self._limit = (
-            _seconds("LM_PHASE_LIMIT", 1800) if phase_limit is None else (phase_limit)
+            environ.whole("LM_PHASE_LIMIT", 1800)
+            if phase_limit is None
+            else (phase_limit)
         )
-        limit = _seconds("LM_PEER_LIMIT", 10) if peer_limit is None else peer_limit
+        limit = environ.whole("LM_PEER_LIMIT", 10) if peer_limit is None else peer_limit
         self._peers = None
         if processes > 1:
             self._peers = Peers(client, process, processes, limit, lambda: self._phase)
@@ -293,10 +295,3 @@ def _on_abort(act: Callable[[], None]) -> None:
     kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
     _handlers.append(kind(lambda number: act()))
     ctypes.CDLL(None).signal(signal.SIGABRT, _handlers[-1])
-
-
-def _seconds(name: str, default: float) -> float:
-    text = os.environ.get(name, "")
-    if text and not text.isdecimal():
-        raise ConfigError(name, repr(text), "a whole number of seconds")
-    return float(text or default)

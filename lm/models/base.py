@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lm.errors import ConfigError
 
-BOUNDS = {"unroll": "[0, inf)"}
+BOUNDS = {"unroll": "[0, 4096]"}
 CHANGEABLE = ("dtype", "unroll", "remat", "attention", "precision")
 
 Batch = Mapping[str, jax.Array]

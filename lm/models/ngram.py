@@ -32,8 +32,8 @@ from lm.ops import ngrams
 from lm.ops.ngrams import Table
 
 BOUNDS = {
-    "vocab_size": "[1, inf)",
-    "vocab_multiple": "[1, inf)",
+    "vocab_size": "[1, 16777216]",
+    "vocab_multiple": "[1, 1048576]",
     "order": "[1, 6]",
     "k": "[1e-9, 1e9]",
 }

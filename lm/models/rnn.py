@@ -23,10 +23,10 @@ from lm.ops.dense import project
 from lm.ops.recurrence import CELLS, Marks, marks, recur
 
 BOUNDS = {
-    "vocab_size": "[1, inf)",
-    "vocab_multiple": "[1, inf)",
-    "num_layers": "[1, inf)",
-    "d_model": "[1, inf)",
+    "vocab_size": "[1, 16777216]",
+    "vocab_multiple": "[1, 1048576]",
+    "num_layers": "[1, 4096]",
+    "d_model": "[1, 1048576]",
     "dropout": "[0, 1)",
     "init_std": "(0, inf)",
 }

@@ -33,10 +33,10 @@ RULES = (
 )
 
 BOUNDS = {
-    "data": "[-1, inf)",
-    "fsdp": "[1, inf)",
-    "tensor": "[1, inf)",
-    "sequence": "[1, inf)",
+    "data": "[-1, 1048576]",
+    "fsdp": "[1, 1048576]",
+    "tensor": "[1, 1048576]",
+    "sequence": "[1, 1048576]",
 }
 CHANGEABLE = ("data", "fsdp", "tensor", "sequence", "rules")
 

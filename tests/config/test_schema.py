@@ -147,7 +147,10 @@ NAN, INF = float("nan"), float("inf")
         ("Duration", 0, 0),
         ("Duration", -1, MISFIT),
         ("Duration", "1000", MISFIT),
-        ("Duration", 1.0, MISFIT),
+        ("Duration", 1.0, 1),
+        ("Duration", 1.5, MISFIT),
+        ("Duration", 1e300, MISFIT),
+        ("Duration", Text("1e3"), 1000),
         ("int", Text("3"), 3),
         ("float", Text("1e-4"), 1e-4),
         ("float", Text("1e999"), MISFIT),
@@ -352,3 +355,25 @@ def test_a_module_that_is_no_python_is_a_refusal(tmp_path, text):
     (tmp_path / "thing.py").write_text(text)
     with pytest.raises(ConfigError, match=r"thing\.py.*a Python module"):
         read_class(tmp_path / "thing.py", "Thing", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "bounds"),
+    [
+        ("int", 2**31, None),
+        ("int", -(2**31), None),
+        ("int", 2**31, "[1, inf)"),
+        ("int | None", 2**63 - 1, "[1, inf)"),
+        ("float", 1e39, None),
+        ("float", 1e39, "(0, inf)"),
+        ("tuple[int, ...]", (1, 2**31), None),
+    ],
+)
+def test_every_number_has_an_upper_bound(annotation, value, bounds):
+    assert fit(value, kind(annotation), bounds) is MISFIT
+    with pytest.raises(ConfigError, match=r"x: found"):
+        check(Field("x", kind(annotation), 1, bounds), value, "x")
+
+
+def test_a_bound_of_its_own_may_be_larger():
+    assert fit(2**32 - 1, kind("int"), "[0, 4294967295]") == 2**32 - 1

@@ -1,5 +1,6 @@
 """Exit codes, signals, the compilation cache, several processes on this machine."""
 
+import errno
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import pytest
 
 from lm import errors
-from lm.host.process import Preemption, _cluster, _compile_cache, _number, run_main
+from lm.host.process import Preemption, _cluster, _compile_cache, run_main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -329,10 +330,39 @@ def test_half_a_cluster_is_refused(environ, where):
     assert caught.value.where == where
 
 
-def test_a_number_of_the_environment():
-    assert _number({}, "LM_PEER_TIMEOUT", 300) == 300
-    with pytest.raises(errors.ConfigError, match="'5s'"):
-        _number({"LM_PEER_TIMEOUT": "5s"}, "LM_PEER_TIMEOUT", 300)
+def test_a_thread_that_is_not_the_main_one_works_without_signals(capsys):
+    """As a notebook's executor calls a command."""
+    codes = []
+
+    def act():
+        with Preemption() as preemption:
+            assert not preemption.requested(1)
+            return preemption.wait(lambda: 3)
+
+    thread = threading.Thread(target=lambda: codes.append(run_main(act)))
+    thread.start()
+    thread.join(30)
+    assert codes == [3]
+    assert "not in the main thread" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "open files"),
+        (RuntimeError("INTERNAL: open /x: Too many open files"), "open files"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory"),
+        (RuntimeError("can't start new thread"), "memory"),
+        (MemoryError(), "memory"),
+    ],
+)
+def test_what_the_machine_lacks_is_a_line_with_5(capsys, error, named):
+    def act():
+        raise error
+
+    assert run_main(act) == 5
+    said = capsys.readouterr().err
+    assert said.startswith(f"error[storage] {named}: ") and len(said.splitlines()) == 1
 
 
 SETUP = """

@@ -1,12 +1,11 @@
 """Limits of phases, signs of life of other processes, the stacks that are left."""
 
-import os
 import threading
 import time
 
 import pytest
 
-from lm.errors import ConfigError, PeerError
+from lm.errors import PeerError
 from lm.host import watch
 from lm.host.watch import Peers, Watch
 
@@ -129,12 +128,3 @@ def test_an_error_of_ones_own_stays_what_it_is(tmp_path):
         raise ValueError("mine")
     assert "mine" in service.values["lm/signs/0"]
     other.stop(None)
-
-
-def test_the_limits_of_the_environment(monkeypatch):
-    monkeypatch.setitem(os.environ, "LM_PHASE_LIMIT", "5s")
-    with pytest.raises(ConfigError, match="LM_PHASE_LIMIT"):
-        watch._seconds("LM_PHASE_LIMIT", 1)
-    monkeypatch.setitem(os.environ, "LM_PHASE_LIMIT", "5")
-    assert watch._seconds("LM_PHASE_LIMIT", 1) == 5
-    assert watch._seconds("LM_NOT_SET", 1) == 1

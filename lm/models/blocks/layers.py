@@ -25,19 +25,19 @@ from lm.ops.norms import layer_norm, rms_norm
 from lm.ops.positions import rotate
 
 BOUNDS = {
-    "head_dim": "[1, inf)",
-    "kv_heads": "[1, inf)",
+    "head_dim": "[1, 65536]",
+    "kv_heads": "[1, 65536]",
     "scale": "(0, inf)",
     "softcap": "(0, inf)",
-    "window": "[1, inf)",
+    "window": "[1, 16777216]",
     "dropout": "[0, 1)",
-    "buckets": "[4, inf)",
-    "max_distance": "[2, inf)",
+    "buckets": "[4, 65536]",
+    "max_distance": "[2, 16777216]",
     "base": "(1, inf)",
     "factor": "[1, inf)",
     "low": "(0, inf)",
     "high": "(0, inf)",
-    "original_len": "[1, inf)",
+    "original_len": "[1, 16777216]",
 }
 
 
