@@ -113,7 +113,7 @@ def fit(
                 state, host = checkpointer.restore(as_saved(program))
                 adopt.check_data(host["data"], at.data)
                 at = at.resume(host, state)
-                writer.note(f"continuing from pass {at.step}")
+                writer.note(f"continuing from step {at.step}")
             else:
                 at = replace(at, state=begin(config, corpus, program, writer.note))
             writer.start(at.step, every=times.log, total_steps=times.total)
@@ -149,7 +149,7 @@ def fit(
 
         # ── The end ─────────────────────────────────────────────────────────────────
         if exit_code:
-            writer.note(f"stopped after pass {at.step}; run again to continue")
+            writer.note(f"stopped after step {at.step}; run again to continue")
             return exit_code
         writer.note(f"{size(at.state.params)}; {timing.describe_peak()}")
         writer.note(summary(workdir, at.step))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lm.config import jobs
 from lm.config import resolve as configs
 from lm.config.flags import Parser
 from lm.config.resolve import Config
@@ -182,18 +183,28 @@ def results(
     Raises:
       DataError: what the data of the config are refused for.
     """
+    from lm import run as runs
     from lm.checks import invariances
     from lm.data import pipeline
 
     straight, killed = workdir / "straight", workdir / "killed"
     inherit_tokenizer(config, straight)
-    subject = invariances.Subject(configs.resolve(tree), straight, lambda line: None)
+    shrunk, has_loss = (
+        configs.resolve(tree),
+        jobs.read(config.job, configs.ROOT)["loss"],
+    )
+    if has_loss:
+        subject = invariances.Subject(shrunk, straight, lambda line: None)
+    else:  # It would make the tokenizer.
+        runs.open_corpus(shrunk, straight, lambda line: None)
     if "resume" in wanted:
         pipeline.copy_tokenizer(straight / "tokenizer", killed / "tokenizer")
         yield resume(tree, straight, killed, environ)
     for name, check in invariances.CHECKS.items():
-        if name in wanted:
+        if name in wanted and has_loss:
             yield invariant(name, check, subject)
+        elif name in wanted:
+            yield Result(name, None, None, f"job {config.job} has no loss and gradient")
 
 
 def invariant(name: str, check: Callable, subject: Any) -> Result:
@@ -223,40 +234,23 @@ def small(config: Config, given: set[str], cache: Path, full: bool) -> dict[str,
     for path, value in (changes if full else changes | narrow(config)).items():
         *parents, last = path.split(".")
         section = functools.reduce(dict.__getitem__, parents, tree)
-        if path not in given:
+        if path not in given and last in section:  # A fit has no optimiser.
             section[last] = value
     return tree
 
 
 def narrow(config: Config) -> dict[str, Any]:
-    """Changes that make rows short and the model small, of the same kind."""
-    model, objective = config.model, config.objective
+    """Gives the changes that make rows short and the model small, of the same kind."""
+    from lm import run as runs
+
+    cls = configs.load_class("objective", config.objective.name)
+    objective = configs.build(cls, config.objective)
+    model = runs.open_model(config, objective)
     changes: dict[str, Any] = {"seq_len": min(config.seq_len, 128)}
     # Patterns may name layers that the small model lacks.
     changes |= {"optim.multipliers": [], "optim.freeze": []}
-    limits = {"source_len": 256, "target_len": 128}
-    for name, limit in limits.items():
-        if objective.get(name):
-            changes[f"objective.{name}"] = min(objective[name], limit)
-    if objective.get("too_long") == "error":
-        changes["objective.too_long"] = "cut"
-    if {"num_heads", "d_model", "d_ff", "num_layers"} <= model.keys():
-        ratio = model.d_ff / model.d_model
-        width = 8 * model.num_heads
-        changes |= {
-            "model.num_layers": 2,
-            "model.d_model": width,
-            "model.d_ff": max(round(ratio * width / 8), 1) * 8,
-        }
-        if model.get("encoder_layers"):
-            changes["model.encoder_layers"] = 2 + (
-                model.encoder_layers != model.num_layers
-            )
-        if model.get("attention", {}).get("head_dim"):
-            changes["model.attention.head_dim"] = 8
-        if model.get("attention", {}).get("window"):
-            changes["model.attention.window"] = min(model.attention.window, 32)
-    return changes
+    changes |= {f"objective.{name}": new for name, new in objective.small().items()}
+    return changes | {f"model.{name}": new for name, new in model.small().items()}
 
 
 def describe(config: Config) -> str:

@@ -129,7 +129,7 @@ def test_early_stopping_and_the_best_checkpoint(tmp_path):
 def test_more_passes_go_on_with_the_checkpoint(tmp_path):
     assert run(settings("mixture", steps=3), tmp_path / "moved")[0] == 0
     code, said = run(settings("mixture"), tmp_path / "moved")
-    assert code == 0 and "continuing from pass 3" in said
+    assert code == 0 and "continuing from step 3" in said
     assert run(settings("mixture"), tmp_path / "straight")[0] == 0
     assert tiny.state_bits(tmp_path / "moved") == tiny.state_bits(tmp_path / "straight")
 

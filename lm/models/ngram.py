@@ -173,16 +173,13 @@ class Model(nn.Module):
         rows = hidden.reshape(-1)
         seen = jnp.where(rows >= 0, totals[jnp.maximum(rows, 0)], 0)
         spread = jnp.log(seen + self.k * words.sum())[:, None]
-        background = math.log(self.k) - jnp.broadcast_to(
-            spread, (len(rows), self.vocab_size)
-        )
+        unseen = jnp.where(words, math.log(self.k) - spread, -jnp.inf)
         out = ngrams.scatter(
             trie[str(self.order)],
             rows,
-            background,
+            unseen,
             lambda row, child: jnp.log(counts[child] + self.k) - spread[row, 0],
         )
-        out = jnp.where(words, out, -jnp.inf)
         return out.reshape(*hidden.shape[:-1], self.vocab_size)
 
     # ── Decoding ────────────────────────────────────────────────────────────────────

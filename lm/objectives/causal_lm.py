@@ -52,6 +52,9 @@ class Objective(TeacherForcing):
     def needs(self) -> frozenset[str]:
         return super().needs | {"causal"}
 
+    def small(self) -> dict[str, Any]:
+        return {"stride": self.stride and min(self.stride, 128)}
+
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
 
