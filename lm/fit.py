@@ -267,7 +267,7 @@ def sum_up(parts: Parts, at: Progress, watching: watch.Watch) -> tuple[Any, int]
     kind = {"host": OnHost, "device": OnDevice}[model.statistics_on]
     sums, tokens = kind(parts.program, at.state.params), 0
     host = pipeline.batches(
-        replace(corpus.stream, mixture=None),  # all rows, one after the other
+        replace(corpus.stream, mixture=None, lanes=None),  # each row once, in order
         batch_size=config.batch_size,
         first_step=0,
         last_step=count,
