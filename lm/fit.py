@@ -93,7 +93,7 @@ def fit(
         # ── Where the run stands; perhaps it is finished ────────────────────────────
         stop = configs.build(guard.Stop, config.stop)
         best = guard.Best(config.checkpoint.best, config.checkpoint.best_mode)
-        data = pipeline.fingerprint(corpus.stream, corpus.codec, config.batch_size)
+        data = corpus.identity()
         at = Progress.begin(stop, best, data)
         latest = checkpointer.latest()
         seen = at.resume(adopt.peek(workdir, latest), None)

@@ -6,6 +6,8 @@ checkpoint means the same to each of them.
 
 import dataclasses
 import functools
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ from lm import transfer
 from lm.config import match
 from lm.config import resolve as configs
 from lm.config.resolve import Config
-from lm.data import pipeline
+from lm.data import pipeline, summary
 from lm.data.pipeline import Data, Shares, Stream
 from lm.decoding import loop
 from lm.errors import ConfigError, DataError
@@ -59,6 +61,25 @@ class Corpus:
     def stream(self) -> Stream:
         """The training examples."""
         return self.open(self.config.data, seed=self.config.seed, train=True)
+
+    @functools.cached_property
+    def evals(self) -> dict[str, Stream]:
+        """The examples of each evaluation."""
+        return {
+            name: self.open(e.data, seed=e.seed, train=False, changes=e.objective)
+            for name, e in self.config.evals.items()
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the data (`lm.data.pipeline.fingerprint`)."""
+        evals = {}
+        for name, stream in self.evals.items():
+            section = self.config.evals[name]
+            text = json.dumps([section.data, section.objective, section.seed])
+            digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+            evals[name] = {"section": digest, "rows": pipeline.rows_of(stream)}
+        size = self.config.batch_size
+        return pipeline.fingerprint(self.stream, self.codec, size, evals)
 
     def token_counts(self) -> np.ndarray:
         """(V,) how often each token stands in the training rows."""
@@ -205,13 +226,18 @@ def durations(config: Config, corpus: Corpus) -> Callable[..., int]:
 
 
 def describe_data(corpus: Corpus, total: int) -> str:
-    """Returns a line for the log on the training data, and how often they are seen."""
+    """Returns lines for the log: a summary of the data, and how often they are seen."""
     rows, batch_size = len(corpus.stream), corpus.config.batch_size
     tokens = sum(index.facts["tokens"] for index in corpus.stream.indices)
-    return (
-        f"data: {rows:,} rows, {tokens:,} tokens, vocabulary "
-        f"{corpus.codec.vocab_size:,}; {total:,} steps of {batch_size} rows "
-        f"are {total * batch_size / rows:.1f} epochs"
+    names = corpus.config.objective.get("labels", ())
+    return "\n".join(
+        [
+            f"data: {rows:,} rows, {tokens:,} tokens, vocabulary "
+            f"{corpus.codec.vocab_size:,}",
+            f"  {total:,} steps of {batch_size} rows are "
+            f"{total * batch_size / rows:.1f} epochs",
+            *summary.describe(corpus.stream, corpus.evals, names),
+        ]
     )
 
 
@@ -421,7 +447,7 @@ def open_examples(
 ) -> Examples:
     """Opens the set of an evaluation, a section of config.evals."""
     changes = section.objective
-    stream = corpus.open(section.data, seed=section.seed, train=False, changes=changes)
+    stream = corpus.evals[name]
     data = configs.build(Data, section.data)
     rows = min(len(stream), section.limit or len(stream))
     count = math.ceil(rows / batch_size)

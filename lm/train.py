@@ -16,7 +16,6 @@ from lm import transfer
 from lm.config import resolve as configs
 from lm.config.durations import Times
 from lm.config.resolve import Config
-from lm.data import pipeline
 from lm.errors import NumericalError
 from lm.host import process, timing, watch
 from lm.training import diagnose, guard, sharding
@@ -104,7 +103,7 @@ def train(
         # ── Where the run stands; perhaps it is finished ────────────────────────────
         stop = configs.build(guard.Stop, config.stop)
         best = guard.Best(config.checkpoint.best, config.checkpoint.best_mode)
-        data = pipeline.fingerprint(corpus.stream, corpus.codec, config.batch_size)
+        data = corpus.identity()
         at = Progress.begin(stop, best, data)
         latest = checkpointer.latest()
         seen = at.resume(adopt.peek(workdir, latest), None)

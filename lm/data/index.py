@@ -221,6 +221,7 @@ class Writer:
         arrays = {n: c for n, c in columns if isinstance(c, Arrays)}
         fields = {n: c for n, c in columns if isinstance(c, Column)}
         facts |= self.counts | {
+            "counted": sorted(self.counts),
             "rows": len(self._rows) - 1,
             "tokens": self._end,
             "dtype": np.dtype(self.dtype).name,

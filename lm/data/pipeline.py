@@ -426,18 +426,27 @@ def check_unknown(index: indices.Index, codec: Any, most: float, place: str) -> 
 ROWS = ("name", "records", "skipped", "rows", "tokens")
 
 
-def fingerprint(stream: Stream, codec: Any, batch_size: int) -> dict[str, Any]:
+def fingerprint(
+    stream: Stream, codec: Any, batch_size: int, evals: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What a checkpoint keeps, to notice that the data are other than they were.
 
-    A part that is None is not kept.
+    Args:
+      evals: the identities of the evaluations' sets, by name.
     """
     parts = {
         "format": indices.FORMAT,
         "tokenizer": codec.fingerprint,
-        "rows": [{key: index.facts[key] for key in ROWS} for index in stream.indices],
+        "rows": rows_of(stream),
         "mixture": list(stream.mixture.weights) if stream.mixture else [],
         "lanes": stream.lanes.count if stream.lanes else None,
         "seed": stream.seed,
         "batch_size": batch_size,
+        "evals": dict(evals or {}) or None,
     }
     return {name: value for name, value in parts.items() if value is not None}
+
+
+def rows_of(stream: Stream) -> list[dict[str, Any]]:
+    """The names and counts of a stream's indices."""
+    return [{key: index.facts[key] for key in ROWS} for index in stream.indices]

@@ -57,7 +57,8 @@ def check_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuses to go on with data that are not those of the checkpoint.
 
     Rows whose index is of another format have another name, and are compared by the
-    numbers of records, rows and tokens.
+    numbers of records, rows and tokens. An evaluation is compared where its section of
+    the config is the same.
 
     Args:
       saved, now: the identity of the data (`lm.data.pipeline.fingerprint`), of the
@@ -68,6 +69,16 @@ def check_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """
     if saved.get("format") != now.get("format"):
         saved, now = _unnamed(saved), _unnamed(now)
+    for name in {*saved.get("evals", {})} & {*now.get("evals", {})}:
+        old, new = saved["evals"][name], now["evals"][name]
+        if old["section"] == new["section"] and old["rows"] != new["rows"]:
+            raise CheckpointError(
+                f"data fingerprint: evals.{name}",
+                f"{new['rows']}",
+                f"{old['rows']}, as in the checkpoint",
+                "restore the files of the evaluation, or use another --workdir",
+            )
+    saved, now = (dict(identity) | {"evals": None} for identity in (saved, now))
     for part in {**saved, **now}:
         if saved.get(part) != now.get(part):
             raise CheckpointError(
@@ -82,7 +93,8 @@ def _unnamed(identity: Mapping[str, Any]) -> dict[str, Any]:
     """The identity of the data without what the format of an index decides."""
     counts = ("records", "skipped", "rows", "tokens")
     rows = [{key: row.get(key) for key in counts} for row in identity.get("rows", ())]
-    return {k: v for k, v in identity.items() if k != "format"} | {"rows": rows}
+    left_out = ("format", "evals")
+    return {k: v for k, v in identity.items() if k not in left_out} | {"rows": rows}
 
 
 def peek(workdir: Path, step: int | None) -> dict[str, Any]:
