@@ -1,10 +1,12 @@
 """Command: runs a config's evaluations on a checkpoint of a run.
 
-python -m lm.evaluate --workdir=DIR [--checkpoint=latest|best|STEP] [--config...]
+python -m lm.evaluate --workdir=DIR [--checkpoint=latest|best|STEP] [--only=NAME]
 """
 
 import json
+import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from lm.config import resolve as configs
@@ -13,11 +15,14 @@ from lm.errors import ConfigError
 from lm.host import process
 
 USAGE = """python -m lm.evaluate --workdir=DIR [--checkpoint=latest|best|STEP]
-    [--config=FILE[:ARG]] [--config.a.b=value ...]
+    [--only=NAME[,NAME]] [--config=FILE[:ARG]] [--config.a.b=value ...]
 
 Runs the evaluations of a config on a checkpoint and prints one JSON object: the
-step and every metric. The config is the run's own, or that of --config, whose
+step and every metric; null stands for one that is not defined, and a line on
+stderr tells why. The config is the run's own, or that of --config, whose
 evaluations are then run on the run's weights."""
+# Nothing is trained or kept here, so nothing is followed, whatever the config says.
+FOLLOWED = ["--config.checkpoint.best=none", "--config.stop.metric=none"]
 
 
 def run(argv: list[str]) -> int:
@@ -31,13 +36,20 @@ def run(argv: list[str]) -> int:
         metavar="FILE[:ARG]",
         help="the config whose evaluations are run (default: the run's own)",
     )
-    flags, overrides = parser.parse_known_args(argv)
+    parser.add_argument(
+        "--only",
+        metavar="NAME[,NAME]",
+        help="the evaluations to run, by their names in evals (default: all)",
+    )
+    flags, given = parser.parse_known_args(argv)
+    overrides = [*FOLLOWED, *given]
     workdir = Path(flags.workdir)
     which = which_step(flags.checkpoint)
     if flags.config:
         config = configs.load(flags.config, overrides)
     else:
         config = configs.of_run(workdir, overrides)
+    config = only(config, flags.only)
     process.platform_setup()
 
     import jax
@@ -50,13 +62,12 @@ def run(argv: list[str]) -> int:
         if jax.process_index() == 0:
             print(line, file=sys.stderr, flush=True)
 
+    runs.check(config)
     config = runs.with_tokenizer(config, workdir)
     with checkpoint.reading(workdir, which) as step:
         corpus = runs.open_corpus(config, workdir, note)
         program = runs.open_program(config, corpus)
         evaluators = runs.open_evaluators(config, workdir, corpus, program)
-        if not evaluators:
-            raise ConfigError("evals", "no evaluation", "at least one")
         init = checkpoint.Init(source=str(workdir), checkpoint=int(step.name))
         with jax.set_mesh(program.mesh):
             params, _ = transfer.load_params(init, runs.shapes_in(step, program))
@@ -64,8 +75,37 @@ def run(argv: list[str]) -> int:
             for evaluate in evaluators.values():
                 found |= evaluate(params, int(step.name))
     if jax.process_index() == 0:
-        print(json.dumps(found, indent=1))
+        print(to_json(found, note))
     return 0
+
+
+def only(config: configs.Config, names: str | None) -> configs.Config:
+    """Leaves the evaluations of these names.
+
+    Args:
+      names: separated by commas; None: all.
+
+    Raises:
+      ConfigError: there is no such evaluation, or none at all.
+    """
+    if not config.evals:
+        raise ConfigError("evals", "no evaluation", "at least one")
+    if names is None:
+        return config
+    for name in names.split(","):
+        if name not in config.evals:
+            raise configs.no_such("--only", name, config.evals)
+    chosen = {name: config.evals[name] for name in names.split(",")}
+    return configs.Config(config | {"evals": configs.Config(chosen)})
+
+
+def to_json(found: dict[str, float], note: Callable[[str], None]) -> str:
+    """Writes metrics as JSON, which has no number for what is not finite: null."""
+    for name, value in found.items():
+        if not math.isfinite(value):
+            note(f"{name}: null, for its value is {value}, which JSON cannot hold")
+    finite = {k: v if math.isfinite(v) else None for k, v in found.items()}
+    return json.dumps(finite, indent=1, allow_nan=False)
 
 
 main = process.command(run)

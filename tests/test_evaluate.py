@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 
 import pytest
 
@@ -72,3 +73,60 @@ def test_refusals(workdir, tmp_path, capsys):
     code, _, error = run(capsys, f"--workdir={workdir}", "--checkpoint=newest")
     assert code == 2
     assert "latest, best or a step" in error
+
+
+def test_evaluations_of_another_kind_on_a_run_that_follows_a_metric(tmp_path, capsys):
+    """checkpoint.best and stop.metric may name what is gone: nothing is kept here."""
+    changes = {
+        "checkpoint__best": "heldout/mlm_loss",
+        "stop__metric": "heldout/perplexity",
+        "steps": 2,
+    }
+    assert tiny.run(changes, tmp_path) == 0
+    source = "{'sources': [{'name': 'memory', 'items': [{'text': 'the old dog'}]}]}"
+    given = f"{{'new': {{'evaluator': 'mean', 'data': {source}}}}}"
+    code, found, error = run(capsys, f"--workdir={tmp_path}", f"--config.evals={given}")
+    assert code == 0, error
+    assert found["new/mlm_loss"] > 0 and not any("heldout" in name for name in found)
+
+
+def test_one_evaluation_by_name(workdir, capsys):
+    source = "{'sources': [{'name': 'memory', 'items': [{'text': 'the old dog'}]}]}"
+    second = [
+        "--config.evals.second.evaluator=mean",
+        f"--config.evals.second.data={source}",
+    ]
+    code, found, error = run(capsys, f"--workdir={workdir}", *second, "--only=second")
+    assert code == 0, error
+    assert "second/loss" in found and "heldout/loss" not in found
+    code, _, error = run(capsys, f"--workdir={workdir}", *second, "--only=secnd")
+    assert code == 2 and "did you mean second?" in error
+
+
+def test_another_evaluator_takes_the_place_of_one_with_other_fields(workdir, capsys):
+    flag = "--config.evals.heldout.evaluator=samples"
+    code, found, error = run(capsys, f"--workdir={workdir}", flag)
+    assert code == 0, error
+    assert found == {"step": 8}
+    assert "note: evals.heldout: dropped baseline, which samples does not have" in error
+    # What is given on the command line itself is no leftover.
+    given = "--config.evals.heldout.baseline=none"
+    code, _, error = run(capsys, f"--workdir={workdir}", flag, given)
+    assert code == 2 and "evals.heldout.baseline: found an unknown field" in error
+
+
+def test_an_evaluator_that_does_not_fit_the_run_is_refused(workdir, capsys):
+    flag = "--config.evals.heldout.evaluator=predictions"
+    code, _, error = run(capsys, f"--workdir={workdir}", flag)
+    assert code == 2
+    assert "which needs classes" in error.splitlines()[-1]
+
+
+def test_what_is_no_number_is_null_in_json_and_said():
+    notes = []
+    text = evaluate.to_json(
+        {"dev/auc": math.nan, "dev/f1": 0.5, "step": 3}, notes.append
+    )
+    assert json.loads(text) == {"dev/auc": None, "dev/f1": 0.5, "step": 3}
+    (note,) = notes
+    assert note.startswith("dev/auc: null, for its value is nan")

@@ -13,14 +13,14 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lm.config import jobs, names, schema
+from lm.config import jobs, leftovers, names, schema
 from lm.config.durations import is_time as is_time
 from lm.config.durations import to_steps as to_steps
 from lm.config.files import default_workdir as default_workdir
 from lm.config.files import describe_files as describe_files
-from lm.config.files import override, read_file
 from lm.config.files import parse_arg as parse_arg
 from lm.config.files import plain as plain
+from lm.config.files import read_file
 from lm.config.rules import check_rules
 from lm.config.schema import REQUIRED, Field, Text, near, shown
 from lm.config.schema import no_such as no_such
@@ -124,7 +124,7 @@ def load(
       ConfigError: the first mistake found, naming the file or the field.
     """
     tree = read_file(config) if isinstance(config, str) else plain(config, "config")
-    override(tree, overrides)
+    leftovers.override(tree, overrides, _names)
     return resolve(tree, root)
 
 
@@ -290,6 +290,14 @@ def options(kind: str, name: str | None = None) -> dict[str, Field]:
     return _fields(kind, {CHOICE[kind]: name} if kind in CHOICE else {}, kind, ROOT)
 
 
+def _names(kind: str, name: str) -> set[str] | None:
+    """The keys that a section of a class may have; None: there is no such class."""
+    try:
+        return {*options(kind, name), CHOICE[kind], INNER.get(kind, CHOICE[kind])}
+    except ConfigError:
+        return None
+
+
 def known(kind: str) -> list[str]:
     """Lists the names that a kind of section has in `lm`, dotted ones aside."""
     folder, class_name = NAMED[kind]
@@ -452,5 +460,5 @@ def of_run(workdir: Path, overrides: list[str] | None = None) -> Config:
         raise ConfigError(str(workdir), found, "the workdir of a run")
     tree = plain(read_json(file), str(file))
     tree = names.mark_foreign(tree, ROOT)
-    override(tree, overrides or [])
+    leftovers.override(tree, overrides or [], _names)
     return resolve(tree)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lm.workdir.lines import wrap
 from lm.workdir.writer import read_rows
 
 
@@ -15,12 +16,12 @@ def summary(workdir: Path, step: int | None) -> str:
     }
     lines = [f"finished at step {step}: {workdir}"]
     for name in sorted({name.partition("/")[0] for name in found}):
-        values = ", ".join(
+        values = [
             f"{key.partition('/')[2].replace('_', ' ')} {value:.4f}"
             for key, value in sorted(found.items())
             if key.startswith(f"{name}/")
-        )
-        lines.append(f"  {name}: {values}")
+        ]
+        lines.append(wrap([f"  {name}: {values[0]}", *values[1:]], ", "))
     for file in sorted((workdir / "samples").glob(f"*-{step}.txt")):
         lines.append(f"  {file}, a guess as [guess] or [guess|truth]:")
         lines += [f"    {line}" for line in file.read_text().splitlines() if line]

@@ -25,6 +25,7 @@ from lm.config.resolve import Duration, is_time
 from lm.errors import escape
 from lm.host import files, storage
 from lm.host.timing import clock
+from lm.workdir.lines import wrap
 
 
 @dataclass(frozen=True)
@@ -180,8 +181,9 @@ class Writer:
         elif not evaluations:
             return
         if evaluations:
-            values = (f"{k} {float(v):.4f}" for k, v in sorted(evaluations.items()))
-            self.note(f"{place}  {'  '.join(values)}")
+            values = [f"{k} {float(v):.4f}" for k, v in sorted(evaluations.items())]
+            self._keep("  ".join([place, *values]))
+            self._print(wrap([place, *values], "  "))
         speed = {f"timing/{k}": v for k, v in timing.items() if k != "time"}
         self._plot(step, {**metrics, **speed})
 

@@ -123,3 +123,60 @@ def test_metrics_of_several_classes_are_macro_averages():
     by_class = [1, 2 / 3, 1 / 2]
     assert classification.auc(labels, probabilities) == pytest.approx(np.mean(by_class))
     assert math.isnan(classification.auc(np.array([0, 0, 1, 1]), probabilities))
+
+
+def test_an_auc_that_is_not_defined_is_told_and_costs_nothing():
+    batch = {"labels": np.array([0, 0, 0]), "label_weights": np.ones(3, np.float32)}
+    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.8, 0.2]], np.float32)
+    notes: list[str] = []
+    given = examples(batches=lambda: iter([batch]))
+    found = run(
+        predictions.Evaluator(),
+        given,
+        notes,
+        predict=lambda batch: (batch, {"probabilities": probabilities}),
+    )
+    assert math.isnan(found["auc"])
+    assert found["accuracy"] == pytest.approx(2 / 3)
+    assert notes == ["auc is not defined here: no example of class 1"]
+
+
+def test_probabilities_that_are_not_finite_end_in_no_traceback():
+    batch = {"labels": np.array([0, 1]), "label_weights": np.ones(2, np.float32)}
+    bad = np.full((2, 2), np.nan, np.float32)
+    notes: list[str] = []
+    found = run(
+        predictions.Evaluator(),
+        examples(batches=lambda: iter([batch])),
+        notes,
+        predict=lambda batch: (batch, {"probabilities": bad}),
+    )
+    assert set(found) == {"accuracy", "precision", "recall", "f1", "auc"}
+    assert all(math.isnan(value) for value in found.values())
+    assert "not finite" in notes[0]
+
+
+def test_targets_that_are_the_unknown_token_are_counted_and_told():
+    batches = [
+        {"targets": np.array([[1, 4, 1]]), "weights": np.array([[1.0, 1.0, 0.0]])},
+        {"targets": np.array([[1, 5, 6]]), "weights": np.array([[1.0, 1.0, 0.0]])},
+    ]
+    notes: list[str] = []
+    found = run(
+        mean.Evaluator(),
+        examples(codec=Codec(unk_id=1), batches=lambda: iter(batches)),
+        notes,
+        metrics=lambda batch: {"mlm_loss": (2.0, 2.0)},
+    )
+    assert found["unknown_share"] == 2 / 4
+    assert notes == [
+        "unknown: 2 of 4 targets (50.0%) are the tokenizer's unknown token"
+    ]
+    notes.clear()
+    run(
+        mean.Evaluator(),
+        examples(codec=Codec(unk_id=9), batches=lambda: iter(batches)),
+        notes,
+        metrics=lambda batch: {"mlm_loss": (2.0, 2.0)},
+    )
+    assert not notes

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lm import evaluate
-from lm.metrics import text
+from lm.metrics import text, words
 from tests import tiny
 from tests.test_generate import PAIR, settings
 
@@ -81,3 +81,44 @@ def test_in_training_and_after(workdir, capsys):
     found = capsys.readouterr()
     assert json.loads(found.out)["test/bleu"] == row["test/bleu"]
     assert "nrefs:var" in found.err
+
+
+@pytest.mark.parametrize(
+    ("texts", "tok"),
+    [
+        (["我喜欢北京烤鸭和饺子", "今天天气很好我们去公园"], "zh"),
+        (["私は東京に行きました", "今日は天気がいいですね"], "char"),
+        (["나는 학교에 갑니다", "오늘은 날씨가 좋아요"], "char"),
+        (["ฉันชอบกินข้าวผัด", "วันนี้อากาศดีมาก"], "char"),
+        (["привет мир как твои дела", "всё хорошо спасибо тебе друг"], "13a"),
+        (["été à la plage chez nous", "il fait beau ici"], "13a"),
+    ],
+)
+def test_an_exact_copy_is_perfect_in_every_script(texts, tok):
+    references = [[line] for line in texts]
+    cut = words.choose("auto", "auto", references)
+    for name in ("bleu", "chrf", "rouge1", "rouge2", "rougeL"):
+        score, signature = getattr(text, name)(texts, references, cut)
+        assert score == pytest.approx(100.0), name
+        if name == "bleu":
+            assert f"tok:{tok}|" in signature
+        if name.startswith("rouge"):
+            assert f"tok:{cut.rouge}|stemmer:{'porter' if cut.stem else 'none'}|" in (
+                signature
+            )
+    other = [line[::-1] for line in texts]
+    assert text.rouge2(other, references, cut)[0] < 50
+
+
+def test_the_tokenizer_and_stems_of_a_score_are_options():
+    references = [["the dogs were running"]]
+    auto = words.choose("auto", "auto", references)
+    assert auto == words.Words("13a", "rouge", True)
+    plain = words.choose("char", "none", references)
+    assert plain == words.Words("char", "char", False)
+    said = ["the dog was running"]
+    assert text.rouge1(said, references, auto)[0] == pytest.approx(75.0)
+    bare = words.choose("13a", "none", references)
+    assert text.rouge1(said, references, bare)[0] == pytest.approx(50.0)
+    stems = words.choose("intl", "porter", references)
+    assert text.rouge1(said, references, stems)[0] == pytest.approx(75.0)

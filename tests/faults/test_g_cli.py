@@ -54,6 +54,36 @@ def test_G1_G2_a_wrong_config_is_one_line_with_2(row, flag, word, tmp_path, caps
     assert not (tmp_path / "run").exists()
 
 
+SOURCE = "[{'name': 'memory', 'items': [{'text': 'the dog', 'label': 0}]}]"
+CLASSIFIER = ["--config.objective={'name': 'classification', 'summary': 'last'}"]
+CLASSIFIER += ["--config.data.pack=false", f"--config.data.sources={SOURCE}"]
+CLASSIFIER += [f"--config.evals.heldout.data.sources={SOURCE}"]
+CLASSIFIER += ["--config.evals.heldout.data.pack=false"]
+UNFIT = [
+    (["--config.evals.heldout.evaluator=predictions"], "which needs classes"),
+    (["--config.evals.heldout.evaluator=generation"], "which needs extend"),
+    ([*CLASSIFIER, "--config.evals.heldout.evaluator=samples"], "which needs show"),
+    ([*CLASSIFIER, "--config.objective.labels=('a','b','c')"], "objective.classes=3"),
+    (["--config.checkpoint.best=heldout/mlm_los"], "did you mean heldout/mlm_loss?"),
+    (["--config.stop.metric=heldout/mlm_los"], "did you mean heldout/mlm_loss?"),
+    (["--config.checkpoint.best=heldot/loss"], "did you mean heldout/loss?"),
+    (["--config.objective.name=causal_lm"], "model.kind: found 'encoder'"),
+    (["--config.evals.heldout.objective.rate=2"], "evals.heldout.objective.rate"),
+]
+
+
+@pytest.mark.parametrize(("flags", "word"), UNFIT, ids=[word for _, word in UNFIT])
+def test_G2_parts_that_do_not_fit_are_refused_before_step_1(
+    flags, word, tmp_path, capsys
+):
+    began = time.monotonic()
+    assert main([f"--config={FILE}", *flags, f"--workdir={tmp_path / 'run'}"]) == 2
+    assert time.monotonic() - began < 10
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error[config] ") and word in line
+    assert not (tmp_path / "run").exists()
+
+
 FIELDS = ["optim.lr", "steps", "seed", "batch_size", "model.dropout", "optim.options"]
 FIELDS += ["model.d_model", "data.sources", "optim.decay_mask", "stop.metric", "mesh"]
 VALUES = st.one_of(

@@ -3,9 +3,11 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm import run as runs
 from lm.errors import ConfigError
 from tests import tiny
 
@@ -88,3 +90,42 @@ def test_an_evaluation_cannot_change_a_field_that_is_not_there(tmp_path):
     evals = {"h": {"evaluator": "mean", "data": heldout, "objective": {"strid": 6}}}
     with pytest.raises(ConfigError, match=r"objective\.strid.*stride"):
         tiny.run(settings(evals=evals), tmp_path)
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_bits_per_byte_of_a_short_document_by_hand(bos, tmp_path):
+    """18 bytes: the nats of the end token are given with and without."""
+    document = ({"text": "the old dog sleeps"},)
+    heldout = {"sources": [{"name": "memory", "items": document}]}
+    config = tiny.config(
+        model=MODEL,
+        objective={"name": "causal_lm", "bos": bos},
+        evals={"x": {"evaluator": "mean", "data": heldout}},
+        data__pack=False,
+    )
+    corpus, program = tiny.program(config, tmp_path)
+    with tiny.some_devices(config):
+        evaluations = runs.open_evaluators(config, tmp_path, corpus, program)
+    params = program.init(jax.random.key(0))
+    example = evaluations["x"].examples.stream.example(0)
+    batch = {k: jnp.asarray(v)[None] for k, v in example.items() if k != "example_ids"}
+
+    def score(model, batch):
+        return corpus.objective.score(model, batch)
+
+    scores = program.model.apply({"params": params}, batch, method=score)
+    targets = batch["targets"][0]
+    real = np.asarray(batch["weights"][0]) > 0
+    end = real & (np.asarray(targets) == corpus.codec.eos_id)
+    assert real.sum() == 4 + bos and end.sum() == 1
+    nats = -np.asarray(scores[0], np.float64)
+    # Without a token before it "the" is no target, and its bytes do not count.
+    size = 18 if bos else 18 - len("the")
+    found = evaluations["x"](params, 0)
+    whole, text = nats[real].sum(), nats[real & ~end].sum()
+    bits = 1 / size / math.log(2)
+    assert found["x/bits_per_byte"] == pytest.approx(whole * bits, rel=1e-5)
+    without = found["x/bits_per_byte_without_end"]
+    assert without == pytest.approx(text * bits, rel=1e-5)
+    assert found["x/end_nats"] == pytest.approx(nats[end].sum(), rel=1e-5)
+    assert found["x/loss"] == found["x/lm_loss"] == pytest.approx(nats[real].mean())

@@ -168,6 +168,16 @@ def test_plain_lines_are_thinned_and_kept_in_run_log(tmp_path):
     assert [line.split("  ", 1)[1] for line in kept] == shown
 
 
+def test_a_line_of_many_evaluations_is_wrapped_and_kept_whole(tmp_path):
+    names = [f"heldout/metric_{n:02}" for n in range(12)]
+    found = dict.fromkeys(names, np.float32(0.5))
+    shown = write(tmp_path, [2], total=4, extra=found).splitlines()
+    assert max(map(len, shown)) <= 80
+    assert [word for line in shown for word in line.split() if "/m" in word] == names
+    (kept,) = [t for t in (tmp_path / "run.log").read_text().splitlines() if "/m" in t]
+    assert len(kept) > 200
+
+
 def test_evaluations_and_the_last_step_are_shown_at_once(tmp_path):
     stream = io.StringIO()
     with Writer(tmp_path, QUIET, stream=stream) as writer:
