@@ -108,8 +108,7 @@ def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
       DataError: a source or the tokenizer is missing, damaged or does not fit.
     """
     shares = this_process()
-    cls = configs.load_class("objective", config.objective.name)
-    objective = configs.build(cls, config.objective)
+    objective = open_objective(config)
     codec = open_codec(config, workdir, objective, shares, note)
 
     def open_stream(
@@ -273,6 +272,12 @@ def open_program(
         metrics=jax.jit(program.metrics, out_shardings=whole),
         predict=jax.jit(program.predict, out_shardings=whole),
     )
+
+
+def open_objective(config: Config) -> Any:
+    """Builds the objective of a config."""
+    cls = configs.load_class("objective", config.objective.name)
+    return configs.build(cls, config.objective)
 
 
 def open_model(config: Config, objective: Any, vocab_size: int | None = None) -> Model:

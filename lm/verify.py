@@ -3,12 +3,8 @@
 python -m lm.verify --config=FILE[:ARG] [--workdir=DIR] [--only=CHECK,...] [--full]
 """
 
-import dataclasses
 import functools
-import json
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,11 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lm.checks import resume
+from lm.checks.resume import Result
 from lm.config import jobs
 from lm.config import resolve as configs
 from lm.config.flags import Parser
 from lm.config.resolve import Config
-from lm.errors import CheckpointError, ConfigError, StorageError
+from lm.errors import ConfigError
 from lm.host import process, storage
 
 USAGE = """python -m lm.verify --config=FILE[:ARG] [--config.a.b=VALUE]
@@ -39,40 +37,15 @@ accumulation  micro-batches add up to the full batch
 scan          layers scanned are layers one after the other
 remat         what is computed again is what was computed
 devices       8 devices, replicated and sharded, are 1
-cache         decoders: a text read token by token gets the logits of the whole
+cache         a text read token by token gets the logits of the whole text
+carry         two halves of a row with the state carried are the row
 
 All but resume compare the loss and every gradient in float32 without dropout.
 Exit code 0 if all hold, 1 if one does not."""
-STEPS, EVERY = 9, 3
-# The process dies at its eighth step, when the first save is whole and the second
-# perhaps not; the next one at its third.
-KILLS = ("step:8", "step:3")
-LIMIT = 3600  # seconds for a process of the small run
 CHECKS = ("resume", "padding", "packing", "order", "accumulation", "scan", "remat")
-CHECKS += ("devices", "cache")
+CHECKS += ("devices", "cache", "carry")
 # Set for this process alone, not for the runs that it starts.
 ENVIRON = ("XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL")
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """A line of the table.
-
-    Attributes:
-      passed: None where the check says nothing about this config.
-      largest: the largest difference.
-      note: what differs first, or why there is nothing to check.
-    """
-
-    check: str
-    passed: bool | None
-    largest: float | None
-    note: str
-
-    def line(self) -> str:
-        word = {True: "pass", False: "FAIL", None: "none"}[self.passed]
-        number = "" if self.largest is None else f"{self.largest:.1e}"
-        return f"{self.check:<12}  {word:<4}  {number:>8}  {self.note}".rstrip()
 
 
 def run(argv: list[str]) -> int:
@@ -199,7 +172,7 @@ def results(
         runs.open_corpus(shrunk, straight, lambda line: None)
     if "resume" in wanted:
         pipeline.copy_tokenizer(straight / "tokenizer", killed / "tokenizer")
-        yield resume(tree, straight, killed, environ)
+        yield resume.check(tree, straight, killed, environ)
     for name, check in invariances.CHECKS.items():
         if name in wanted and has_loss:
             yield invariant(name, check, subject)
@@ -218,11 +191,11 @@ def invariant(name: str, check: Callable, subject: Any) -> Result:
 
 
 def small(config: Config, given: set[str], cache: Path, full: bool) -> dict[str, Any]:
-    """The config as a tree, to be run in seconds; `given` fields stay as they are."""
+    """Makes a config that runs in seconds, a tree; `given` fields stay as they are."""
     tree = configs.plain(config, "config")
-    tree |= {"evals": {}, "stop": {}, "init": {}, "steps": STEPS}
+    tree |= {"evals": {}, "stop": {}, "init": {}, "steps": resume.STEPS}
     tree["mesh"] = {"rules": tree["mesh"]["rules"]}
-    tree["checkpoint"] = {"every": EVERY, "keep_last": 3}
+    tree["checkpoint"] = {"every": resume.EVERY, "keep_last": 3}
     tree["log"] = {"every": 1, "tensorboard": False}
     tree["data"]["cache"] = config.data.cache or str(cache)
     changes = {
@@ -240,156 +213,40 @@ def small(config: Config, given: set[str], cache: Path, full: bool) -> dict[str,
 
 
 def narrow(config: Config) -> dict[str, Any]:
-    """Gives the changes that make rows short and the model small, of the same kind."""
+    """Finds the fields that make rows short and the model small, but alike in kind."""
     from lm import run as runs
 
-    cls = configs.load_class("objective", config.objective.name)
-    objective = configs.build(cls, config.objective)
+    objective = runs.open_objective(config)
     model = runs.open_model(config, objective)
-    changes: dict[str, Any] = {"seq_len": min(config.seq_len, 128)}
-    # Patterns may name layers that the small model lacks.
-    changes |= {"optim.multipliers": [], "optim.freeze": []}
-    changes |= {f"objective.{name}": new for name, new in objective.small().items()}
-    return changes | {f"model.{name}": new for name, new in model.small().items()}
+    return {
+        "seq_len": min(config.seq_len, 128),
+        # Patterns may name layers that the small model lacks.
+        "optim.multipliers": [],
+        "optim.freeze": [],
+        **{f"objective.{path}": value for path, value in objective.small().items()},
+        **{f"model.{path}": value for path, value in model.small().items()},
+    }
 
 
 def describe(config: Config) -> str:
-    model = config.model
+    """Names the sizes of the small run, in a line."""
+    from lm import run as runs
+
+    model = runs.open_model(config, runs.open_objective(config))
     sizes = [f"{config.steps} steps of {config.batch_size} rows of {config.seq_len}"]
-    if "num_layers" in model and "d_model" in model:
-        sizes.append(f"{model.num_layers} layers, {model.d_model} wide")
+    fields = (path for path in model.small() if "." not in path)
+    sizes += [f"{path} {config.model[path]}" for path in fields]
     return f"small run: {'; '.join(sizes)}"
 
 
 def inherit_tokenizer(config: Config, workdir: Path) -> None:
-    """The tokenizer of the run that the config begins with, which the small one has."""
+    """Copies the tokenizer of the run that the config begins with."""
     from lm.data import pipeline
     from lm.hf import source
 
     giver = config.init.source
     if giver is not None and not source.is_hf(giver):
         pipeline.copy_tokenizer(Path(giver) / "tokenizer", workdir / "tokenizer")
-
-
-# ── Killed and resumed, against a straight run ──────────────────────────────────────
-
-
-def resume(
-    tree: dict[str, Any],
-    straight: Path,
-    killed: Path,
-    environ: dict[str, str | None],
-) -> Result:
-    """Compares a run that was killed twice with one that was not.
-
-    Raises:
-      StorageError: a run takes too long.
-      CheckpointError: a run ends otherwise than it should.
-    """
-    file = straight.with_name("small.py")
-    storage.write_text(file, FILE.format(tree=json.dumps(json.dumps(tree))))
-    start(file, straight, environ)
-    for point in KILLS:
-        start(file, killed, environ | {"LM_CRASHPOINT": point})
-    start(file, killed, environ)
-    said = (killed / "run.log").read_text()
-    if said.count("continuing from step") != len(KILLS):
-        return Result("resume", False, None, "a start that found no save")
-    return same_end(straight, killed)
-
-
-FILE = '''"""The small run of lm.verify."""
-
-import json
-
-
-def get_config(arg: str = "") -> dict:
-    return json.loads({tree})
-'''
-
-
-def start(file: Path, workdir: Path, environ: dict[str, str | None]) -> None:
-    """Runs the command of a training in a process of its own.
-
-    Raises:
-      StorageError: it takes too long.
-      CheckpointError: it ends otherwise than it should.
-    """
-    command = [sys.executable, "-m", "lm.main", f"--config={file}"]
-    command.append(f"--workdir={workdir}")
-    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    changed = (
-        os.environ | environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    )
-    given = {name: value for name, value in changed.items() if value is not None}
-    try:
-        done = subprocess.run(
-            command,
-            env=given,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=LIMIT,
-        )
-    except subprocess.TimeoutExpired:
-        raise StorageError(
-            " ".join(command), f"still running after {LIMIT} s", "its end"
-        ) from None
-    expected = -signal.SIGKILL if "LM_CRASHPOINT" in environ else 0
-    if done.returncode != expected:
-        said = done.stdout.splitlines()[-2:]
-        raise CheckpointError(
-            " ".join(command),
-            f"exit code {done.returncode} after {' | '.join(said)!r}",
-            str(expected),
-            "run this command alone to see all that it says",
-        )
-
-
-def same_end(straight: Path, killed: Path) -> Result:
-    """Whether two runs have ended with the same bits, rows and place in the data."""
-    for name in ("metrics.jsonl", f"checkpoints/{STEPS}/host.json"):
-        texts = [
-            (folder / name).read_text().splitlines() for folder in (straight, killed)
-        ]
-        if texts[0] != texts[1]:
-            number = next(
-                (i for i, lines in enumerate(zip(*texts)) if len(set(lines)) > 1),
-                min(map(len, texts)),
-            )
-            return Result("resume", False, None, f"{name}, line {number + 1}")
-    import numpy as np
-
-    largest, first = 0.0, None
-    ends = [leaves(folder / f"checkpoints/{STEPS}") for folder in (straight, killed)]
-    for name, x in ends[0].items():
-        y = ends[1].get(name)
-        if y is None or x.shape != y.shape or x.dtype != y.dtype:
-            return Result("resume", False, None, name)
-        if x.tobytes() != y.tobytes():
-            first = first or name
-            scale = np.abs(x.astype(np.float64)).max() or 1.0
-            gap = np.abs(x.astype(np.float64) - y.astype(np.float64)).max()
-            largest = max(largest, float(gap / scale))
-    return Result("resume", first is None, largest, first or "")
-
-
-def leaves(step: Path) -> dict[str, Any]:
-    """The arrays of a checkpoint by path, on the host."""
-    import jax
-    import numpy as np
-    from orbax.checkpoint import v1 as ocp
-
-    from lm import trees
-    from lm.workdir import checkpoint
-
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    wanted = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-        ocp.checkpointables_metadata(step).metadata["state"],
-    )
-    state = checkpoint.read_state(step, wanted)
-    return {name: np.asarray(x) for name, x in trees.flatten(state).items()}
 
 
 main = process.command(run)

@@ -31,7 +31,7 @@ ALLOWED = {
     "workdir": "config host trees",
     "hf": "config host.storage tokenizers",
     "transfer": "hf trees workdir",
-    "checks": "config run training trees",
+    "checks": "config host.storage models.base run training trees workdir",
     "run": "config data decoding evaluators hf models training transfer trees workdir",
     # the loop and the commands
     "train": "config data host run training transfer workdir",

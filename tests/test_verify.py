@@ -1,6 +1,5 @@
 """lm.verify, the command: a sound config, and one whose resume is not the same run."""
 
-import json
 import os
 import re
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lm import verify
+from lm.checks import resume
 from lm.config.resolve import load
 from tests import tiny
 
@@ -73,9 +73,9 @@ def test_the_command_of_the_readme_says_what_stands_there(tmp_path):
     assert head.startswith("small run: 9 steps") and last.startswith("all hold")
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
     rows = tiny.rows(tmp_path / "kept" / "killed")
-    assert [row["step"] for row in rows] == list(range(1, verify.STEPS + 1))
+    assert [row["step"] for row in rows] == list(range(1, resume.STEPS + 1))
     said = (tmp_path / "kept/killed/run.log").read_text()
-    assert said.count("continuing from step") == len(verify.KILLS)
+    assert said.count("continuing from step") == len(resume.KILLS)
 
 
 @pytest.mark.slow
@@ -86,44 +86,6 @@ def test_a_resume_that_reads_a_batch_twice_fails(tmp_path):
     table = done.stdout.splitlines()[2:]
     assert table[0].split()[:2] == ["resume", "FAIL"] and "metrics.jsonl" in table[0]
     assert table[1].startswith("failed: resume")
-
-
-def test_what_differs_at_the_end_is_named(tmp_path):
-    ends = [tmp_path / "a", tmp_path / "b"]
-    host = f"checkpoints/{verify.STEPS}/host.json"
-    for end in ends:
-        (end / host).parent.mkdir(parents=True)
-        (end / host).write_text("{}")
-    rows = [json.dumps({"step": step}) for step in (1, 2, 3)]
-    (ends[0] / "metrics.jsonl").write_text("\n".join(rows))
-    (ends[1] / "metrics.jsonl").write_text("\n".join([*rows[:2], "{}"]))
-    found = verify.same_end(*ends)
-    assert found.passed is False and found.note == "metrics.jsonl, line 3"
-    (ends[1] / "metrics.jsonl").write_text("\n".join(rows[:1]))
-    assert verify.same_end(*ends).note == "metrics.jsonl, line 2"
-    (ends[1] / "metrics.jsonl").write_text("\n".join(rows))
-    (ends[1] / host).write_text('{"data": 1}')
-    assert verify.same_end(*ends).note == f"{host}, line 1"
-
-
-def test_numbers_that_differ_at_the_end_are_named(tmp_path, monkeypatch):
-    import numpy as np
-
-    ends = [tmp_path / "a", tmp_path / "b"]
-    for end in ends:
-        step = end / f"checkpoints/{verify.STEPS}"
-        step.mkdir(parents=True)
-        (step / "host.json").write_text("{}")
-        (end / "metrics.jsonl").write_text("{}")
-    states = {"a": {"step": np.int32(9), "params/x": np.ones(3, np.float32)}}
-    states["b"] = states["a"] | {"params/x": np.array([1, 1, 1.5], np.float32)}
-    monkeypatch.setattr(verify, "leaves", lambda step: states[step.parts[-3]])
-    found = verify.same_end(*ends)
-    assert (found.passed, found.note, found.largest) == (False, "params/x", 0.5)
-    states["b"] = {"step": np.int32(9)}
-    assert verify.same_end(*ends).note == "params/x"
-    states["b"] = states["a"]
-    assert verify.same_end(*ends).passed is True
 
 
 def test_the_small_run_keeps_what_the_command_line_sets(tmp_path):

@@ -59,23 +59,27 @@ def compare(expected: Arrays, *others: Arrays) -> Difference:
 
 
 def exact(config: Config) -> Config:
-    """The config as it is compared: float32, no dropout, attention by XLA, one mesh.
+    """Makes the config of comparisons: float32, no dropout, attention by XLA, one mesh.
 
-    The longest row is raised so that padded rows and two rows in one have places.
+    The model has positions for padded rows, and for two rows in one.
     """
     tree = configs.plain(config, "config")
-    lengths = (config.objective.get(name) for name in ("source_len", "target_len"))
-    longest = max(config.seq_len, *(length or 0 for length in lengths))
-    model = tree["model"]
-    changes = {"dropout": 0.0, "max_len": 2 * longest + PADDING}
-    model |= {name: value for name, value in changes.items() if name in model}
-    if "dropout" in model.get("attention", {}):
-        model["attention"]["dropout"] = 0.0
+    objective = runs.open_objective(config)
+    model = runs.open_model(config, objective)
+    longest = max(objective.lengths(config.seq_len).values())
+    for path, value in model.exact(2 * longest + PADDING).items():
+        change(tree["model"], path, value)
     tree["compute"] |= {"dtype": "float32", "attention": "xla", "precision": "highest"}
     tree["batch_size"], tree["grad_accum"] = ROWS, 1
     for axis in sharding.AXES:
         tree["mesh"].pop(axis)
     return configs.resolve(tree)
+
+
+def change(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Sets the field of a config's tree that a dotted path names."""
+    *parents, last = path.split(".")
+    functools.reduce(dict.__getitem__, parents, tree)[last] = value
 
 
 class Subject:
@@ -116,8 +120,7 @@ class Subject:
         """
         tree = configs.plain(self.config, "config")
         for path, value in changes.items():
-            *parents, last = path.split("__")
-            functools.reduce(dict.__getitem__, parents, tree)[last] = value
+            change(tree, path.replace("__", "."), value)
         config = configs.resolve(tree)
         program = self.program(config)
         training = runs.open_training(config, self.corpus, program, self.steps_of)
@@ -168,6 +171,8 @@ def packed(batch: Mapping[str, np.ndarray]) -> Arrays:
     if whole:
         raise NotApplicable(f"{', '.join(whole)} for a row as a whole")
     segments = [name for name in batch if name.endswith("segment_ids")]
+    if not segments:
+        raise NotApplicable("rows that are no texts")
     first = {name: x[0::2] for name, x in batch.items()}
     second = {name: x[1::2] for name, x in batch.items()}
     known = np.max([first[name].max(axis=1) for name in segments], axis=0)[:, None]
@@ -218,16 +223,9 @@ def devices(s: Subject) -> Difference:
 
 def cache(s: Subject) -> Difference:
     """A text read in parts, with a cache, gets the logits of one that is read whole."""
-    model = s.program(s.config).model
-    if getattr(model, "kind", "encoder") == "encoder":
-        raise NotApplicable("a model without a decoder")
-    inputs = s.batch["inputs"]
-    rows, length = inputs.shape
-    whole = {
-        "inputs": inputs,
-        "positions": np.broadcast_to(np.arange(length, dtype=np.int32), inputs.shape),
-        "segment_ids": np.ones_like(inputs),
-    }
+    model = able(s, "extend")
+    whole = one_text(s)
+    rows, length = whole["inputs"].shape
     source = {name: x for name, x in s.batch.items() if name.startswith("source_")}
     if source:
         segments = source["source_segment_ids"]
@@ -262,6 +260,60 @@ def cache(s: Subject) -> Difference:
     )
 
 
+def carry(s: Subject) -> Difference:
+    """Two halves of a row, the state carried, get the hidden states of the row."""
+    model = able(s, "carry")
+    whole = one_text(s)
+    rows, length = whole["inputs"].shape
+    params = jax.tree.map(jnp.asarray, s.params)
+
+    @jax.jit
+    def read(batch: Arrays, carry: Any) -> tuple:
+        variables = {"params": params, "carry": carry}
+        hidden, left = model.apply(variables, batch, train=False, mutable=["carry"])
+        return hidden, left["carry"]
+
+    state = model.apply({}, rows, method="make_carry")
+    expected, _ = read(whole, state)
+    halves = []
+    for part in (slice(length // 2), slice(length // 2, length)):
+        hidden, state = read({name: x[:, part] for name, x in whole.items()}, state)
+        halves.append(hidden)
+    return compare(
+        {"hidden": np.asarray(expected, np.float64)},
+        {"hidden": np.asarray(jnp.concatenate(halves, axis=1), np.float64)},
+    )
+
+
+def able(s: Subject, word: str) -> Any:
+    """Gives the model, if it has the ability.
+
+    Raises:
+      NotApplicable: it has not.
+    """
+    model = s.program(s.config).model
+    if word not in model.can:
+        raise NotApplicable(f"a model without {word!r}")
+    return model
+
+
+def one_text(s: Subject) -> Arrays:
+    """The rows of the batch, each read as one text without padding.
+
+    Raises:
+      NotApplicable: they are no texts.
+    """
+    if "segment_ids" not in s.batch:
+        raise NotApplicable("rows that are no texts")
+    inputs = s.batch["inputs"]
+    places = np.arange(inputs.shape[1], dtype=np.int32)
+    return {
+        "inputs": inputs,
+        "positions": np.broadcast_to(places, inputs.shape),
+        "segment_ids": np.ones_like(inputs),
+    }
+
+
 CHECKS: dict[str, Callable[[Subject], Difference]] = {
     "padding": padding,
     "packing": packing,
@@ -271,4 +323,5 @@ CHECKS: dict[str, Callable[[Subject], Difference]] = {
     "remat": remat,
     "devices": devices,
     "cache": cache,
+    "carry": carry,
 }

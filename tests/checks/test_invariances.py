@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from lm.checks import invariances
-from lm.models import transformer
+from lm.models import rnn, transformer
 from lm.models.blocks import stack
 from lm.objectives.teacher_forcing import TeacherForcing
+from lm.ops import recurrence
 from lm.ops.attention import kernels as attention_kernels
 from lm.training import sharding, step
 from tests import tiny
@@ -26,6 +27,10 @@ CONFIGS = {
     "encoder_decoder": {
         "model__preset": "t5_small",
         "objective": {"name": "span_corruption"},
+    },
+    "recurrent": {
+        "model": {"name": "rnn", "num_layers": 2, "d_model": 16},
+        "objective": {"name": "causal_lm"},
     },
     "prefix_lm": {"model__preset": "gpt2_small", "objective": {"name": "prefix_lm"}},
 }
@@ -54,7 +59,10 @@ def afresh(subject):
     return subject
 
 
-@pytest.mark.parametrize("name", tiny.few(invariances.CHECKS, {"padding", "cache"}))
+DECODER = [name for name in invariances.CHECKS if name != "carry"]
+
+
+@pytest.mark.parametrize("name", tiny.few(DECODER, {"padding", "cache"}))
 def test_a_sound_model_passes(subject, name):
     found = invariances.CHECKS[name](subject)
     assert found.first is None and found.largest < 1e-5
@@ -65,8 +73,10 @@ def test_a_sound_model_passes(subject, name):
 @pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "decoder"])
 def test_other_kinds_pass(kind, name, tmp_path):
     check, subject = invariances.CHECKS[name], subject_of(kind, tmp_path)
-    if (kind, name) == ("encoder", "cache"):
-        with pytest.raises(invariances.NotApplicable, match="without a decoder"):
+    lacks = {"cache": ("encoder",), "carry": CONFIGS.keys() - {"recurrent"}}
+    if kind in lacks.get(name, ()):
+        word = {"cache": "extend", "carry": "carry"}[name]
+        with pytest.raises(invariances.NotApplicable, match=f"without '{word}'"):
             check(subject)
         return
     found = check(subject)
@@ -77,6 +87,27 @@ def sees(check, subject, first=None):
     found = check(subject)
     assert found.largest > 10 * invariances.TOLERANCE
     assert found.first == first if first else found.first is not None
+
+
+@pytest.mark.parametrize("name", ["packing", "cache", "carry"])
+def test_a_recurrent_model_that_forgets_is_seen(name, tmp_path, monkeypatch):
+    """Its state is neither handed on nor, where a text begins, zeros."""
+    subject, check = subject_of("recurrent", tmp_path), invariances.CHECKS[name]
+    found = check(subject)
+    assert found.first is None and found.largest < 1e-5
+    vars(subject).pop("expected", None)
+    if name == "packing":
+        sound = recurrence.marks
+        blind = lambda *args: sound(*args)._replace(begins=args[1] < 0)  # noqa: E731
+        monkeypatch.setattr(rnn, "marks", blind)
+    elif name == "carry":
+        monkeypatch.setattr(rnn.Model, "has_variable", lambda *args: False)
+    else:
+        forgets = lambda self, batch, cache: (  # noqa: E731
+            rnn.Model._run(self, batch, jax.tree.map(jnp.zeros_like, cache), False)
+        )
+        monkeypatch.setattr(rnn.Model, "extend", forgets)
+    sees(check, subject)
 
 
 def test_padding_that_is_seen(afresh, monkeypatch):
