@@ -375,6 +375,55 @@ class _Any:
     __hash__ = None
 
 
+FIELDS = {  # as protocol buffers write them: a number, eight bytes, a length, four
+    "varint": lambda n: bytes([n << 3 | 0, 0x87, 0x01]),
+    "huge varint": lambda n: bytes([n << 3 | 0]) + b"\xff" * 9 + b"\x7f",
+    "eight bytes": lambda n: bytes([n << 3 | 1]) + b"\x07" * 8,
+    "a text": lambda n: bytes([n << 3 | 2, 3]) + b"abc",
+    "a message": lambda n: bytes([n << 3 | 2, 4, 0x12, 0x02, 0x0A, 0x00]),
+    "four bytes": lambda n: bytes([n << 3 | 5]) + b"\x07" * 4,
+    "a group": lambda n: bytes([n << 3 | 3]),
+}
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+def test_a_field_of_another_wire_type_ends_in_a_refusal(tmp_path, monkeypatch, kind):
+    """Of the header, of an entry, of its shape, and of a size of that."""
+    index = tf1_copy(tmp_path)
+    pairs = tf1._table(index.read_bytes(), index)
+    read, refused = tf1._table, 0
+    for number in range(1, 8):
+        field = FIELDS[kind](number)
+        shape = bytes([0x12, len(field)]) + field
+        size = bytes([0x12, len(shape)]) + shape
+        for row in (0, 1):
+            for more in (field, shape, size):
+                changed = list(pairs)
+                changed[row] = (pairs[row][0], pairs[row][1] + more)
+                monkeypatch.setattr(tf1, "_table", lambda *_, rows=changed: rows)
+                try:
+                    tf1.read(index)
+                except CheckpointError as error:
+                    refused += 1
+                    assert str(tmp_path) in error.where
+    monkeypatch.setattr(tf1, "_table", read)
+    assert refused > 10
+
+
+SHAPES = ([2**62, 2**62, 0], [2**40, 2**40, 0], [2**63 - 1, 0, 2])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_shape_whose_product_overflows_is_refused(tmp_path, shape):
+    """Its bytes are none, as those of any shape with a zero."""
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+    header = json.dumps({"a": entry}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="sizes of an array"):
+        tensors.open_tensors(path)
+
+
 def test_crc32c():
     """The check value of RFC 3720, and lengths around the widths of the lanes."""
     assert crc32c(np.frombuffer(b"123456789", np.uint8)) == 0xE3069283

@@ -1,9 +1,11 @@
 """Files of strangers: opened and parsed within limits, or refused by name."""
 
 import json
+import math
 import mmap
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -106,6 +108,12 @@ def _no_constant(name: str) -> NoReturn:
 def _unreadable(path: Path, error: Exception) -> NoReturn:
     reason = error.strerror if isinstance(error, OSError) else str(error)
     refuse(path, (reason or str(error)).lower(), "a readable file", "check the path.")
+
+
+def check_shape(shape: Sequence[int], where: Any) -> None:
+    """Refuses a shape that no array has: a product, zeros apart, of 2^63 or more."""
+    if math.prod(filter(None, shape)) >= 2**63:
+        refuse(where, f"shape {str(tuple(shape))[:80]}", "sizes of an array")
 
 
 def is_file(path: Path) -> bool:

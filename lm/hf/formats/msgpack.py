@@ -76,7 +76,7 @@ def _join_chunks(value: dict, where: str) -> np.ndarray:
         shape = tuple(value["shape"][str(i)] for i in range(len(value["shape"])))
         chunks = [value["chunks"][str(i)] for i in range(len(value["chunks"]))]
         return np.concatenate([chunk.ravel() for chunk in chunks]).reshape(shape)
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         refuse(where, "chunks that do not make an array", "shape and chunks")
 
 
@@ -160,6 +160,8 @@ class _Reader:
         try:
             shape, dtype, data = inner.value(MAX_DEPTH - 2)
             name = dtype if isinstance(dtype, str) else bytes(dtype).decode()
+            if any(type(size) is not int or size < 0 for size in shape):
+                raise ValueError
             if math.prod(shape) * DTYPES[name].itemsize != len(data):
                 raise ValueError
             return data.view(DTYPES[name]).reshape(shape)

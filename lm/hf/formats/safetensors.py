@@ -18,6 +18,7 @@ import numpy as np
 from lm.hf.formats.files import (
     MAX_JSON,
     beside,
+    check_shape,
     map_bytes,
     parse_json,
     read_json,
@@ -124,6 +125,7 @@ def _span(name: str, entry: Any, path: Path) -> tuple[int, int, np.dtype, tuple]
     size = math.prod(shape) * DTYPES[dtype].itemsize
     if end - begin != size:
         refuse(where, f"{end - begin:,} bytes", f"{size:,} for {dtype} {tuple(shape)}")
+    check_shape(shape, where)
     return begin, end, DTYPES[dtype], tuple(shape)
 
 

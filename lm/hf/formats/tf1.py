@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from lm.hf.formats.crc32c import crc32c, masked
-from lm.hf.formats.files import map_bytes, read_bytes, refuse
+from lm.hf.formats.files import check_shape, map_bytes, read_bytes, refuse
 
 MAX_INDEX = 4 * 2**20
 MAGIC = 0xDB4775248B80FB57
@@ -36,7 +36,7 @@ def read(index: Path) -> dict[str, np.ndarray]:
     """
     entries = dict(_table(read_bytes(index, MAX_INDEX), index))
     header = _message(entries.pop(b"", b""), index)
-    shards = header.get(1, 1)
+    shards = _number(header, 1, index, 1)
     if not 1 <= shards <= 4096 or header.get(2, 0) != 0:
         refuse(index, "a header of other data files", "1 to 4096, little-endian")
     prefix = index.name.removesuffix(".index")
@@ -46,8 +46,8 @@ def read(index: Path) -> dict[str, np.ndarray]:
         name = key.decode(errors="replace")
         where = f"{index}: {name[:120]!r}"
         entry = _message(value, index)
-        shard = entry.get(3, 0)
-        if not isinstance(shard, int) or shard >= shards:
+        shard = _number(entry, 3, where)
+        if shard >= shards:
             refuse(where, f"data file {shard}", f"one below {shards}")
         path = index.parent / f"{prefix}.data-{shard:05}-of-{shards:05}"
         if shard not in files:
@@ -57,11 +57,13 @@ def read(index: Path) -> dict[str, np.ndarray]:
 
 
 def _tensor(entry: dict, data: np.ndarray, where: str, path: Path) -> np.ndarray:
-    dtype, shape = DTYPES.get(entry.get(1, 0)), _shape(entry.get(2, b""), where)
-    begin, size = entry.get(4, 0), entry.get(5, 0)
+    number = _number(entry, 1, where)
+    dtype, shape = DTYPES.get(number), _shape(entry.get(2, b""), where)
+    begin, size = _number(entry, 4, where), _number(entry, 5, where)
     if dtype is None or 7 in entry:
-        found = "slices" if dtype else f"dtype number {entry.get(1, 0)}"
+        found = "slices" if dtype else f"dtype number {number}"
         refuse(where, found, "a whole tensor of numbers")
+    check_shape(shape, where)
     if math.prod(shape) * dtype.itemsize != size:
         refuse(where, f"{size:,} bytes", f"those of {dtype} {shape}")
     if begin + size > len(data):
@@ -78,8 +80,8 @@ def _shape(data: bytes, where: str) -> tuple[int, ...]:
         if field == 3 and value:
             refuse(where, "an unknown rank", "a shape")
         if field == 2:
-            size = _message(value, where).get(1, 0)
-            if not isinstance(size, int) or size >= 2**40:
+            size = _number(_message(value, where), 1, where)
+            if size >= 2**40:
                 refuse(where, "a negative or huge size", "a shape")
             sizes.append(size)
     if len(sizes) > 8:
@@ -159,7 +161,21 @@ def _message(data: bytes, where: Any) -> dict[int, Any]:
     return dict(fields(data, where))
 
 
-def fields(data: bytes, where: Any) -> list[tuple[int, Any]]:
+def _number(message: dict[int, Any], field: int, where: Any, absent: int = 0) -> int:
+    """Returns a field of a message that is a number."""
+    value = message.get(field, absent)
+    if not isinstance(value, int):
+        refuse(where, f"field {field} of another wire type", "a number")
+    return value
+
+
+def fields(data: Any, where: Any) -> list[tuple[int, Any]]:
+    """Returns the (number, value) of each field of a protocol buffer, in order.
+
+    A value is an int, or the bytes of what has a length.
+    """
+    if not isinstance(data, bytes):
+        refuse(where, "a number in place of a message", "a protocol buffer")
     found, at = [], 0
     while at < len(data):
         tag, at = _varint(data, at, where)
