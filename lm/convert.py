@@ -15,7 +15,7 @@ from lm.config import resolve as configs
 from lm.config.flags import CHECKPOINT, Parser, which_step
 from lm.config.resolve import Config
 from lm.errors import ConfigError
-from lm.hf import adopting, checkpoint
+from lm.hf import adopting, checkpoint, generation
 from lm.host import process, storage
 
 USAGE = """python -m lm.convert --from=hf:DIR --workdir=DIR [--init-missing=REGEX]
@@ -217,7 +217,10 @@ def write(
     missing = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     plan.config.update(missing | ids)
     if family.task != "mlm":
-        text = storage.to_json(ids)
+        kept = generation.read(workdir / "tokenizer")
+        ends = kept.get("eos_token_id", ids.get("eos_token_id"))
+        named = {} if ends is None else {"eos_token_id": ends}
+        text = storage.to_json(kept | ids | named)
         storage.write_text(place / "generation_config.json", text)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = {

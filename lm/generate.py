@@ -3,6 +3,7 @@
 python -m lm.generate --workdir=DIR PROMPT ... | --input=FILE --output=FILE | --chat
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -16,7 +17,9 @@ from lm.config import schema
 from lm.config.flags import CHECKPOINT, Parser, describe_fields, flag, which_step
 from lm.decoding import chat
 from lm.errors import ConfigError, DataError
+from lm.hf import generation
 from lm.host import files, process, storage
+from lm.tokenizers import ROLES
 
 USAGE = """python -m lm.generate --workdir=DIR [--checkpoint=latest|best|STEP]
     PROMPT ... | --input=FILE.jsonl | --chat | < a prompt on each line
@@ -62,21 +65,31 @@ def run(argv: list[str]) -> int:
         decoder = loop.holding(decoder, params)
         del params
         if flags.chat:
-            return converse(decoder, settings, flags, workdir)
+            return converse(decoder, settings, flags, workdir, corpus.objective)
         rows = min(flags.batch_size, len(prompts))
+        ids = [corpus.objective.prompt(corpus.codec, prompt.text) for prompt in prompts]
+        if flags.max_tokens is None:
+            most = generation.max_tokens(
+                generation.read(workdir / "tokenizer"),
+                ids,
+                "encode" in decoder.model.can,
+            )
+            if most is not None:
+                most = min(most, loop.most_tokens(decoder.model, ids) or most)
+                settings = dataclasses.replace(settings, max_tokens=most)
         speaker = Speaker(decoder, settings, tuple(flags.stop), rows)
         ids = [
-            speaker.fit(
-                corpus.objective.prompt(corpus.codec, prompt.text),
-                prompt.where,
-                truncate=flags.truncate,
-            )
-            for prompt in prompts
+            speaker.fit(row, prompt.where, truncate=flags.truncate)
+            for row, prompt in zip(ids, prompts)
         ]
         if flags.output is None:
             show(speaker, ids, flags.stream)
         else:
-            made = {**options, "step": int(step.name), "stop": flags.stop}
+            made = {
+                **dataclasses.asdict(settings),
+                "step": int(step.name),
+                "stop": flags.stop,
+            }
             made |= {"batch_size": flags.batch_size, "truncate": flags.truncate}
             write(speaker, prompts, ids, Path(flags.output), made)
     return 0
@@ -145,7 +158,7 @@ def parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
         for name, field in fields.items()
         if (given := getattr(flags, name)) is not None
     }
-    options = {name: field.default for name, field in fields.items()} | options
+    options = usual_options(flags, fields, options) | options
     rows = schema.literal(flags.batch_size)
     if type(rows) is not int or rows < 1:
         raise ConfigError("--batch-size", flags.batch_size, "a whole number from 1")
@@ -162,6 +175,32 @@ def parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
     if flags.output and (flags.stream or flags.chat):
         raise ConfigError("--output", "it with --stream or --chat", "one of them")
     return flags, options
+
+
+def usual_options(
+    flags: Namespace, fields: dict[str, schema.Field], given: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns what each setting is where no flag says it.
+
+    It is what the generation_config.json beside the run's tokenizer says, if there is
+    one, and the default of `Settings`.
+    """
+    place = Path(flags.workdir) / "tokenizer"
+    content = generation.read(place)
+    path = place / generation.FILE
+    found = generation.given_way(generation.settings(content), given)
+    found = {
+        name: schema.check(fields[name], value, f"{path}: {name}")
+        for name, value in found.items()
+    }
+    for line in generation.notes(content, path):
+        note(line)
+    if found:
+        shown = ", ".join(f"{flag(n)}={v}" for n, v in found.items() if n not in given)
+        note(f"{path}: {shown}" if shown else f"{path}: all given by flags")
+    if not flags.stop:
+        flags.stop = generation.stops(content)
+    return {name: field.default for name, field in fields.items()} | found
 
 
 def read_prompts(flags: Namespace) -> list[Prompt]:
@@ -317,7 +356,9 @@ def kept_rows(output: Path, prompts: Sequence[Prompt], made: dict[str, Any]) -> 
     return len(rows)
 
 
-def converse(decoder: Any, settings: Any, flags: Namespace, workdir: Path) -> int:
+def converse(
+    decoder: Any, settings: Any, flags: Namespace, workdir: Path, objective: Any
+) -> int:
     """A dialogue: lines of standard input, and an answer to each."""
     from lm.decoding.loop import draws_of
     from lm.decoding.speaker import Speaker
@@ -325,7 +366,7 @@ def converse(decoder: Any, settings: Any, flags: Namespace, workdir: Path) -> in
     if "encode" in decoder.model.can:
         found = "a model that encodes a source"
         raise ConfigError("--chat", found, "one that continues a text")
-    render, stops = form(decoder.codec, workdir)
+    render, stops = form(decoder.codec, workdir, objective)
     speaker = Speaker(decoder, settings, (*flags.stop, *stops), 1)
     context = decoder.model.context
     room = sys.maxsize if context is None else context - settings.max_tokens
@@ -363,7 +404,7 @@ def ask() -> str | None:
     return read_utf8(raw, "standard input").rstrip("\n") if raw else None
 
 
-def form(codec: Any, workdir: Path) -> tuple[Callable, tuple[str, ...]]:
+def form(codec: Any, workdir: Path, objective: Any) -> tuple[Callable, tuple[str, ...]]:
     """What makes a prompt of turns, and the texts that end an answer.
 
     The tokenizer's own chat template, if its files have one, else plain names.
@@ -371,15 +412,14 @@ def form(codec: Any, workdir: Path) -> tuple[Callable, tuple[str, ...]]:
     from lm.hf.chat import read_template, render
 
     template = read_template(workdir / "tokenizer")
-    first = [] if codec.bos_id is None else [codec.bos_id]
     if template is None:
-        return lambda turns: first + codec.encode(chat.plain(turns)), chat.STOPS
-    roles = {"bos": codec.bos_id, "eos": codec.eos_id}
+        return lambda turns: objective.prompt(codec, chat.plain(turns)), chat.STOPS
+    roles = {role: getattr(codec, f"{role}_id") for role in ROLES}
     names = {f"{n}_token": codec.token(id) for n, id in roles.items() if id is not None}
 
     def rendered(turns: Sequence[chat.Turn]) -> list[int]:
         messages = [turn._asdict() for turn in turns]
-        return chat.encode_marked(codec, render(template, messages, tokens=names))
+        return codec.encode_marked(render(template, messages, tokens=names))
 
     return rendered, ()
 

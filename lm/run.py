@@ -27,7 +27,7 @@ from lm.decoding import loop
 from lm.errors import ConfigError, DataError
 from lm.evaluators.base import Examples
 from lm.evaluators.evaluation import Evaluation, progress
-from lm.hf import source
+from lm.hf import generation, source
 from lm.hf.checkpoint import directory_of
 from lm.models.base import Compute, Model
 from lm.training import optim, sharding, step
@@ -48,6 +48,7 @@ class Corpus:
       open: (section, seed, train, changes) -> the stream of a `data` section, with the
         fields of the objective that differ in it.
       note: where lines for the log go.
+      ends: the ids that end an answer; None: the tokenizer's eos.
     """
 
     config: Config
@@ -56,6 +57,7 @@ class Corpus:
     shares: Shares
     open: Callable[..., Stream]
     note: Note
+    ends: tuple[int, ...] | None = None
 
     @functools.cached_property
     def stream(self) -> Stream:
@@ -127,7 +129,8 @@ def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
             note=note,
         )
 
-    return Corpus(config, objective, codec, shares, open_stream, note)
+    ends = generation.ends(workdir / "tokenizer", codec.vocab_size)
+    return Corpus(config, objective, codec, shares, open_stream, note, ends)
 
 
 def changed(objective: Any, changes: Mapping[str, Any]) -> Any:
@@ -402,9 +405,10 @@ def open_batches(
 
 
 def make_decoder(corpus: Corpus, program: Program) -> loop.Decoder:
-    """What makes the run's model speak; it holds no parameters yet."""
+    """Builds the run's decoder, without parameters; see `loop.make_decoder`."""
     prefix = corpus.objective.sees_prompt
-    return loop.make_decoder(program.model, corpus.codec, prefix=prefix)
+    codec, ends = corpus.codec, corpus.ends
+    return loop.make_decoder(program.model, codec, prefix=prefix, ends=ends)
 
 
 def open_evaluators(

@@ -38,7 +38,7 @@ ALLOWED = {
     "fit": "config data host run training transfer workdir",
     "convert": "config data hf host trees workdir",
     "evaluate": "config host run transfer workdir",
-    "generate": "config decoding hf host run transfer workdir",
+    "generate": "config decoding hf host run tokenizers transfer workdir",
     "verify": "checks config data hf host run trees workdir",
     "main": "config hf host run",
     "__init__": "config decoding host main run transfer workdir",

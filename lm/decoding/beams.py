@@ -104,7 +104,7 @@ def _rank(
     texts = _pick(state.live, origin)
     texts = jax.lax.dynamic_update_index_in_dim(texts, word, state.step, 2)
     length = state.step + 1
-    ends = (word == reader.eos_id) | (length == max_tokens)
+    ends = reader.ended(word) | (length == max_tokens)
 
     counts = ends & (jnp.arange(2 * beams) < beams) & ~state.closed[:, None]
     new_scores = jnp.where(counts, scores / divisor(length), -jnp.inf)

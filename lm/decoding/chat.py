@@ -1,8 +1,7 @@
 """Dialogues: turns as one prompt, as many as the context holds."""
 
-import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lm.errors import DataError
 
@@ -21,19 +20,6 @@ def plain(turns: Sequence[Turn]) -> str:
     """The form for a tokenizer without a chat template; an answer ends at STOPS."""
     lines = [f"{NAMES[turn.role]}: {turn.content}" for turn in turns]
     return "\n".join([*lines, f"{NAMES['assistant']}:"])
-
-
-def encode_marked(codec: Any, text: str) -> list[int]:
-    """The ids of a rendered template, in which special tokens stand by name."""
-    special = {codec.token(id): id for id in sorted(codec.special_ids)}
-    names = "|".join(map(re.escape, sorted(special, key=len, reverse=True)))
-    ids: list[int] = []
-    for part in re.split(f"({names})", text) if names else [text]:
-        if part in special:
-            ids.append(special[part])
-        elif part:
-            ids += codec.encode(part)
-    return ids
 
 
 def fit(turns: Sequence[Turn], render: Render, room: int) -> tuple[list[int], int]:

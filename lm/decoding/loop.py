@@ -151,6 +151,7 @@ class Decoder:
       params: its parameters, each layer's apart; see `holding`.
       codec: the tokenizer.
       prefix: whether all tokens of a prompt see each other, as in a prefix LM.
+      ends: the ids that end a text; no answer holds one.
       start: (params, prompts, row, numbers, max_tokens) -> State; the first token is
         said.
       advance: (params, state, numbers, stopped, count) -> State and tokens (B, BLOCK);
@@ -161,14 +162,25 @@ class Decoder:
     model: Decodes
     codec: Any
     prefix: bool
+    ends: tuple[int, ...]
     start: Any
     advance: Any
     search: Any
     params: PyTree = None
 
 
-def make_decoder(model: Decodes, codec: Any, *, prefix: bool = False) -> Decoder:
+def make_decoder(
+    model: Decodes,
+    codec: Any,
+    *,
+    prefix: bool = False,
+    ends: Sequence[int] | None = None,
+) -> Decoder:
     """Builds a decoder without parameters; compiles nothing yet.
+
+    Args:
+      prefix: whether all tokens of a prompt see each other, as in a prefix LM.
+      ends: the ids that end a text; None: the tokenizer's eos, if it has one.
 
     Raises:
       ConfigError: the model cannot continue a text.
@@ -179,12 +191,16 @@ def make_decoder(model: Decodes, codec: Any, *, prefix: bool = False) -> Decoder
         raise DataError("tokenizer", "no bos and no pad token", "one to start with")
     compute = dataclasses.replace(model.compute, unroll=0, remat="none")
     model = model.clone(compute=compute)
-    eos_id = NOTHING if codec.eos_id is None else codec.eos_id
-    reader = Reader(model, may_be_said(codec, model.vocab_size), eos_id)
+    if ends is None:
+        ends = [id for id in (codec.eos_id,) if id is not None]
+    allowed = may_be_said(codec, model.vocab_size)
+    allowed[[*ends]] = True
+    reader = Reader(model, allowed, tuple(ends))
     return Decoder(
         model=model,
         codec=codec,
         prefix=prefix,
+        ends=tuple(ends),
         start=jax.jit(functools.partial(_start, reader), static_argnums=4),
         advance=jax.jit(functools.partial(_advance, reader), donate_argnums=1),
         search=jax.jit(
@@ -220,6 +236,14 @@ def may_be_said(codec: Any, size: int) -> Bool[np.ndarray, "V"]:
     if codec.eos_id is not None:
         allowed[codec.eos_id] = True
     return allowed
+
+
+def most_tokens(model: Decodes, prompts: Iterable[Prompt]) -> int | None:
+    """Gives the longest answer that has room after each prompt; None: any length."""
+    if model.context is None or "beyond" in model.can:
+        return None
+    longest = 0 if "encode" in model.can else max(map(len, prompts), default=0)
+    return max(1, model.context - longest)
 
 
 def room(model: Decodes, max_tokens: int) -> int | None:
@@ -283,7 +307,7 @@ def answer(
     while True:
         ended = np.asarray(state.ended)
         for ids, new in zip(said, tokens.tolist()):
-            ids += [id for id in new if id not in (NOTHING, decoder.codec.eos_id)]
+            ids += [id for id in new if id not in (NOTHING, *decoder.ends)]
         if watch is not None:
             stopped[: len(said)] = watch(said)
         left = settings.max_tokens - count
@@ -302,7 +326,7 @@ def _search(
     alpha = np.float32(settings.length_penalty)
     found = decoder.search(decoder.params, batch, alpha, **options)
     texts, scores = (np.asarray(array)[:count].tolist() for array in found)
-    not_said = (NOTHING, decoder.codec.eos_id)
+    not_said = (NOTHING, *decoder.ends)
     return [
         [
             Answer([id for id in ids if id not in not_said], score)
@@ -462,6 +486,6 @@ def _say(reader: Reader, state: State, logits: Array, numbers: Numbers) -> State
         token=token,
         position=state.position + 1,
         step=state.step + 1,
-        ended=state.ended | (token == reader.eos_id),
+        ended=state.ended | reader.ended(token),
         known=state.known.at[jnp.arange(len(token)), place].set(True, mode="drop"),
     )

@@ -58,12 +58,16 @@ class Reader:
     Attributes:
       model: one that can "extend", its layers unrolled.
       allowed: (V,) which tokens may be generated.
-      eos_id: what ends a text; NOTHING if nothing does.
+      ends: the ids that end a text; () if nothing does.
     """
 
     model: Decodes
     allowed: Bool[np.ndarray, "V"]
-    eos_id: int
+    ends: tuple[int, ...]
+
+    def ended(self, token: Int[Array, "*any"]) -> Bool[Array, "*any"]:
+        """Returns which tokens end a text."""
+        return jnp.isin(token, jnp.asarray(self.ends, jnp.int32))
 
     def read(
         self, params: PyTree, prompts: dict[str, Int[Array, "B P"]], room: int

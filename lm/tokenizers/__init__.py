@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -106,6 +107,21 @@ class Codec(Protocol):
         hold (a space put before it, the end of its last line) has an empty span.
         """
         ...
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Returns the ids of a text in which special tokens stand by name.
+
+        A rendered chat template is one; no text of a user goes this way by itself.
+        """
+        special = {self.token(id): id for id in sorted(self.special_ids)}
+        names = "|".join(map(re.escape, sorted(special, key=len, reverse=True)))
+        ids: list[int] = []
+        for part in re.split(f"({names})", text) if names else [text]:
+            if part in special:
+                ids.append(special[part])
+            elif part:
+                ids += self.encode(part)
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids` without its special tokens (unknown ones are shown).
@@ -217,13 +233,16 @@ def require_path(path: str) -> Path:
     return Path(path)
 
 
+BESIDE = ("tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+
+
 def keep_beside(path: Path, directory: Path) -> None:
     """Copies what a checkpoint says of its tokenizer beside it and no id depends on.
 
-    Its chat template, and the settings that an export gives back.
+    Its chat template, how it is to answer, and the settings that an export gives back.
     """
     folder = path if path.is_dir() else path.parent
-    for name in ("tokenizer_config.json", "chat_template.jinja"):
+    for name in BESIDE:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, directory / name)
 

@@ -203,6 +203,15 @@ class HFCodec(Codec):
         ]
         return found.ids, spans
 
+    def encode_marked(self, text: str) -> list[int]:
+        # What stands beside a special token is the library's affair.
+        self._tokenizer.encode_special_tokens = False
+        try:
+            with guarded(self._where, "one that can encode any text"):
+                return self._tokenizer.encode(text, add_special_tokens=False).ids
+        finally:
+            self._tokenizer.encode_special_tokens = True
+
     def _decode(self, ids: list[int]) -> str:
         with guarded(self._where, "one that can decode its ids"):
             return self._tokenizer.decode(ids, skip_special_tokens=False)
