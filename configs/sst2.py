@@ -8,7 +8,8 @@ Command:  python -m lm.main --config=configs/sst2.py:dir=data/sst2 \
           From scratch, the shape and the tokenizer are this config's own:
           python -m lm.main --config=configs/sst2.py:dir=data/sst2,scratch
 Arguments, joined by commas: quick (a few steps on a dozen sentences of its own),
-          dir=FOLDER, preset=bert_mini (the shape of the other run), scratch.
+          dir=FOLDER, preset=bert_mini (the shape of the other run; hf: that of the
+          directory of init.source=hf:DIR), scratch.
 Results:  configs/README.md
 """
 

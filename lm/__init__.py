@@ -218,11 +218,13 @@ def _train(
     from lm import main
     from lm.config import resolve
     from lm.errors import ConfigError
+    from lm.hf import source
 
     if not isinstance(config, str) and workdir is None:
         raise ConfigError("workdir", "None", "a folder, since the config is no file")
-    settings = resolve.load(config, overrides or {})
     place = Path(resolve.default_workdir(str(config)) if workdir is None else workdir)
+    shape = source.with_shape(place)
+    settings = resolve.load(config, overrides or {}, fill=shape)
     code = main.start(settings, place, strict=strict, allow_change=tuple(allow_change))
     if code == main.process.INTERRUPTED:
         raise KeyboardInterrupt(f"saved in {place}; the same call continues")

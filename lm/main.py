@@ -48,8 +48,8 @@ def run(argv: list[str]) -> int:
         "(default: none)",
     )
     flags, overrides = parser.parse_known_args(argv)
-    config = configs.load(flags.config, overrides)
     workdir = Path(flags.workdir or configs.default_workdir(flags.config))
+    config = configs.load(flags.config, overrides, fill=source.with_shape(workdir))
     return start(
         config,
         workdir,

@@ -161,6 +161,30 @@ def test_a_decoder_that_classifies_goes_in_and_out(
     assert config["pad_token_id"] == 0
 
 
+@pytest.mark.parametrize("preset", [None, "hf"])
+def test_a_run_takes_the_shape_of_the_folder(bert, tmp_path, preset):
+    """Fields that are given override it; a run that has begun needs no folder."""
+    given = configs.plain(fine_tune(bert), "config")
+    given["model"] = {"name": "transformer", "preset": preset, "vocab_size": None}
+    place = tmp_path / "run"
+
+    def load(**model):
+        tree = given | {"model": given["model"] | model}
+        return configs.load(tree, {}, fill=source.with_shape(place))
+
+    shape = folders.model_of(bert)
+    found = load(dropout=0.25, attention={"dropout": 0.5})
+    assert (found.model.d_model, found.model.num_layers) == (24, 2)
+    assert found.model.dropout == 0.25 and found.model.attention.dropout == 0.5
+    assert found.model.attention.buckets == shape["attention"]["buckets"]
+    source.check(found, place)
+    with pytest.raises(CheckpointError, match=r"num_layers=3.*model\.preset=hf"):
+        source.check(load(num_layers=3), place)
+    assert tiny.run(found, place) == 0
+    given["init"]["source"] = "hf:gone"
+    assert load().model.d_model == 24
+
+
 def test_first_the_weights_are_those_of_the_folder(bert, tmp_path):
     settings = fine_tune(bert)
     config = source.complete(settings, tmp_path / "new")

@@ -41,7 +41,7 @@ ALLOWED = {
     "generate": "config decoding hf host run tokenizers transfer workdir",
     "verify": "checks config data hf host run trees workdir",
     "main": "config hf host run",
-    "__init__": "config decoding host main run transfer workdir",
+    "__init__": "config decoding hf host main run transfer workdir",
     "__main__": "config host",
 }
 NEVER = {"torch", "transformers", "tensorflow", "configs", "experiments", "tests"}

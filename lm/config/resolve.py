@@ -8,7 +8,7 @@ How files, arguments and overrides are written: `lm/config/files.py`.
 import json
 import re
 import runpy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,6 +110,7 @@ def load(
     config: str | Mapping[str, Any],
     overrides: list[str] | Mapping[str, Any],
     root: Path = ROOT,
+    fill: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> Config:
     """The complete, checked config of `FILE[:ARG]` and what overrides its fields.
 
@@ -119,13 +120,14 @@ def load(
       overrides: `--config.a.b=value` flags as the shell gave them, or values by dotted
         path; later ones win.
       root: the folder of the package `lm`.
+      fill: adds to the tree of what was given (lm.hf.source.with_shape).
 
     Raises:
       ConfigError: the first mistake found, naming the file or the field.
     """
     tree = read_file(config) if isinstance(config, str) else plain(config, "config")
     leftovers.override(tree, overrides, _names)
-    return resolve(tree, root)
+    return resolve(tree if fill is None else fill(tree), root)
 
 
 def resolve(tree: dict[str, Any], root: Path = ROOT) -> Config:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,36 @@ from lm.hf.tokenizer import section
 
 def is_hf(source: str | None) -> bool:
     return source is not None and source.startswith(PREFIX)
+
+
+def with_shape(workdir: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Returns a function that gives a config's tree the shape of its checkpoint.
+
+    Where `init.source` is "hf:DIR" and `model.preset` is "hf" or None, config.model is
+    the checkpoint's, and its fields that are given override it. A run that has begun
+    has its shape in its own config.json.
+    """
+
+    def fill(tree: dict[str, Any]) -> dict[str, Any]:
+        init, model = tree.get("init"), tree.get("model")
+        given = init.get("source") if isinstance(init, Mapping) else None
+        if not isinstance(model, Mapping) or not isinstance(given, str):
+            return tree
+        if not is_hf(given) or model.get("preset") not in (None, "None", "hf"):
+            return tree
+        if (workdir / "config.json").exists():
+            shape = dict(configs.of_run(workdir).model)
+        else:
+            family, theirs, path = read_config(directory_of(str(given)))
+            shape = family.read(theirs, path)
+        own = {key: value for key, value in model.items() if key != "preset"}
+        for key, value in own.items():
+            inner = shape.get(key)
+            both = isinstance(value, Mapping) and isinstance(inner, Mapping)
+            shape[key] = {**inner, **value} if both else value
+        return tree | {"model": shape}
+
+    return fill
 
 
 def check(config: Config, workdir: Path) -> None:
@@ -81,7 +111,7 @@ def complete(config: Config, workdir: Path) -> Config:
             f"init.source {config.init.source}",
             "; ".join(f"{field}={shown(there)}" for field, there, _ in found),
             "; ".join(f"{field}={shown(here)}" for field, _, here in found),
-            "set these fields of config.model, or its preset, to the checkpoint's.",
+            "set model.preset=hf and leave these fields out: the checkpoint has them.",
         )
     return config
 
