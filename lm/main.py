@@ -12,7 +12,7 @@ from lm.config import resolve as configs
 from lm.config.flags import Parser
 from lm.config.resolve import Config
 from lm.hf import source
-from lm.host import lock, process, storage
+from lm.host import agreement, lock, process, storage
 
 USAGE = """python -m lm.main --config=FILE[:ARG] [--config.a.b=VALUE]
     [--workdir=DIR] [--strict] [--allow-change=FIELD[,FIELD]]
@@ -75,6 +75,7 @@ def start(
     storage.check_directory(workdir)
     source.check(config, workdir)
     lines = [*notes, *process.platform_setup()]
+    agreement.check_config(configs.to_json(config))
 
     from lm import run as runs  # after the checks above: it imports jax
 

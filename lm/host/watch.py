@@ -279,7 +279,7 @@ def barrier(name: str, limit: float) -> None:
         raise PeerError(
             f"process {jax.process_index()}",
             str(error).splitlines()[0],
-            f"every process at the {name} of a checkpoint within {limit:.0f} s",
+            f"every process at the barrier {name!r} within {limit:.0f} s",
             "run the same command again",
         ) from error
 

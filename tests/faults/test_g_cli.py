@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lm.config import resolve as configs
 from lm.errors import ConfigError
 from lm.main import main
+from tests.test_processes import free_port
 
 FILE = "tests/faults/config.py"
 
@@ -156,3 +157,19 @@ def test_G4_a_prompt_that_cannot_be_answered_is_one_line(server, tmp_path):
         said = f"{done.code}: {done.error() if done.code else ''}"
         assert said.startswith(expected.format(file=file)), done.text()
     assert sorted(workdir.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_G1_two_processes_with_two_configs_end_with_2(server, tmp_path):
+    """Each of them says so, and nothing is left in the workdir."""
+    work = tmp_path / "run"
+    place = {"LM_COORDINATOR": f"localhost:{free_port()}", "LM_PROCESSES": "2"}
+    running = [
+        server.start(work, f"--config.optim.lr={lr}", LM_PROCESS=str(i), **place)
+        for i, lr in enumerate((0.01, 0.02))
+    ]
+    assert [each.wait() for each in running] == [2, 2]
+    for each in running:
+        assert "optim.lr: found 0.02 in process 1, expected 0.01" in each.text()
+        assert "Traceback" not in each.text()
+    assert not (work / "config.json").exists()
