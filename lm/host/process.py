@@ -16,6 +16,7 @@ import errno
 import hashlib
 import os
 import platform
+import resource
 import signal
 import sys
 import threading
@@ -29,6 +30,9 @@ from lm.errors import ConfigError, PeerError, Refusal, StorageError, escape
 from lm.host import environ as environ_numbers
 
 PREEMPTED, INTERRUPTED, UNREAD = 75, 130, 141
+# Limits of the process: what jax and its threads need at least, and what suits them.
+LEAST_FILES, MOST_FILES = 64, 4096
+LEAST_ADDRESSES = 2**31
 T = TypeVar("T")
 
 
@@ -258,6 +262,7 @@ def platform_setup(environ: Mapping[str, str] = os.environ) -> list[str]:
       PeerError: the other processes did not come within LM_PEER_TIMEOUT.
       StorageError: the directory in LM_COMPILE_CACHE is open to others.
     """
+    check_limits()
     import jax
 
     notes = _compile_cache(environ)
@@ -271,6 +276,35 @@ def platform_setup(environ: Mapping[str, str] = os.environ) -> list[str]:
         raise ConfigError("JAX_PLATFORMS", found, "a platform that starts") from error
     kind, processes = devices[0].device_kind, jax.process_count()
     return [*notes, f"devices: {len(devices)} x {kind}, processes: {processes}"]
+
+
+def check_limits() -> None:
+    """Raises the limit of open files as far as it may go; refuses limits that kill.
+
+    Native code aborts the process where it has no file, thread or memory left.
+
+    Raises:
+      StorageError: names the limit and what a run needs.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < LEAST_FILES:
+        raise StorageError(
+            "open files",
+            f"a limit of {wanted}",
+            f"{LEAST_FILES} or more",
+            "raise the limit (ulimit -n)",
+        )
+    room = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if room != resource.RLIM_INFINITY and room < LEAST_ADDRESSES:
+        raise StorageError(
+            "memory",
+            f"{room:,} bytes of address space",
+            f"{LEAST_ADDRESSES:,} or more",
+            "raise the limit (ulimit -v)",
+        )
 
 
 def is_primary() -> bool:

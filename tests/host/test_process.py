@@ -458,3 +458,35 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(number, codes):
     assert [each[0] for each in ended] == codes, [each[2] for each in ended]
     saved = [each[1].splitlines()[-1] for each in ended]
     assert saved[0] == saved[1] and saved[0].startswith("saved")
+
+
+@pytest.mark.parametrize(
+    ("limit", "named"),
+    [
+        ("RLIMIT_NOFILE, (24, 24)", "open files: found a limit of 24, expected 64"),
+        ("RLIMIT_AS, (2**30, 2**30)", "memory: found 1,073,741,824 bytes of address"),
+    ],
+)
+def test_a_limit_under_which_jax_would_abort_is_a_line_with_5(limit, named):
+    body = f"""
+    import resource, sys
+    from lm.host.process import platform_setup, run_main
+    resource.setrlimit(resource.{limit})
+    sys.exit(run_main(lambda: print(platform_setup())))
+    """
+    returned, _, err = finish(start(body))
+    assert returned == 5 and err.startswith(f"error[storage] {named}"), err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_soft_limit_of_files_is_raised():
+    body = """
+    import resource
+    from lm.host.process import check_limits
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (24, hard))
+    check_limits()
+    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 64)
+    """
+    returned, out, _ = finish(start(body))
+    assert returned == 0 and out.strip() == "True"
