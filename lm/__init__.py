@@ -55,21 +55,12 @@ class Run:
         config = resolve.of_run(self.workdir)
         process.platform_setup()
 
-        import jax
+        from lm import run
 
-        from lm import run, transfer
-        from lm.workdir import checkpoint
-
-        self.config = run.with_tokenizer(config, self.workdir)
-        with checkpoint.reading(self.workdir, which) as step:
-            self.step = int(step.name)
-            self._corpus = run.open_corpus(self.config, self.workdir, _note)
-            self._program = run.open_program(self.config, self._corpus)
-            init = checkpoint.Init(source=str(self.workdir), checkpoint=self.step)
-            with jax.set_mesh(self._program.mesh):
-                self._params, _ = transfer.load_params(
-                    init, run.shapes_in(step, self._program)
-                )
+        opened = run.open_run(self.workdir, which, config=config, note=_note)
+        self.config, self.step = opened.config, opened.step
+        self._corpus, self._program = opened.corpus, opened.program
+        self._params = opened.params
 
     def __repr__(self) -> str:
         return f"lm.open({str(self.workdir)!r}, {self.step})"

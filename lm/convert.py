@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.config import resolve as configs
-from lm.config.flags import CHECKPOINT, Parser, which_step
+from lm.config.flags import CHECKPOINT, Parser, add_weights, which_step
 from lm.config.resolve import Config
 from lm.errors import ConfigError
 from lm.hf import adopting, checkpoint, generation
@@ -47,6 +47,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--checkpoint", default="latest", metavar="WHICH", help=f"--to: {CHECKPOINT}"
     )
+    add_weights(parser)
     parser.add_argument(
         "--family",
         metavar="NAME",
@@ -171,25 +172,33 @@ def export_run(flags: Any, target: Path) -> int:
     process.platform_setup()
 
     from lm.hf import exporting
+    from lm.transfer import weights_of
     from lm.workdir.checkpoint import find, read_leaves
 
     step = find(workdir, which)
     drop = re.compile(flags.drop)
+    part, leaves = weights_of(read_leaves(step), flags.weights)
     shapes = {
-        path.removeprefix("params/"): tuple(shape)
-        for path, (_, shape) in read_leaves(step).items()
-        if path.startswith("params/") and not drop.fullmatch(path[len("params/") :])
+        path: tuple(shape)
+        for path, (_, shape) in leaves.items()
+        if not drop.fullmatch(path)
     }
     plan = exporting.plan(config, shapes, flags.family)
     with made_beside(target) as partial:
-        write(config, workdir, step, plan, partial, flags.dtype)
+        write(config, workdir, step, part, plan, partial, flags.dtype)
     names = ", ".join(sorted(path.name for path in target.iterdir()))
     print(f"{plan.architecture} of step {step.name} into {target}: {names}")
     return 0
 
 
 def write(
-    config: Config, workdir: Path, step: Path, plan: Any, place: Path, dtype: str
+    config: Config,
+    workdir: Path,
+    step: Path,
+    part: str,
+    plan: Any,
+    place: Path,
+    dtype: str,
 ) -> None:
     """Writes the files of an export."""
     import jax
@@ -227,8 +236,8 @@ def write(
         path: jax.ShapeDtypeStruct(source.shape, np.float32, sharding=here)
         for path, source in plan.sources.items()
     }
-    state = read_state(step, {"params": nest(abstract)}, partial=True)
-    exporting.write(plan, flatten(state["params"]), place, dtype=dtype)
+    state = read_state(step, {part: nest(abstract)}, partial=True)
+    exporting.write(plan, flatten(state[part]), place, dtype=dtype)
     rows = workdir / "metrics.jsonl"
     rows = read_rows(rows) if rows.exists() else []
     at = next((row for row in rows if row.get("step") == int(step.name)), {})

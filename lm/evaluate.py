@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lm.config import resolve as configs
-from lm.config.flags import CHECKPOINT, Parser, which_step
+from lm.config.flags import CHECKPOINT, Parser, add_weights, which_step
 from lm.errors import ConfigError
 from lm.host import process
 
 USAGE = """python -m lm.evaluate --workdir=DIR [--checkpoint=latest|best|STEP]
-    [--only=NAME[,NAME]] [--config=FILE[:ARG]] [--config.a.b=value ...]
+    [--only=NAME[,NAME]] [--weights=averaged|trained]
+    [--config=FILE[:ARG]] [--config.a.b=value ...]
 
 Runs the evaluations of a config on a checkpoint and prints one JSON object: the
 step and every metric; null stands for one that is not defined, and a line on
@@ -41,6 +42,7 @@ def run(argv: list[str]) -> int:
         metavar="NAME[,NAME]",
         help="the evaluations to run, by their names in evals (default: all)",
     )
+    add_weights(parser)
     flags, given = parser.parse_known_args(argv)
     overrides = [*FOLLOWED, *given]
     workdir = Path(flags.workdir)
@@ -55,25 +57,22 @@ def run(argv: list[str]) -> int:
     import jax
 
     from lm import run as runs
-    from lm import transfer
-    from lm.workdir import checkpoint
 
     def note(line: str) -> None:
         if jax.process_index() == 0:
             print(line, file=sys.stderr, flush=True)
 
     runs.check(config)
-    config = runs.with_tokenizer(config, workdir)
-    with checkpoint.reading(workdir, which) as step:
-        corpus = runs.open_corpus(config, workdir, note)
-        program = runs.open_program(config, corpus)
-        evaluators = runs.open_evaluators(config, workdir, corpus, program)
-        init = checkpoint.Init(source=str(workdir), checkpoint=int(step.name))
-        with jax.set_mesh(program.mesh):
-            params, _ = transfer.load_params(init, runs.shapes_in(step, program))
-            found: dict[str, float] = {"step": int(step.name)}
-            for evaluate in evaluators.values():
-                found |= evaluate(params, int(step.name))
+    opened = runs.open_run(
+        workdir, which, config=config, weights=flags.weights, note=note
+    )
+    evaluators = runs.open_evaluators(
+        opened.config, workdir, opened.corpus, opened.program
+    )
+    found: dict[str, float] = {"step": opened.step}
+    with opened.on_mesh():
+        for evaluate in evaluators.values():
+            found |= evaluate(opened.params, opened.step)
     if jax.process_index() == 0:
         print(to_json(found, note))
     return 0

@@ -33,7 +33,7 @@ from lm.training.progress import Progress
 from lm.training.step import Program, State
 from lm.workdir import adopt, checkpoint
 from lm.workdir.checkpoint import Checkpointer
-from lm.workdir.summary import summary
+from lm.workdir.summary import finished
 from lm.workdir.writer import Log, Writer
 
 # What lm.config.jobs asks.
@@ -69,11 +69,9 @@ def fit(
     writer = Writer(workdir, configs.build(Log, config.log), primary=primary)
     with writer, watch.of_run(workdir) as watching:
         # ── The workdir: a new run, or one to go on with ────────────────────────────
-        changes = adopt.check_config(config, workdir, allow_change)
+        _, changes = adopt.check_config(config, workdir, allow_change)
         for note in (*notes, *adopt.describe_changes(changes)):
             writer.note(note)
-        if primary:
-            adopt.adopt(config, workdir, changes)
         checkpointer = Checkpointer(
             workdir,
             configs.build(checkpoint.Checkpoint, config.checkpoint),
@@ -82,6 +80,9 @@ def fit(
             note=writer.note,
             strict=strict,
         )
+        latest = checkpointer.latest()
+        if primary and latest is None:
+            adopt.adopt(config, workdir, changes)
 
         # ── Data: a pass over all rows is a step, and an epoch ──────────────────────
         watching.at("data", times=math.inf)  # Nobody knows how long they are.
@@ -95,10 +96,8 @@ def fit(
         best = guard.Best(config.checkpoint.best, config.checkpoint.best_mode)
         data = corpus.identity()
         at = Progress.begin(stop, best, data)
-        latest = checkpointer.latest()
-        seen = at.resume(adopt.peek(workdir, latest), None)
-        if latest == times.total or seen.enough:
-            writer.note(summary(workdir, latest))
+        if adopt.complete(workdir, latest, times.total):
+            writer.note(finished(workdir, latest, times.total))
             return 0
 
         # ── Model and mesh; nothing is computed yet ─────────────────────────────────
@@ -110,9 +109,14 @@ def fit(
             # ── Start: the own workdir, else the model's beginning ──────────────────
             watching.at("restore", times=10)
             if latest is not None:
-                state, host = checkpointer.restore(as_saved(program))
-                adopt.check_data(host["data"], at.data)
-                at = at.resume(host, state)
+                found, host = checkpointer.restore(as_saved(program))
+                adopt.check_data(host["data"], at.data, resized=True)
+                at = at.resume(host, state_of(found))
+                if at.enough or at.step >= times.total:
+                    writer.note(finished(workdir, at.step, times.total, at.why))
+                    return 0
+                if primary:
+                    adopt.adopt(config, workdir, changes)
                 writer.note(f"continuing from step {at.step}")
             else:
                 at = replace(at, state=begin(config, corpus, program, writer.note))
@@ -152,7 +156,7 @@ def fit(
             writer.note(f"stopped after step {at.step}; run again to continue")
             return exit_code
         writer.note(f"{size(at.state.params)}; {timing.describe_peak()}")
-        writer.note(summary(workdir, at.step))
+        writer.note(finished(workdir, at.step, times.total, at.why))
         return 0
 
 
@@ -226,30 +230,30 @@ def place(program: Program, step: int, params: Any, memory: Any) -> State:
         array = np.asarray(leaf)
         return jax.make_array_from_callback(array.shape, whole, array.__getitem__)
 
-    none = {name: {} for name in State._fields}
     given = {"step": np.int32(step), "params": params, "opt_state": memory}
-    return State(**none | jax.tree.map(put, given))
+    return state_of(jax.tree.map(put, given))
 
 
-def as_saved(program: Program) -> Callable[[Path], State]:
+def state_of(saved: dict[str, Any]) -> State:
+    """Returns the state of what a checkpoint holds; what it lacks is {}."""
+    return State(**{name: {} for name in State._fields} | saved)
+
+
+def as_saved(program: Program) -> Callable[[Path], dict[str, Any]]:
     """Returns what gives the shapes of the state that a checkpoint holds.
 
     They are not known before: a model may have as many parameters as its data ask for.
     """
     whole = NamedSharding(program.mesh, PartitionSpec())
 
-    def shapes(step: Path) -> State:
-        tree = transfer.saved_shapes(step, whole)
-        return State(**{name: tree.get(name, {}) for name in State._fields})
-
-    return shapes
+    return lambda step: transfer.saved_shapes(step, whole)
 
 
 def save(checkpointer: Checkpointer, writer: Writer, at: Progress) -> None:
     """Saves where the run stands, once its rows are durable."""
     writer.sync()
     value = at.best.value if at.best.step == at.step else None
-    checkpointer.save(at.step, at.state, at.asdict(), value=value)
+    checkpointer.save(at.step, at.state.saved(), at.asdict(), value=value)
 
 
 # ── A pass ──────────────────────────────────────────────────────────────────────────

@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 
 from lm.config import resolve as configs
 from lm.config import schema
-from lm.config.flags import CHECKPOINT, Parser, describe_fields, flag, which_step
+from lm.config.flags import (
+    CHECKPOINT,
+    Parser,
+    add_weights,
+    describe_fields,
+    flag,
+    which_step,
+)
 from lm.decoding import chat
 from lm.errors import ConfigError, DataError
 from lm.hf import generation
@@ -44,26 +51,18 @@ def run(argv: list[str]) -> int:
     prompts = [] if flags.chat else read_prompts(flags)
     process.platform_setup()
 
-    import jax
-
     from lm import run as runs
-    from lm import transfer
     from lm.decoding import loop
     from lm.decoding.speaker import Speaker
-    from lm.workdir import checkpoint
 
     settings = loop.Settings(**options)
-    config = runs.with_tokenizer(config, workdir)
-    with checkpoint.reading(workdir, which) as step:
-        corpus = runs.open_corpus(config, workdir, note)
-        program = runs.open_program(config, corpus)
-        decoder = runs.make_decoder(corpus, program)
-        init = checkpoint.Init(source=str(workdir), checkpoint=int(step.name))
-        with jax.set_mesh(program.mesh):
-            params, _ = transfer.load_params(init, runs.shapes_in(step, program))
-    with jax.set_mesh(program.mesh):
-        decoder = loop.holding(decoder, params)
-        del params
+    opened = runs.open_run(
+        workdir, which, config=config, weights=flags.weights, note=note
+    )
+    corpus, step = opened.corpus, opened.step
+    with opened.on_mesh():
+        decoder = loop.holding(runs.make_decoder(corpus, opened.program), opened.params)
+        del opened  # Its weights, where the decoder has copies in another type.
         if flags.chat:
             return converse(decoder, settings, flags, workdir, corpus.objective)
         rows = min(flags.batch_size, len(prompts))
@@ -87,10 +86,11 @@ def run(argv: list[str]) -> int:
         else:
             made = {
                 **dataclasses.asdict(settings),
-                "step": int(step.name),
+                "step": step,
                 "stop": flags.stop,
             }
             made |= {"batch_size": flags.batch_size, "truncate": flags.truncate}
+            made |= {"weights": "trained"} if flags.weights == "trained" else {}
             write(speaker, prompts, ids, Path(flags.output), made)
     return 0
 
@@ -108,6 +108,7 @@ def parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
     parser.add_argument(
         "--checkpoint", default="latest", metavar="WHICH", help=CHECKPOINT
     )
+    add_weights(parser)
     parser.add_argument(
         "prompts",
         nargs="*",

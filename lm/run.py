@@ -9,9 +9,9 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -32,6 +32,7 @@ from lm.hf.checkpoint import directory_of
 from lm.models.base import Compute, Model
 from lm.training import optim, sharding, step
 from lm.training.step import Program, Training
+from lm.workdir import checkpoint
 from lm.workdir.adopt import begun
 
 Note = Callable[[str], None]
@@ -103,13 +104,69 @@ def check(config: Config) -> None:
     match.check(config, build)
 
 
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run with the weights of one of its checkpoints.
+
+    Attributes:
+      config: complete; what is opened follows it.
+      step: of the checkpoint.
+      params: the weights, on the devices.
+    """
+
+    config: Config
+    workdir: Path
+    corpus: Corpus
+    program: Program
+    params: Any
+    step: int
+
+    def on_mesh(self) -> Any:
+        """Returns the context in which the functions of the program are called."""
+        return jax.set_mesh(self.program.mesh)
+
+
+def open_run(
+    workdir: Path,
+    which: checkpoint.Which = "latest",
+    *,
+    config: Config | None = None,
+    weights: Literal["averaged", "trained"] = "averaged",
+    note: Note = print,
+) -> Run:
+    """Opens a run for asking: the one way in for commands and notebooks.
+
+    Args:
+      which: the checkpoint, "latest", "best" or a step.
+      config: what to open instead of the run's own config, such as other evaluations.
+      weights: "averaged", where the run keeps an average (`optim.ema`), or "trained".
+      note: takes lines for the user.
+
+    Raises:
+      ConfigError: the folder is no run's, or the config does not hold.
+      CheckpointError: no such checkpoint, a damaged one, or one of another model.
+      DataError: the tokenizer is missing or damaged.
+    """
+    config = with_tokenizer(config or configs.of_run(workdir), workdir)
+    with checkpoint.reading(workdir, which) as directory:
+        corpus = open_corpus(config, workdir, note)
+        program = open_program(config, corpus)
+        at = int(directory.name)
+        init = checkpoint.Init(str(workdir), checkpoint=at, weights=weights)
+        with jax.set_mesh(program.mesh):
+            params, _ = transfer.load_params(
+                init, transfer.shapes_in(directory, program)
+            )
+    return Run(config, workdir, corpus, program, params, at)
+
+
 def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
     """The tokenizer, made at the first run, and the way to the rows.
 
     Raises:
       DataError: a source or the tokenizer is missing, damaged or does not fit.
     """
-    shares = this_process()
+    shares = pipeline.this_process()
     objective = open_objective(config)
     codec = open_codec(config, workdir, objective, shares, note)
 
@@ -118,7 +175,7 @@ def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
     ) -> Stream:
         return pipeline.open_stream(
             configs.build(Data, section),
-            changed(objective, changes or {}),
+            match.changed(objective, changes or {}),
             codec,
             seq_len=config.seq_len,
             seed=seed,
@@ -131,33 +188,6 @@ def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
 
     ends = generation.ends(workdir / "tokenizer", codec.vocab_size)
     return Corpus(config, objective, codec, shares, open_stream, note, ends)
-
-
-def changed(objective: Any, changes: Mapping[str, Any]) -> Any:
-    """Replaces some fields of the objective, as an evaluation asks.
-
-    Raises:
-      ConfigError: it has no such field.
-    """
-    known = [field.name for field in dataclasses.fields(objective)]
-    for name in changes:
-        if name not in known:
-            raise ConfigError(
-                f"evals.<name>.objective.{name}",
-                "an unknown field",
-                f"one of {', '.join(known)}",
-            )
-    return dataclasses.replace(objective, **changes)
-
-
-def this_process() -> Shares:
-    """The share of this process, and waiting for the others by jax's barrier."""
-    if jax.process_count() == 1:
-        return Shares()
-    from jax.experimental import multihost_utils
-
-    wait = multihost_utils.sync_global_devices
-    return Shares(jax.process_index(), jax.process_count(), wait)
 
 
 def with_tokenizer(config: Config, workdir: Path) -> Config:
@@ -243,14 +273,6 @@ def describe_data(corpus: Corpus, total: int) -> str:
     )
 
 
-def describe_examples(corpus: Corpus, number: int) -> str:
-    """Returns a batch's number and its examples, for an error line."""
-    size = corpus.config.batch_size
-    places = (corpus.stream.locate(number * size + row) for row in range(size))
-    examples = " ".join(":".join(map(str, place)) for place in places)
-    return f"batch {number} of the examples (source:epoch:row) {examples}"
-
-
 def open_program(
     config: Config, corpus: Corpus, devices: Sequence[Any] | None = None
 ) -> Program:
@@ -310,7 +332,7 @@ def open_training(
     """
     mesh = program.mesh
     sharding.check_batch(config.batch_size, config.grad_accum, mesh)
-    settings = configs.build(optim.Optim, config.optim)
+    settings, update = configs.build(optim.Optim, config.optim), config["update"]
     schedule = optim.schedule(settings, steps_of)
     make = functools.partial(
         step.make_training,
@@ -319,6 +341,8 @@ def open_training(
         schedule=schedule,
         seed=config.seed,
         grad_accum=config.grad_accum,
+        gradient=configs.build(configs.load_class("update", update.name), update),
+        rows=config.batch_size if carries(config, program.model) else 0,
         halt=config.stop.on_nonfinite != "skip",
     )
     training = make(program.model)
@@ -340,21 +364,9 @@ def open_training(
     )
 
 
-def shapes_in(step: Path, program: Program) -> Any:
-    """Returns the parameters to read from a verified step, as shapes with shardings.
-
-    They are those of the program; a fitted model has as many as the step holds.
-    """
-    if "fit" not in program.model.can:
-        return program.params
-    whole = NamedSharding(program.mesh, PartitionSpec())
-    return transfer.saved_shapes(step, whole)["params"]
-
-
-def left_whole(config: Config, program: Program) -> list[str]:
-    """Lines on the dimensions that the mesh should shard and does not divide."""
-    rules = config.mesh.rules
-    return sharding.left_whole(program.axes, program.params, program.mesh, rules)
+def carries(config: Config, model: Model) -> bool:
+    """Whether the model's state goes on from one batch of the run to the next."""
+    return config.data.get("order") == "stream" and "carry" in model.can
 
 
 def vocab_size(config: Config, corpus: Corpus) -> int:
@@ -480,7 +492,7 @@ def open_examples(
         rows=rows,
         batches=batches,
         records=lambda: pipeline.records_of(stream, data, rows),
-        objective=changed(corpus.objective, changes),
+        objective=match.changed(corpus.objective, changes),
         codec=corpus.codec,
         train_counts=corpus.token_counts,
     )

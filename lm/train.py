@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +18,13 @@ from lm.config.durations import Times
 from lm.config.resolve import Config
 from lm.errors import NumericalError
 from lm.host import process, timing, watch
-from lm.training import diagnose, guard, sharding
+from lm.training import diagnose, guard, optim, sharding
 from lm.training.progress import Progress
 from lm.training.step import Batch, Program, State, Training
 from lm.workdir import adopt, checkpoint
 from lm.workdir.checkpoint import Checkpointer
-from lm.workdir.summary import summary
-from lm.workdir.writer import Log, Writer
+from lm.workdir.summary import finished
+from lm.workdir.writer import Log, Writer, plain_row
 
 
 class Parts(NamedTuple):
@@ -36,7 +36,9 @@ class Parts(NamedTuple):
     times: Times
     checkpointer: Checkpointer
     writer: Writer
+    watching: watch.Watch
     timer: timing.StepTimer
+    evals: dict[str, runs.Evaluation]
 
 
 # What lm.config.jobs asks.
@@ -79,11 +81,9 @@ def train(
     writer = Writer(workdir, configs.build(Log, config.log), primary=primary)
     with writer, watch.of_run(workdir) as watching:
         # ── The workdir: a new run, or one to go on with ────────────────────────────
-        changes = adopt.check_config(config, workdir, allow_change)
+        before, changes = adopt.check_config(config, workdir, allow_change)
         for note in (*notes, *adopt.describe_changes(changes)):
             writer.note(note)
-        if primary:
-            adopt.adopt(config, workdir, changes)
         checkpointer = Checkpointer(
             workdir,
             configs.build(checkpoint.Checkpoint, config.checkpoint),
@@ -92,6 +92,9 @@ def train(
             note=writer.note,
             strict=strict,
         )
+        latest = checkpointer.latest()
+        if primary and latest is None:
+            adopt.adopt(config, workdir, changes)
 
         # ── Data: tokenizer, rows, and from here on durations are steps ─────────────
         watching.at("data", times=math.inf)  # Nobody knows how long they are.
@@ -105,28 +108,32 @@ def train(
         best = guard.Best(config.checkpoint.best, config.checkpoint.best_mode)
         data = corpus.identity()
         at = Progress.begin(stop, best, data)
-        latest = checkpointer.latest()
-        seen = at.resume(adopt.peek(workdir, latest), None)
-        if latest == times.total or seen.enough:
-            writer.note(summary(workdir, latest))
+        if adopt.complete(workdir, latest, times.total):
+            writer.note(finished(workdir, latest, times.total))
             return 0
 
         # ── Model, optimiser and mesh; nothing is computed yet ──────────────────────
         program = runs.open_program(config, corpus)
         training = runs.open_training(config, corpus, program, steps_of)
-        checkpointer.check_room(training.state)
+        checkpointer.check_room(training.state.saved())
         evals = runs.open_evaluators(config, workdir, corpus, program)
         needs = sharding.describe_memory(training.state)
-        writer.note(needs)
-        for line in runs.left_whole(config, program):
-            writer.note(f"not sharded: {line}")
+        for line in (needs, *sharding.describe_whole(program, config.mesh.rules)):
+            writer.note(line)
 
         with jax.set_mesh(program.mesh), checkpointer:
             # ── Start: the own workdir, else init.source, else scratch ──────────────
             watching.at("restore", times=10)
             if latest is not None:
-                at = restore(checkpointer, training, at)
+                at = restore(checkpointer, training, at, resized=before is not None)
+                if at.row is None and (at.enough or at.step >= times.total):
+                    writer.note(finished(workdir, at.step, times.total, at.why))
+                    return 0
                 writer.note(f"continuing from step {at.step}")
+                for line in resumed(before, config, corpus, at):
+                    writer.note(line)
+                if primary:
+                    adopt.adopt(config, workdir, changes)
             else:
                 at = replace(at, state=begin(config, program, training, writer))
 
@@ -142,13 +149,18 @@ def train(
                 peak=timing.device_peak(config.compute.dtype),
                 devices=program.mesh.size,
             )
-            parts = Parts(corpus, program, training, times, checkpointer, writer, timer)
-            writer.start(at.step, every=times.log, total_steps=times.total)
+            parts = Parts(
+                *(corpus, program, training, times, checkpointer, writer, watching),
+                *(timer, evals),
+            )
+            writer.start(at.rows, every=times.log, total_steps=times.total)
 
             # ── The loop ────────────────────────────────────────────────────────────
             pending, exit_code = None, 0
             with process.Preemption() as preemption:
-                while at.step < times.total:
+                if at.row is not None:  # An evaluation of this step has failed before.
+                    at, _ = conclude(parts, at, (dict(at.row), timer.lap(0)), True)
+                while at.step < times.total and not at.enough:
                     if batches is None:  # The run has gone back.
                         span = at.batches(times.total)
                         batches = runs.open_batches(corpus, program, *span)
@@ -169,42 +181,31 @@ def train(
                             ready = preemption.wait(functools.partial(next, batches))
                         batch, tokens = ready or (batch, tokens)
 
-                    due = times.to_evaluate(step)
+                    # Evaluations and saves wait until the step is known to be sound.
                     asked = preemption.requested(step)
                     over = asked or step == times.total
-                    if not (due or over or times.to_save(step)):
+                    if not (over or times.to_evaluate(step) or times.to_save(step)):
                         continue
-
-                    # Evaluations and saves wait until the step is known to be sound.
                     at, row = read(parts, at, pending)
                     pending = None
                     if row is None:
                         batches = None
                         continue
-                    values, lap = row
-                    with timer.aside():
-                        for name in due:
-                            watching.at(f"evaluation {name}", times=10)
-                            values |= evals[name](at.state.params, step)
-                    at = at.observe(values)
-                    writer.row(step, values, lap)
-                    over = over or at.enough
-                    if over or at.best.step == step or times.to_save(step):
-                        watching.at(f"save {step}")
-                        with timer.aside():
-                            save(parts, at)
+                    at, over = conclude(parts, at, row, over)
                     if over:
                         exit_code = preemption.exit_code if asked else 0
                         break
                 checkpointer.close()
 
-        # ── The end ─────────────────────────────────────────────────────────────────
-        if exit_code:
-            writer.note(f"stopped and saved at step {at.step}; run again to continue")
-            return exit_code
-        writer.note(f"{needs}; {timing.describe_peak(update)}")
-        writer.note(summary(workdir, at.step))
-        return 0
+                # ── The end ─────────────────────────────────────────────────────────
+                if exit_code:
+                    writer.note(
+                        f"stopped and saved at step {at.step}; run again to continue"
+                    )
+                    return exit_code
+                writer.note(f"{needs}; {timing.describe_peak(update)}")
+                writer.note(finished(workdir, at.step, times.total, at.why))
+                return 0
 
 
 def begin(
@@ -228,15 +229,36 @@ def restore(
     training: Training,
     at: Progress,
     step: int | None = None,
+    resized: bool = True,
 ) -> Progress:
     """Reads where the run stood from its newest intact checkpoint, or that of `step`.
+
+    Args:
+      resized: whether its batches may have had another size.
 
     Raises:
       CheckpointError: there is none, or it is of other data or another model.
     """
-    state, host = checkpointer.restore(training.state, step)
-    adopt.check_data(host["data"], at.data)
-    return at.resume(host, state)
+    saved, host = checkpointer.restore(training.state.saved(), step)
+    adopt.check_data(host["data"], at.data, resized=resized)
+    return at.resume(host, State(**saved))
+
+
+def resumed(
+    before: Config | None, config: Config, corpus: runs.Corpus, at: Progress
+) -> Iterator[str]:
+    """Yields lines on what goes on otherwise than in the run so far, `before`."""
+    if before is None:
+        return
+    old, new = (
+        (configs.build(optim.Optim, each.optim), runs.durations(each, corpus))
+        for each in (before, config)
+    )
+    if (line := diagnose.describe_change(old, new, at.step)) is not None:
+        yield line
+    if before.batch_size != config.batch_size:
+        first = at.faults.batch(at.step + 1) * config.batch_size
+        yield f"batch_size {config.batch_size}: the data go on with example {first}"
 
 
 def advance(update: Any, at: Progress, batch: Batch) -> tuple[Progress, Batch]:
@@ -280,7 +302,7 @@ def read(parts: Parts, at: Progress, done: Pending) -> tuple[Progress, Row | Non
             parts.training,
             before,
             next(batches)[0],
-            runs.describe_examples(parts.corpus, number),
+            parts.corpus.stream.describe_batch(number, parts.corpus.config.batch_size),
         )
         if action == "stop":
             raise fault
@@ -311,8 +333,63 @@ def go_back(parts: Parts, at: Progress, bad: int, fault: NumericalError) -> Prog
     return replace(back, faults=faults)
 
 
+def conclude(parts: Parts, at: Progress, row: Row, last: bool) -> tuple[Progress, bool]:
+    """Ends a step that is sound: its evaluations, its row, and a save where it is due.
+
+    A step whose evaluation fails is saved before the failure ends the run, so that the
+    same command again begins with that evaluation.
+
+    Args:
+      last: whether the run ends after this step in any case.
+
+    Returns:
+      The progress, and whether the run ends here.
+    """
+    values, lap = row
+    again = at.row is not None
+    at = replace(at, row=plain_row(values))
+    weights = at.state.weights(parts.corpus.config.optim.weights)
+    with parts.timer.aside():
+        try:
+            for name in parts.times.to_evaluate(at.step):
+                parts.watching.at(f"evaluation {name}", times=10)
+                values |= parts.evals[name](weights, at.step)
+            at = at.observe(values)
+        except Exception:
+            keep(parts, at)
+            raise
+    parts.writer.row(at.step, values, lap)
+    for followed in {
+        at.best.metric: at.best,
+        at.following.metric: at.following,
+    }.values():
+        if (line := guard.undefined(followed, values)) is not None:
+            parts.writer.note(f"warning: step {at.step}: {line}")
+    over = last or at.enough
+    if over or at.best.step == at.step or parts.times.to_save(at.step):
+        parts.watching.at(f"save {at.step}")
+        with parts.timer.aside():
+            if again:  # The checkpoint of this step lacks its evaluations.
+                parts.checkpointer.drop_after(at.step - 1)
+            save(parts, at)
+    return at, over
+
+
+def keep(parts: Parts, at: Progress) -> None:
+    """Saves a step whose evaluation has failed; a second failure is only a warning."""
+    parts.watching.at(f"save {at.step}")
+    try:
+        watch.barrier("failed evaluation", 30)  # Whoever has not failed does not come.
+        save(parts, at)
+        parts.checkpointer.wait()
+        text = f"step {at.step} is saved; its evaluations are still to come"
+    except Exception as error:
+        text = f"warning: step {at.step} could not be saved: {error}"
+    parts.writer.note(text)
+
+
 def save(parts: Parts, at: Progress) -> None:
     """Saves where the run stands, once its rows are durable."""
     parts.writer.sync()
     value = at.best.value if at.best.step == at.step else None
-    parts.checkpointer.save(at.step, at.state, at.asdict(), value=value)
+    parts.checkpointer.save(at.step, at.state.saved(), at.asdict(), value=value)

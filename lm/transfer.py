@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lm.errors import CheckpointError, ConfigError
 from lm.hf import checkpoint, importing
@@ -112,6 +113,17 @@ def saved_shapes(directory: Path, sharding: Any) -> dict[str, Any]:
     )
 
 
+def shapes_in(step: Path, program: Any) -> Any:
+    """Returns the parameters to read from a verified step, as shapes with shardings.
+
+    They are those of the program; a fitted model has as many as the step holds.
+    """
+    if "fit" not in program.model.can:
+        return program.params
+    whole = NamedSharding(program.mesh, PartitionSpec())
+    return saved_shapes(step, whole)["params"]
+
+
 def _open(init: Init) -> tuple[str, Leaves, Callable[[dict], dict]]:
     """The source's name, its parameters, and what reads them: abstract -> arrays."""
     hugging = checkpoint.directory_of(init.source)
@@ -124,19 +136,33 @@ def _open(init: Init) -> tuple[str, Leaves, Callable[[dict], dict]]:
         return name, leaves, functools.partial(importing.load, opened)
     pin = ExitStack()  # A live run does not remove the step before it is read.
     directory = pin.enter_context(reading(Path(init.source), init.checkpoint))
-    head = "params/"
-    saved = {
-        path.removeprefix(head): leaf
-        for path, leaf in read_leaves(directory).items()
-        if path.startswith(head)
-    }
+    part, saved = weights_of(read_leaves(directory), init.weights)
 
     def read(wanted: dict) -> dict:
         with pin:
-            state = read_state(directory, {"params": nest(wanted)}, partial=True)
-        return flatten(state["params"])
+            state = read_state(directory, {part: nest(wanted)}, partial=True)
+        return flatten(state[part])
 
     return str(directory), saved, read
+
+
+def weights_of(leaves: Leaves, which: str) -> tuple[str, Leaves]:
+    """Chooses the weights of a checkpoint.
+
+    Args:
+      leaves: of the state that was saved.
+      which: "averaged", which where there is no average are the trained, or "trained".
+
+    Returns:
+      Their part of the state, "averaged" or "params", and its leaves by path.
+    """
+    parts: dict[str, Leaves] = {"averaged": {}, "params": {}}
+    for path, leaf in leaves.items():
+        part, _, name = path.partition("/")
+        if part in parts:
+            parts[part][name] = leaf
+    part = "averaged" if which == "averaged" and parts["averaged"] else "params"
+    return part, parts[part]
 
 
 def _renamed(init: Init, saved: Leaves) -> dict[str, str]:

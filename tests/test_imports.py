@@ -27,7 +27,8 @@ ALLOWED = {
     "objectives": "data models ops",
     "decoding": "models.base ops",
     "evaluators": "config data decoding host metrics objectives.base",
-    "training": "config trees",
+    "training": "config trees updates",
+    "updates": "ops trees",
     "workdir": "config host trees",
     "hf": "config host.storage tokenizers",
     "transfer": "hf trees workdir",
@@ -36,7 +37,7 @@ ALLOWED = {
     # the loop and the commands
     "train": "config data host run training transfer workdir",
     "fit": "config data host run training transfer workdir",
-    "convert": "config data hf host trees workdir",
+    "convert": "config data hf host transfer trees workdir",
     "evaluate": "config host run transfer workdir",
     "generate": "config decoding hf host run tokenizers transfer workdir",
     "verify": "checks config data hf host run trees workdir",

@@ -60,6 +60,7 @@ def ours() -> tuple[Callable[[], float], str]:
     from lm.models.transformer import Model
     from lm.objectives.mlm import Objective
     from lm.training import optim, step
+    from lm.updates.plain import Update
 
     objective = Objective(next="nsp")
     model = Model(**PRESETS["bert_base"], heads=objective.heads())
@@ -76,6 +77,7 @@ def ours() -> tuple[Callable[[], float], str]:
         schedule,
         seed=0,
         grad_accum=1,
+        gradient=Update(),
     )
     update = jax.jit(training.update, donate_argnums=0)
     state = jax.jit(training.start, donate_argnums=0)(params)

@@ -139,3 +139,14 @@ def which_step(text: str) -> int | Literal["latest", "best"]:
     if not text.isdecimal():
         raise ConfigError("--checkpoint", repr(text), "latest, best or a step")
     return int(text)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Adds the choice between the average of the weights and the weights themselves."""
+    parser.add_argument(
+        "--weights",
+        choices=("averaged", "trained"),
+        default="averaged",
+        help="the weights: averaged, where the run keeps an average (optim.ema), or "
+        "trained (default: averaged)",
+    )

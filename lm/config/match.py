@@ -6,6 +6,7 @@ themselves: what they need, offer and yield. All this is before the workdir is t
 """
 
 import ast
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -203,3 +204,20 @@ def _metric_rules(
             f"one of {', '.join(known)}" if known else f"a metric; {name} yields none",
             f"did you mean {near}?" if near else None,
         )
+
+
+def changed(objective: Any, changes: Mapping[str, Any]) -> Any:
+    """Replaces some fields of the objective, as an evaluation asks.
+
+    Raises:
+      ConfigError: it has no such field.
+    """
+    known = [field.name for field in dataclasses.fields(objective)]
+    for name in changes:
+        if name not in known:
+            raise ConfigError(
+                f"evals.<name>.objective.{name}",
+                "an unknown field",
+                f"one of {', '.join(known)}",
+            )
+    return dataclasses.replace(objective, **changes)

@@ -41,6 +41,7 @@ NAMED = {
     "tokenizer": ("tokenizers", "Tokenizer"),
     "data.sources": ("data.sources", "Source"),
     "evaluator": ("evaluators", "Evaluator"),
+    "update": ("updates", "Update"),
 }
 FIXED = {
     "run": ("config.resolve", "Run"),
@@ -55,9 +56,11 @@ FIXED = {
 }
 # The top level, in the order in which it is written, after the fields of `Run`.
 SECTIONS = (
-    *("model", "objective", "tokenizer", "optim", "data", "compute", "mesh"),
+    *("model", "objective", "tokenizer", "optim", "update", "data", "compute", "mesh"),
     *("checkpoint", "evals", "stop", "init", "log"),
 )
+# What a section is called where it does not say so.
+NAMES = {"update": {"name": "plain"}}
 # The key that names the class; and the key of a section that holds sections itself.
 CHOICE = dict.fromkeys(NAMED, "name") | {"evaluator": "evaluator"}
 INNER = {"data": "sources", "evaluator": "data"}
@@ -244,7 +247,7 @@ def _sections(
             jobs.check_unused(key, tree.get(key, {}), {}, job)
     for key in SECTIONS:
         if key not in ("data", "evals", *unused) and tree[key] is not None:
-            yield key, key, tree[key]
+            yield key, key, NAMES.get(key, {}) | tree[key]
     yield from data("data", tree["data"])
     for name, given in tree["evals"].items():
         where = f"evals.{name}"

@@ -106,6 +106,18 @@ class Lanes:
         return epoch, passed, lane * base + min(lane, longer) + passed
 
 
+def this_process() -> Shares:
+    """The share of this process, and waiting for the others by jax's barrier."""
+    import jax
+
+    if jax.process_count() == 1:
+        return Shares()
+    from jax.experimental import multihost_utils
+
+    wait = multihost_utils.sync_global_devices
+    return Shares(jax.process_index(), jax.process_count(), wait)
+
+
 @dataclasses.dataclass(frozen=True)
 class Stream:
     """Examples by their number: endless and shuffled, or an evaluation set in order.
@@ -161,6 +173,12 @@ class Stream:
                 return source, n
             n -= len(index)
         raise IndexError(n)
+
+    def describe_batch(self, number: int, size: int) -> str:
+        """Returns the number of a batch and its examples, for an error line."""
+        places = (self.locate(number * size + row) for row in range(size))
+        examples = " ".join(":".join(map(str, place)) for place in places)
+        return f"batch {number} of the examples (source:epoch:row) {examples}"
 
     def example(self, n: int) -> Example:
         """Example n, made of its row and of draws that depend on (seed, epoch, row)."""

@@ -1,4 +1,4 @@
-"""Where a number that is not finite came from, found by computing it again."""
+"""Where a number that is not finite came from, and what a resume does otherwise."""
 
 import functools
 from collections.abc import Callable
@@ -7,10 +7,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lm import trees
 from lm.errors import NumericalError
-from lm.training import guard
+from lm.training import guard, optim
 from lm.training.step import State, Training
 
 Tree = Any
@@ -36,6 +37,33 @@ def look_into(
         where = f"first bad: {found}; "
     found = f"{fault.found}; {where}{examples}"
     return NumericalError(fault.where, found, fault.expected, fault.fix)
+
+
+def describe_change(
+    old: tuple[optim.Optim, Callable[..., int]],
+    new: tuple[optim.Optim, Callable[..., int]],
+    step: int,
+) -> str | None:
+    """Says how the course of the learning rate differs from that of another config.
+
+    Args:
+      old, new: the settings, and what turns durations of that config into steps.
+      step: the last step that is done.
+
+    Returns:
+      A line with the learning rate of the next step by both; None if they are equal as
+      long as both last.
+    """
+    totals = [steps_of("100%") for _, steps_of in (old, new)]
+    left = np.arange(step, max(min(totals), step + 1))
+    rates = [np.asarray(optim.schedule(*each)(left)) for each in (old, new)]
+    if np.array_equal(*rates):
+        return None
+    return (
+        f"warning: the learning rate takes another course, over {totals[1]} steps "
+        f"rather than {totals[0]}: at step {step + 1} it is {rates[1][0]:.6g}, by the "
+        f"config so far {rates[0][0]:.6g}"
+    )
 
 
 def first_bad(

@@ -141,12 +141,29 @@ def enough(stop: Stop, best: Best) -> bool:
     return stop.metric is not None and best.stale >= stop.patience
 
 
+def why_enough(best: Best) -> str:
+    """Says why the run ends here, for the log."""
+    seen = "was never a finite number"
+    if best.value is not None:
+        seen = f"has been no better than {best.value:.6g} of step {best.step}"
+    return f"{best.metric} {seen} for {best.stale} evaluations (stop.patience)"
+
+
+def undefined(best: Best, metrics: Mapping[str, Any]) -> str | None:
+    """Says that the metric that is followed was measured and is no finite number."""
+    value = None if best.metric is None else metrics.get(best.metric)
+    if value is None or math.isfinite(float(value)):
+        return None
+    return f"{best.metric} is {float(value)}, which is never better"
+
+
 @dataclass(frozen=True)
 class Faults:
     """What a run has met and left out; goes into the checkpoint as `asdict()`.
 
     Args:
-      skipped: (after, count) pairs: `count` batches are left out after step `after`.
+      skipped: (after, count) pairs: `count` batches are left out after step `after`; a
+        count below 0 comes from a change of the batch size (`resize`).
       refused: the steps whose update was not applied.
       recent: the last losses, to which the next one is compared.
     """
@@ -165,9 +182,21 @@ class Faults:
         The batches up to that of `step` are left out.
         """
         skipped = tuple(pair for pair in self.skipped if pair[0] <= start)
+        if skipped[: len(saved.skipped)] != saved.skipped:
+            skipped = saved.skipped  # Of another batch size: see `resize`.
         course = replace(saved, skipped=skipped)
         count = self.batch(step) + 1 - course.batch(start + 1)
         return replace(course, skipped=(*skipped, (start, count)))
+
+    def resize(self, after: int, old: int, new: int) -> "Faults":
+        """Those after a change of the batch size, from `old` to `new` examples.
+
+        The step after `after` goes on at the next example, or where a batch of the new
+        size begins after it.
+        """
+        number = self.batch(after + 1)
+        count = math.ceil(number * old / new) - number
+        return replace(self, skipped=(*self.skipped, (after, count)))
 
     def asdict(self) -> dict[str, Any]:
         """For JSON."""

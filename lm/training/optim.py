@@ -6,7 +6,7 @@ What one update does, in this order:
    and their parameters get no decay.
 2. The rest is clipped to the global norm `clip`.
 3. The optax optimiser runs with the learning rate of the schedule and sees one leaf
-   per layer (see `_per_layer`).
+   per layer (see `per_layer`).
 4. Decoupled weight decay (Loshchilov & Hutter, arXiv:1711.05101) is subtracted:
    learning rate × `weight_decay` × the factor in `decay_mask` × parameter. It is the
    same for every optimiser, and the optimiser's own decay is off. LAMB and LARS are
@@ -20,7 +20,7 @@ Patterns match the whole of a parameter's name; a layer's number is part of it
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -32,6 +32,8 @@ import optax.contrib
 from lm import trees
 from lm.config.resolve import Duration
 from lm.errors import ConfigError
+from lm.training import schedules
+from lm.training.stacks import muon_axes, per_layer
 
 Tree = Any
 Schedule = Callable[[Any], jax.Array]
@@ -41,10 +43,12 @@ BOUNDS = {
     "end_lr": "[0, 1]",
     "weight_decay": "[0, inf)",
     "clip": "[0, inf)",
+    "ema": "(0, 1)",
     "decay_mask": "[0, inf)",
     "multipliers": "(0, inf)",
 }
-CHANGEABLE = ()
+CHANGEABLE = ("weights",)
+WORDS = {"schedule": "training.schedules:*"}
 
 # Weight decay is a part of these algorithms: it enters the trust ratio.
 _OWN_DECAY = {"lamb": "mask", "lars": "weight_decay_mask"}
@@ -53,9 +57,7 @@ _OWN_DECAY = {"lamb": "mask", "lars": "weight_decay_mask"}
 _WHOLE_TREE = {"dadapt_adamw", "dog", "dowg", "noisy_sgd", "prodigy"}
 _UNSUPPORTED = {
     "dpsgd": "needs the gradient of every example",
-    "schedule_free": "evaluates at other parameters than it trains",
-    "schedule_free_adamw": "evaluates at other parameters than it trains",
-    "schedule_free_sgd": "evaluates at other parameters than it trains",
+    "schedule_free": "wraps another optimiser",
 }
 # Keywords of optax that fields of ours, or the rules above, decide.
 _RESERVED = {
@@ -76,7 +78,7 @@ class Optim:
     Attributes:
       name: a function of `optax` or `optax.contrib` ("adamw", "lamb", "muon").
       lr: the peak learning rate.
-      schedule: its course after the warmup, see `schedule`.
+      schedule: its course after the warmup, a function of `lm/training/schedules.py`.
       warmup: how long it rises from 0 to `lr`.
       decay: for "wsd" alone, how long it falls at the end.
       end_lr: the learning rate at the end as a fraction of `lr`.
@@ -86,11 +88,15 @@ class Optim:
       multipliers: (pattern, factor of the learning rate); 1 where none matches.
       freeze: patterns of parameters that are not trained.
       options: the optax function's own keywords, {"b2": 0.98}.
+      ema: decay of an exponential moving average of the weights, such as 0.9999; None
+        keeps none. Early on the decay is less, (1 + t) / (10 + t) after t updates.
+      weights: those that evaluations measure, "averaged" or "trained". Where there is
+        no average (by `ema` or a schedule-free optimiser), averaged are the trained.
     """
 
     name: str = "adamw"
     lr: float = 1e-4
-    schedule: Literal["constant", "linear", "cosine", "rsqrt", "wsd"] = "linear"
+    schedule: str = "linear"
     warmup: Duration = 0
     decay: Duration = "10%"
     end_lr: float = 0.0
@@ -104,10 +110,28 @@ class Optim:
     multipliers: tuple[tuple[str, float], ...] = ()
     freeze: tuple[str, ...] = ()
     options: dict = field(default_factory=dict)
+    ema: float | None = None
+    weights: Literal["averaged", "trained"] = "averaged"
+
+
+class Optimizer(NamedTuple):
+    """The optimiser of a run.
+
+    Attributes:
+      init: parameters -> `OptimState`.
+      update: (gradients, OptimState, parameters) -> what is added to the parameters,
+        and the new state.
+      average: (parameters, OptimState, the last average) -> the average after an
+        update; None where the run keeps none.
+    """
+
+    init: Callable[[Tree], "OptimState"]
+    update: Callable[[Tree, "OptimState", Tree], tuple[Tree, "OptimState"]]
+    average: Callable[[Tree, "OptimState", Tree], Tree] | None = None
 
 
 class OptimState(NamedTuple):
-    """What an update needs of those before it.
+    """State carried from one update to the next.
 
     Attributes:
       count: the updates so far.
@@ -124,11 +148,8 @@ def schedule(optim: Optim, steps_of: Callable[..., int]) -> Schedule:
     """The learning rate as a function of the step, counted from 0.
 
     It rises linearly over the steps 0 to warmup - 1, so that the first step already
-    learns and step warmup - 1 has `lr`. Then "constant" keeps it; "linear" and
-    "cosine" fall to `end_lr` × `lr` at the end, the step after the last; "rsqrt"
-    falls with the square root of the step (Raffel et al., arXiv:1910.10683, 3.1.2);
-    "wsd" keeps it and falls linearly over the last `decay` (Hu et al.,
-    arXiv:2404.06395, section 4).
+    learns and step warmup - 1 has `lr`. Its course from there on is a function of
+    `lm/training/schedules.py`.
 
     Args:
       steps_of: a duration of the run in steps, as `lm.config.to_steps` with the run's
@@ -137,62 +158,141 @@ def schedule(optim: Optim, steps_of: Callable[..., int]) -> Schedule:
     Raises:
       ConfigError: the parts are longer than the run, or an end that is not reached.
     """
-    kind, floor = optim.schedule, optim.end_lr
+    course = getattr(schedules, optim.schedule)
+    asked = inspect.signature(course).parameters
     steps = steps_of("100%")
     warmup = steps_of(optim.warmup, where="optim.warmup", least=0)
-    decay = steps_of(optim.decay, where="optim.decay") if kind == "wsd" else 0
+    decay = steps_of(optim.decay, where="optim.decay") if "decay" in asked else 0
     if warmup + decay > steps:
         raise ConfigError(
             "optim.warmup",
             f"{warmup} steps of warmup" + (f" and {decay} of decay" if decay else ""),
             f"at most the {steps} steps of the run",
         )
-    if floor and kind in ("constant", "rsqrt"):
-        raise ConfigError(
-            "optim.end_lr", f"{floor} with schedule={kind}", "0, as it has no end"
-        )
-    start = steps - decay if kind == "wsd" else warmup
+    if optim.end_lr and "end" not in asked:
+        found = f"{optim.end_lr} with schedule={optim.schedule}"
+        raise ConfigError("optim.end_lr", found, "0, as it has no end")
+    known = {"warmup": warmup, "decay": decay, "steps": steps, "end": optim.end_lr}
+    given = {name: value for name, value in known.items() if name in asked}
 
     def learning_rate(step: Any) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         rise = jnp.minimum(1.0, (step + 1) / max(warmup, 1))
-        fallen = jnp.clip((step - start) / max(steps - start, 1), 0.0, 1.0)
-        match kind:
-            case "constant":
-                course = 1.0
-            case "linear" | "wsd":
-                course = 1 - (1 - floor) * fallen
-            case "cosine":
-                course = floor + (1 - floor) * (1 + jnp.cos(jnp.pi * fallen)) / 2
-            case _:
-                course = jnp.sqrt(max(warmup, 1) / jnp.maximum(step + 1, warmup))
-        return optim.lr * rise * course
+        return optim.lr * rise * course(step, **given)
 
     return learning_rate
 
 
-def make(
-    optim: Optim, params: Tree, schedule: Schedule
-) -> optax.GradientTransformation:
-    """The optimiser for parameters of these names and shapes.
+def make(optim: Optim, params: Tree, schedule: Schedule) -> Optimizer:
+    """Makes the optimiser for parameters of these names and shapes.
 
     Args:
       params: nested dictionaries of arrays or `ShapeDtypeStruct`s.
       schedule: the learning rate of a step.
 
-    Returns:
-      init(params) -> `OptimState`; update(gradients, state, params) -> what is added
-      to the parameters, and the new state.
-
     Raises:
       ConfigError: an unknown name or option, a pattern that matches nothing, a
         parameter that no pattern of `decay_mask` covers, nothing left to train.
     """
+    base = _BASES.get(optim.name)
+    if base is not None and optim.ema is not None:
+        found = f"{optim.ema} with {optim.name}"
+        raise ConfigError("optim.ema", found, "None: the optimiser averages itself")
+    if base is not None:
+        return _schedule_free(optim, base, params, schedule)
+    made = _make(optim, _resolve(optim.name), params, schedule)
+    return made if optim.ema is None else made._replace(average=_moving(optim.ema))
+
+
+def _moving(decay: float) -> Callable[[Tree, OptimState, Tree], Tree]:
+    """The exponential moving average of the parameters."""
+
+    def average(params: Tree, state: OptimState, last: Tree) -> Tree:
+        count = jnp.asarray(state.count, jnp.float32)
+        kept = jnp.minimum(decay, (1 + count) / (10 + count))
+        return jax.tree.map(lambda a, p: a + (1 - kept) * (p - a), last, params)
+
+    return average
+
+
+def _schedule_free(
+    optim: Optim, base: Callable, params: Tree, schedule: Schedule
+) -> Optimizer:
+    """Averages the steps of `base` instead of a falling learning rate.
+
+    `optax.contrib.schedule_free` (Defazio et al., arXiv:2405.15682) around all that an
+    update does: clipping, decay and multipliers are those of any other optimiser.
+
+    Args:
+      base: the same algorithm without momentum, a function such as those of optax.
+    """
+    outer = inspect.signature(optax.contrib.schedule_free).parameters
+    own = {n: v for n, v in optim.options.items() if n in ("b1", "weight_lr_power")}
+    if not 0 < own.get("b1", outer["b1"].default) <= 1:
+        raise ConfigError("optim.options.b1", repr(own["b1"]), "above 0, at most 1")
+    rest = {n: v for n, v in optim.options.items() if n not in own}
+    made = _make(replace(optim, options=rest), base, params, schedule)
+    wrapped = optax.contrib.schedule_free(
+        optax.GradientTransformation(made.init, made.update), schedule, **own
+    )
+    trained = _trained(optim, trees.flatten(params))
+
+    def live(tree: Tree, otherwise: Tree) -> Tree:
+        """The leaves and layers that are trained, else those of another tree."""
+        return trees.map_with_path(
+            lambda path, x, y: (
+                x
+                if trained.get(path, False) is True
+                else jnp.where(trained.get(path, False), x, y)
+            ),
+            tree,
+            otherwise,
+        )
+
+    def state_of(groups: Any) -> OptimState:
+        inner = groups.base_optimizer_state
+        return OptimState(inner.count, inner.gradient_norm, groups)
+
+    def init(params: Tree) -> OptimState:
+        return state_of(wrapped.init(params))
+
+    def update(grads: Tree, state: OptimState, params: Tree) -> tuple[Tree, OptimState]:
+        updates, groups = wrapped.update(grads, state.groups, params)
+        # What is frozen comes through the averages changed by their rounding.
+        return live(updates, jax.tree.map(jnp.zeros_like, updates)), state_of(groups)
+
+    def average(params: Tree, state: OptimState, last: Tree) -> Tree:
+        found = optax.contrib.schedule_free_eval_params(state.groups, params)
+        return live(found, params)
+
+    return Optimizer(init, update, average)
+
+
+def _rms(learning_rate: Schedule, b2: float = 0.999, eps: float = 1e-8) -> Any:
+    """Adam without momentum."""
+    return optax.chain(
+        optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def _sgd(learning_rate: Schedule) -> Any:
+    return optax.sgd(learning_rate)
+
+
+# Schedule-free optimisers of optax.contrib, and what they wrap.
+_BASES = {"schedule_free_adamw": _rms, "schedule_free_sgd": _sgd}
+
+
+def _make(optim: Optim, build: Callable, params: Tree, schedule: Schedule) -> Optimizer:
+    """`make` with the optax optimiser that `build` gives, without an average."""
     shapes = trees.flatten(params)
     trained = _trained(optim, shapes)
     scales = _scales(optim, shapes, trained)
     decays = _decays(optim, shapes)
-    inner = _inner(optim, schedule, decays, {path: shapes[path] for path in trained})
+    inner = _inner(
+        optim, build, schedule, decays, {path: shapes[path] for path in trained}
+    )
     own_decay = optim.name in _OWN_DECAY or not optim.weight_decay
 
     def init(params: Tree) -> OptimState:
@@ -225,7 +325,7 @@ def make(
         count = optax.safe_increment(state.count)
         return trees.unflatten(params, updates), OptimState(count, norm, groups)
 
-    return optax.GradientTransformation(init, update)
+    return Optimizer(init, update)
 
 
 def global_norm(tree: Tree) -> jax.Array:
@@ -301,12 +401,12 @@ def _decays(optim: Optim, shapes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _inner(
     optim: Optim,
+    build: Callable[..., optax.GradientTransformation],
     schedule: Schedule,
     decays: Mapping[str, Any],
     live: dict[str, Any],
 ) -> optax.GradientTransformation:
     """The optax optimiser on a flat dictionary of leaves, tried on their shapes."""
-    build = _resolve(optim.name)
     keywords = inspect.signature(build).parameters
     for option in optim.options:
         if option in _RESERVED or option not in keywords:
@@ -327,15 +427,15 @@ def _inner(
             lambda path, _: bool(decays[path]), tree
         )
     if optim.name == "muon":
-        if not any(map(_muon_axes, live, live.values())):
+        if not any(map(muon_axes, live, live.values())):
             raise ConfigError(
                 "optim.name", "muon, and no kernel under layers/", "such kernels"
             )
         options["muon_weight_dimension_numbers"] = lambda tree: trees.map_with_path(
-            lambda path, leaf: _muon_axes(path, leaf, stacked=False), tree
+            lambda path, leaf: muon_axes(path, leaf, stacked=False), tree
         )
     try:
-        inner = _per_layer(build(**options), whole=optim.name in _WHOLE_TREE)
+        inner = per_layer(build(**options), whole=optim.name in _WHOLE_TREE)
         state = jax.eval_shape(inner.init, live)
         jax.eval_shape(inner.update, live, state, live)
     except Exception as error:  # optax states what it refuses in many kinds of error
@@ -345,65 +445,6 @@ def _inner(
             "an optimiser that needs gradients, parameters and a schedule alone",
         ) from error
     return inner
-
-
-def _per_layer(
-    inner: optax.GradientTransformation, *, whole: bool
-) -> optax.GradientTransformation:
-    """`inner` on flat leaves, so that it sees every layer of a stack as a leaf.
-
-    The norms, factored moments and matrices of LAMB, Adafactor or Muon are those of
-    one layer. Mapping over the layers gives exactly what unstacked leaves give, while
-    the state stays stacked and the program does not grow with the layers.
-    """
-
-    def groups(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
-        for path, leaf in flat.items():
-            stack = None if whole else trees.layer_stack(path)
-            name = stack.replace("/", "_") if stack else "rest"
-            found.setdefault(name, {})[path] = leaf
-        return {name: trees.nest(leaves) for name, leaves in found.items()}
-
-    def init(params: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name: (inner.init if name == "rest" else jax.vmap(inner.init))(leaves)
-            for name, leaves in groups(params).items()
-        }
-
-    def update(
-        grads: Mapping[str, Any], state: Mapping[str, Any], params: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        changes, states = {}, {}
-        values = groups(params)
-        for name, leaves in groups(grads).items():
-            run = inner.update if name == "rest" else jax.vmap(inner.update)
-            change, states[name] = run(leaves, state[name], values[name])
-            changes.update(trees.flatten(change))
-        return changes, states
-
-    return optax.GradientTransformation(init, update)
-
-
-def _muon_axes(
-    path: str, leaf: Any, *, stacked: bool = True
-) -> optax.contrib.MuonDimensionNumbers | None:
-    """How Muon sees a leaf as a matrix; None for a leaf that Adam updates.
-
-    Muon is for the kernels of the layers (Jordan et al., 2024); embeddings, heads,
-    biases and norms go to Adam. An attention kernel is one matrix over all heads,
-    (D, N·H) for queries, keys and values and (N·H, D) for the output.
-    """
-    if not (trees.layer_stack(path) and path.endswith("kernel")):
-        return None
-    match len(leaf.shape) - stacked:
-        case 2:
-            return optax.contrib.MuonDimensionNumbers(0, 1)
-        case 3 if path.endswith("/output/kernel"):
-            return optax.contrib.MuonDimensionNumbers((0, 1), 2)
-        case 3:
-            return optax.contrib.MuonDimensionNumbers(0, (1, 2))
-    return None
 
 
 def _resolve(name: str) -> Callable[..., optax.GradientTransformation]:

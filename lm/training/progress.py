@@ -23,6 +23,7 @@ class Progress:
       best: the metric that `config.checkpoint.best` follows.
       following: the metric that early stopping follows.
       faults: the batches that were left out, and the updates.
+      row: the values of this step's row, while its evaluations are still to come.
     """
 
     step: int
@@ -32,6 +33,7 @@ class Progress:
     best: Best
     following: Best
     faults: Faults = field(default_factory=Faults)
+    row: Mapping[str, Any] | None = None
 
     @staticmethod
     def begin(stop: Stop, best: Best, data: Mapping[str, Any]) -> "Progress":
@@ -43,7 +45,7 @@ class Progress:
         return replace(self, step=self.step + 1, state=state)
 
     def observe(self, values: Mapping[str, Any]) -> "Progress":
-        """Returns the progress after the evaluations of this step.
+        """Returns the progress after the evaluations of this step, whose row is whole.
 
         Raises:
           ConfigError: an evaluation ran and lacks the metric that is followed.
@@ -52,6 +54,7 @@ class Progress:
             self,
             best=self.best.observe(self.step, values),
             following=self.following.observe(self.step, values),
+            row=None,
         )
 
     def asdict(self) -> dict[str, Any]:
@@ -61,22 +64,30 @@ class Progress:
             "stop": self.following.asdict(),
             "best": self.best.asdict(),
             **self.faults.asdict(),
+            **({} if self.row is None else {"row": dict(self.row)}),
         }
 
-    def resume(self, host: Mapping[str, Any], state: State | None) -> "Progress":
+    def resume(self, host: Mapping[str, Any], state: State) -> "Progress":
         """Returns where the run stood when its checkpoint was saved.
+
+        If the batches had another size then, the data go on after the examples seen.
 
         Args:
           host: what `asdict` gave then; what it lacks has not happened.
-          state: the checkpoint's arrays; None to look at the rest alone.
+          state: the checkpoint's arrays.
         """
+        step, faults = int(state.step), Faults.resume(host)
+        sizes = host["data"].get("batch_size"), self.data.get("batch_size")
+        if sizes[0] != sizes[1]:
+            faults = faults.resize(step, *sizes)
         return replace(
             self,
-            step=self.step if state is None else int(state.step),
+            step=step,
             state=state,
-            best=self.best.resume(host.get("best")),
-            following=guard.follow(self.stop).resume(host.get("stop")),
-            faults=Faults.resume(host),
+            best=guard.Best(self.best.metric, self.best.mode).resume(host["best"]),
+            following=guard.follow(self.stop).resume(host["stop"]),
+            faults=faults,
+            row=host.get("row"),
         )
 
     def batches(self, total: int) -> tuple[int, int]:
@@ -85,7 +96,18 @@ class Progress:
         Args:
           total: the last step of the run.
         """
-        return self.faults.batch(self.step + 1), self.faults.batch(total) + 1
+        first = self.faults.batch(self.step + 1)
+        return first, max(self.faults.batch(total), first) + 1
+
+    @property
+    def rows(self) -> int:
+        """The step of the last row that is written."""
+        return self.step if self.row is None else self.step - 1
+
+    @property
+    def why(self) -> str:
+        """Says what ends the run here before its last step; "" where nothing does."""
+        return guard.why_enough(self.following) if self.enough else ""
 
     @property
     def enough(self) -> bool:

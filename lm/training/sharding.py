@@ -155,12 +155,19 @@ def left_whole(axes: Tree, shapes: Tree, mesh: Mesh, rules: Rules) -> list[str]:
     return lines
 
 
+def describe_whole(program: Any, rules: Rules) -> list[str]:
+    """Returns the lines of `left_whole` for the log of a run."""
+    lines = left_whole(program.axes, program.params, program.mesh, rules)
+    return [f"not sharded: {line}" for line in lines]
+
+
 def state_shardings(state: Tree, axes: Tree, mesh: Mesh, rules: Rules) -> Tree:
     """A sharding for every leaf of a train state: parameters, moments and counters.
 
     A leaf belongs to the parameter whose path is the longest end of its own. One of
     the parameter's shape lies as the parameter does; one that lacks a single dimension
-    (Adafactor's factored moments) as the dimensions it has. All others are whole.
+    (Adafactor's factored moments) as the dimensions it has. What the model carries
+    lies as the rows of a batch. All others are whole.
 
     Args:
       state: shapes of a tree that has the parameters under `params`.
@@ -171,6 +178,8 @@ def state_shardings(state: Tree, axes: Tree, mesh: Mesh, rules: Rules) -> Tree:
     specs = _param_specs(axes, shapes, mesh, rules)
 
     def sharding(path: str, leaf: Any) -> NamedSharding:
+        if path.startswith("carried/"):
+            return batch_sharding(mesh)
         owner = _owner(path, specs)
         if owner is None:
             return NamedSharding(mesh, PartitionSpec())

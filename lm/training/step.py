@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from lm.training.optim import global_norm
+from lm.training.optim import Optimizer, global_norm
+from lm.updates.base import Rows, Update
 
 Batch = dict[str, Array]
 
@@ -21,11 +22,26 @@ class State(NamedTuple):
       step: the updates made so far.
       params: the parameters that the next update changes.
       opt_state: the optimiser's.
+      carried: the model's state from the rows before, rows on axis 0 (`Carries`).
+      averaged: the average of the parameters (`optim.ema`, or a schedule-free
+        optimiser's), in their tree.
     """
 
     step: Int[Array, ""]
     params: PyTree
     opt_state: PyTree
+    carried: PyTree = {}  # noqa: RUF012 (a NamedTuple, never changed)
+    averaged: PyTree = {}  # noqa: RUF012
+
+    def weights(self, which: str = "averaged") -> PyTree:
+        """Returns the average, where it is asked for and kept, else the parameters."""
+        return self.averaged if which == "averaged" and self.averaged else self.params
+
+    def saved(self) -> dict[str, PyTree]:
+        """Returns what a checkpoint holds; `State(**saved)` gives the state back."""
+        return {
+            name: tree for name, tree in self._asdict().items() if jax.tree.leaves(tree)
+        }
 
 
 class Program(NamedTuple):
@@ -105,11 +121,13 @@ def make(model: Any, objective: Any) -> Program:
 def make_training(
     model: Any,
     objective: Any,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     schedule: Callable[[Array], Array],
     *,
     seed: int,
     grad_accum: int,
+    gradient: Update,
+    rows: int = 0,
     halt: bool = True,
 ) -> Training:
     """Binds a model, an objective and an optimiser into the update of a state.
@@ -120,62 +138,65 @@ def make_training(
 
     An update whose loss or gradient is not finite changes nothing but `step`; with
     `halt`, nor does any after it, until the host has seen it.
+
+    Args:
+      gradient: how the gradient is made, of `lm/updates`.
+      rows: of the state that the model carries from one batch to the next, one for
+        each row of the batch; 0: it carries none.
     """
 
     def start(params: PyTree) -> State:
-        return State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimizer.init(params),
+            carried=model.apply({}, rows, method="make_carry") if rows else {},
+            averaged=jax.tree.map(jnp.copy, params) if optimizer.average else {},
+        )
 
-    def loss(params: PyTree, batch: Batch, totals: dict, key: Array) -> tuple:
-        terms = model.apply(
-            {"params": params},
-            batch,
+    def loss(params: PyTree, rows: Rows, totals: dict, key: Array) -> tuple:
+        carry = {"carry": rows.carried} if rows.carried else {}
+        terms, left = model.apply(
+            {"params": params} | carry,
+            rows.batch,
             method=lambda m, b: objective.loss(m, b, train=True),
             rngs={"dropout": key},
+            mutable=list(carry),
         )
         means = {
             name: total / jnp.maximum(totals[name], 1.0)
             for name, (total, _) in terms.items()
         }
-        return sum(means.values()), means
+        return sum(means.values()), (means, left.get("carry", {}))
 
-    def shared(state: State, batch: Batch) -> tuple[dict, Array]:
-        """What all micro-batches have in common: the counts, and a key."""
+    def shared(state: State, batch: Batch) -> tuple[Rows, dict, Array]:
+        """Returns the rows, and what all micro-batches have in common."""
         # rbg bits cost a fraction of threefry's; the step alone makes them its own.
         key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), state.step)
-        return objective.counts(batch), key
+        return Rows(batch, state.carried), objective.counts(batch), key
 
     def differentiate(state: State, batch: Batch) -> tuple:
-        totals, key = shared(state, batch)
-        gradient = jax.value_and_grad(loss, has_aux=True)
-        if grad_accum == 1:
-            (value, means), grads = gradient(state.params, batch, totals, key)
-        else:
-
-            def accumulate(carry: PyTree, number_and_part: tuple) -> tuple:
-                number, part = number_and_part
-                key_of_part = jax.random.fold_in(key, number)
-                found = gradient(state.params, part, totals, key_of_part)
-                return jax.tree.map(jnp.add, carry, found), None
-
-            parts = jax.tree.map(lambda x: _split(x, grad_accum), batch)
-            shapes = jax.eval_shape(gradient, state.params, batch, totals, key)
-            zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-            numbered = jnp.arange(grad_accum), parts
-            ((value, means), grads), _ = jax.lax.scan(accumulate, zeros, numbered)
-        return value, means, totals, grads
+        rows, totals, key = shared(state, batch)
+        value, (means, carried), grads = gradient(
+            loss, state.params, rows, totals, key, grad_accum
+        )
+        return value, means, totals, carried, grads
 
     def update(state: State, batch: Batch) -> tuple[State, dict]:
-        value, means, totals, grads = differentiate(state, batch)
+        value, means, totals, carried, grads = differentiate(state, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         norm = opt_state.gradient_norm
         sound = jnp.isfinite(value) & jnp.isfinite(norm)
         if halt:
             sound &= jnp.isfinite(state.opt_state.gradient_norm)
-        params, opt_state = jax.tree.map(
+        averaged = state.averaged
+        if optimizer.average:
+            averaged = optimizer.average(params, opt_state, averaged)
+        params, opt_state, carried, averaged = jax.tree.map(
             lambda new, old: jnp.where(sound, new, old),
-            (params, opt_state),
-            (state.params, state.opt_state),
+            (params, opt_state, carried, averaged),
+            (state.params, state.opt_state, state.carried, state.averaged),
         )
         if halt:
             opt_state = opt_state._replace(gradient_norm=norm)
@@ -189,16 +210,12 @@ def make_training(
             "optim/parameter_norm": global_norm(params),
             "optim/update_norm": global_norm(updates),
         }
-        return State(state.step + 1, params, opt_state), measurements
+        new = State(state.step + 1, params, opt_state, carried, averaged)
+        return new, measurements
 
     return Training(
         start,
         update,
-        lambda state, batch: loss(state.params, batch, *shared(state, batch))[0],
+        lambda state, batch: loss(state.params, *shared(state, batch))[0],
         lambda state, batch: differentiate(state, batch)[-1],
     )
-
-
-def _split(x: Array, parts: int) -> Array:
-    """(B, ...) to (parts, B / parts, ...), each device keeping rows that it has."""
-    return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)

@@ -1,9 +1,12 @@
 """A workdir becomes the run of a config, or is refused to it."""
 
-import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import jax
+import numpy as np
 
 from lm.config import resolve as configs
 from lm.config.resolve import Config
@@ -22,8 +25,11 @@ def begun(workdir: Path) -> bool:
 
 def check_config(
     config: Config, workdir: Path, allow_change: tuple[str, ...] = ()
-) -> list[Change]:
+) -> tuple[Config | None, list[Change]]:
     """Compares a config with that of the run in `workdir`; changes no file.
+
+    Returns:
+      The run's own config, None for a new run, and what differs from it.
 
     Raises:
       CheckpointError: the workdir has checkpoints of a config that differs in a field
@@ -31,11 +37,12 @@ def check_config(
     """
     file = workdir / "config.json"
     if files.check_regular(file) is None:
-        return []
-    old = configs.read_json(file)
+        return None, []
+    kept = steps.complete_config(configs.read_json(file))
     if not begun(workdir):
-        return configs.changes(old, config)
-    return steps.refuse_changes(old, config, allow_change, f"the run in {workdir}")
+        return kept, configs.changes(kept, config)
+    run = f"the run in {workdir}"
+    return kept, steps.refuse_changes(kept, config, allow_change, run)
 
 
 def adopt(config: Config, workdir: Path, changes: list[Change]) -> None:
@@ -53,7 +60,9 @@ def describe_changes(changes: list[Change]) -> list[str]:
     return [f"changed: {path} from {old!r} to {new!r}" for path, old, new, _ in changes]
 
 
-def check_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_data(
+    saved: Mapping[str, Any], now: Mapping[str, Any], *, resized: bool = False
+) -> None:
     """Refuses to go on with data that are not those of the checkpoint.
 
     Rows whose index is of another format have another name, and are compared by the
@@ -63,6 +72,7 @@ def check_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     Args:
       saved, now: the identity of the data (`lm.data.pipeline.fingerprint`), of the
         checkpoint and of this start.
+      resized: whether the size of the batches may differ; the examples go on.
 
     Raises:
       CheckpointError: names the part that differs.
@@ -80,7 +90,8 @@ def check_data(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             )
     saved, now = (dict(identity) | {"evals": None} for identity in (saved, now))
     for part in {**saved, **now}:
-        if saved.get(part) != now.get(part):
+        differs = saved.get(part) != now.get(part)
+        if differs and not (resized and part == "batch_size"):
             raise CheckpointError(
                 f"data fingerprint: {part}",
                 f"{now.get(part)}",
@@ -97,13 +108,24 @@ def _unnamed(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in identity.items() if k not in left_out} | {"rows": rows}
 
 
-def peek(workdir: Path, step: int | None) -> dict[str, Any]:
-    """Reads what the host kept with a step, not verified; {} where it cannot be read.
+def complete(workdir: Path, step: int | None, total: int) -> bool:
+    """Whether a run has made its steps: the checkpoint is intact and evaluated.
 
-    Good for a guess that is then made sure of, for no decision.
+    Process 0 looks, and all processes get its answer.
+
+    Args:
+      step: the newest checkpoint, not verified yet; None where there is none.
+      total: the steps that the config asks for.
     """
-    try:
-        host = json.loads((workdir / f"checkpoints/{step}/host.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return host if isinstance(host, dict) else {}
+    if step is None or step < total:
+        return False
+    found = False
+    if jax.process_index() == 0:
+        with suppress(CheckpointError):  # Restoring it tells what is wrong.
+            file = steps.find(workdir, step) / "host.json"
+            found = "row" not in files.read_json(file, {}, error=CheckpointError)
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        found = bool(multihost_utils.broadcast_one_to_all(np.int32(found)))
+    return found

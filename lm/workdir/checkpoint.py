@@ -64,13 +64,15 @@ class Init:
     `source` is the workdir of another run and `checkpoint` its step, "latest" or
     "best". `map` rewrites the paths of its parameters: of the (regex, replacement)
     pairs, the first whose regex matches a whole path. `missing` are regexes of the
-    parameters that may start fresh.
+    parameters that may start fresh. `weights` are "averaged", where the run keeps an
+    average (`optim.ema`), or "trained".
     """
 
     source: str | None = None
     checkpoint: int | Literal["latest", "best"] = "latest"
     map: tuple[tuple[str, str], ...] = ()
     missing: tuple[str, ...] = ()
+    weights: Literal["averaged", "trained"] = "averaged"
 
 
 class Checkpointer:

@@ -15,11 +15,13 @@ import numpy as np
 
 from lm.config import resolve as configs
 from lm.config.resolve import Config
-from lm.errors import CheckpointError
+from lm.errors import CheckpointError, ConfigError
 from lm.host import files, storage
 from lm.trees import flatten
 from lm.workdir import identity
 
+# Another one of these makes other data, with which no run can go on.
+FIXED = ("seed", "seq_len", "tokenizer", "data.sources", "data.pack", "data.order")
 Leaves = dict[str, list]  # path -> [dtype, shape]
 Which = int | Literal["latest", "best"]
 
@@ -95,6 +97,14 @@ def read(directory: Path, abstract: Any) -> tuple[Any, dict]:
     return read_state(directory, abstract), host
 
 
+def complete_config(kept: Config) -> Config:
+    """Fills in the fields that are newer than a config that was kept."""
+    try:
+        return configs.resolve(configs.plain(kept, "config.json"))
+    except ConfigError:  # It has fields that are no more: it is compared as it is.
+        return kept
+
+
 def check_config(
     directory: Path, config: Config, allow_change: tuple[str, ...] = ()
 ) -> None:
@@ -106,7 +116,7 @@ def check_config(
     file = directory / "config.json"
     if not file.exists():
         return  # Saved before configs were kept with a step.
-    old = configs.read_json(file, CheckpointError)
+    old = complete_config(configs.read_json(file, CheckpointError))
     refuse_changes(old, config, allow_change, f"the run of {directory}")
 
 
@@ -124,11 +134,13 @@ def refuse_changes(
     changes = configs.changes(old, config)
     for path, was, now, changeable in changes:
         if not changeable and path not in allow_change:
+            fixed = any(path == part or path.startswith(f"{part}.") for part in FIXED)
+            allow = f", or --allow-change={path}, if the state keeps its shapes"
             raise CheckpointError(
                 path,
                 f"{now!r} in the config",
                 f"{was!r}, as {run} began",
-                f"use another --workdir, or --allow-change={path}",
+                "use another --workdir" + ("" if fixed else allow),
             )
     return changes
 

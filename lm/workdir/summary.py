@@ -26,3 +26,19 @@ def summary(workdir: Path, step: int | None) -> str:
         lines.append(f"  {file}, a guess as [guess] or [guess|truth]:")
         lines += [f"    {line}" for line in file.read_text().splitlines() if line]
     return "\n".join(lines)
+
+
+def finished(workdir: Path, step: int, total: int, why: str = "") -> str:
+    """Returns what came out, and why the run ended if not with its last step.
+
+    Args:
+      step: the last one made.
+      total: the steps that the config asks for.
+      why: what ended the run early, or "".
+    """
+    lines = [summary(workdir, step)]
+    if step > total:
+        lines.append(f"the run is beyond the {total} steps of the config")
+    if why:
+        lines.append(f"the run ended early: {why}")
+    return "\n".join(lines)

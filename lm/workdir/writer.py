@@ -294,8 +294,13 @@ def _number(value: Any) -> float:
     return value if isinstance(value, int | float) else math.nan
 
 
+def plain_row(values: Mapping[str, Any]) -> dict[str, int | float | str]:
+    """Returns the values of a row as JSON can hold them, without loss."""
+    return {name: _plain(value) for name, value in values.items()}
+
+
 def _json_row(step: int, values: Mapping[str, Any]) -> str:
-    row = {name: _plain(value) for name, value in values.items()}
+    row = plain_row(values)
     return json.dumps({**row, "step": step}, sort_keys=True, allow_nan=False) + "\n"
 
 

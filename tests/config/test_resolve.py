@@ -61,7 +61,16 @@ def test_every_default_is_filled(file):
     c = load(file)
     assert list(c) == [
         *("job", "seed", "batch_size", "seq_len", "grad_accum", "steps"),
-        *("model", "objective", "tokenizer", "optim", "data", "compute", "mesh"),
+        *(
+            "model",
+            "objective",
+            "tokenizer",
+            "optim",
+            "update",
+            "data",
+            "compute",
+            "mesh",
+        ),
         *("checkpoint", "evals", "stop", "init", "log"),
     ]
     for kind, section in [

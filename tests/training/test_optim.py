@@ -349,7 +349,7 @@ def test_schedules_that_cannot_be(fields, message):
     [
         ({"name": "adamv"}, "did you mean adam"),
         ({"name": "scale_by_adam"}, "an optimiser of optax: .*adamw"),
-        ({"name": "schedule_free_adamw"}, "evaluates at other parameters"),
+        ({"name": "schedule_free"}, "wraps another optimiser"),
         ({"name": "lbfgs"}, "value_fn"),
         ({"options": {"beta1": 0.9}}, r"optim.options.beta1.*b1, b2, eps"),
         ({"options": {"weight_decay": 0.1}}, "Fix: set optim.weight_decay"),
@@ -380,3 +380,56 @@ def test_muon_without_a_matrix_is_refused():
     with pytest.raises(ConfigError, match="kernel"):
         params = {"embed": {"embedding": jnp.ones((4, 4))}}
         optim.make(Optim(name="muon"), params, rising)
+
+
+@pytest.mark.parametrize("name", ["schedule_free_adamw", "schedule_free_sgd"])
+def test_a_schedule_free_optimiser_is_that_of_optax(name):
+    """Its steps and its average, on a stack of two layers and a leaf of no stack."""
+    rng = np.random.default_rng(0)
+    shapes = {"layers": {"kernel": (2, 3, 4)}, "embedding": (5, 3)}
+    tree = lambda: jax.tree.map(  # noqa: E731
+        lambda s: jnp.asarray(rng.normal(size=s), jnp.float32),
+        shapes,
+        is_leaf=lambda s: isinstance(s, tuple),
+    )
+    settings = Optim(name=name, lr=0.1, schedule="constant", weight_decay=0.0, clip=0.0)
+    ours, theirs = tree(), None
+    theirs = ours
+    optimizer = optim.make(settings, ours, lambda step: jnp.float32(0.1))
+    reference = getattr(optax.contrib, name)(lambda step: jnp.float32(0.1))
+    state, other = optimizer.init(ours), reference.init(theirs)
+    for _ in range(4):
+        grads = tree()
+        change, state = optimizer.update(grads, state, ours)
+        ours = optax.apply_updates(ours, change)
+        change, other = reference.update(grads, other, theirs)
+        theirs = optax.apply_updates(theirs, change)
+        for path, x in trees.flatten(ours).items():
+            np.testing.assert_allclose(x, trees.flatten(theirs)[path], atol=1e-6)
+    found = trees.flatten(optimizer.average(ours, state, ours))
+    expected = optax.contrib.schedule_free_eval_params(other, theirs)
+    for path, x in trees.flatten(expected).items():
+        np.testing.assert_allclose(found[path], x, atol=1e-5)
+        assert np.abs(found[path] - trees.flatten(ours)[path]).max() > 1e-3
+
+
+def test_a_schedule_free_optimiser_leaves_what_is_frozen_to_the_bit():
+    params = {"layers": {"kernel": jnp.full((2, 3), 0.1)}, "embedding": jnp.ones(3) / 3}
+    settings = Optim(
+        name="schedule_free_sgd",
+        lr=0.1,
+        schedule="constant",
+        freeze=("embedding", "layers/0/.*"),
+    )
+    optimizer = optim.make(settings, params, lambda step: jnp.float32(0.1))
+    state, now = optimizer.init(params), params
+    for _ in range(5):
+        change, state = optimizer.update(jax.tree.map(jnp.ones_like, now), state, now)
+        now = optax.apply_updates(now, change)
+    average = optimizer.average(now, state, now)
+    for tree in (now, average):
+        np.testing.assert_array_equal(tree["embedding"], params["embedding"])
+        np.testing.assert_array_equal(
+            tree["layers"]["kernel"][0], params["layers"]["kernel"][0]
+        )
+        assert (tree["layers"]["kernel"][1] != params["layers"]["kernel"][1]).all()

@@ -1,0 +1,104 @@
+"""The contract of an update: how the gradient of a step is made."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+
+class Rows(NamedTuple):
+    """What has a row for each example; micro-batches are cut from all of it alike.
+
+    Attributes:
+      batch: the batch.
+      carried: the model's state from the rows before; {} where it carries none.
+    """
+
+    batch: dict[str, Array]
+    carried: PyTree
+
+
+# (params, rows, totals, key) -> (value, (means, carried)). The value is the sum over
+# terms of sum / total, so that the values of micro-batches add up to the batch's.
+Loss = Callable[[PyTree, Rows, dict, Array], tuple[Array, tuple[dict, PyTree]]]
+
+
+@runtime_checkable
+class Update(Protocol):
+    """Makes the gradient of a step: a class `Update` in a file of `lm/updates`.
+
+    A frozen dataclass; its fields are `config.update`.
+    """
+
+    def __call__(
+        self,
+        loss: Loss,
+        params: PyTree,
+        rows: Rows,
+        totals: dict[str, Array],
+        key: Array,
+        parts: int,
+    ) -> tuple[Array, tuple[dict[str, Array], PyTree], PyTree]:
+        """Returns (loss, (means of its terms, state carried on), gradients).
+
+        Pure, and compiled as part of the step.
+
+        Args:
+          loss: of some rows; it draws its dropout from the key.
+          params: to differentiate with respect to.
+          rows: of the whole step.
+          totals: the count of each term over the whole step.
+          key: of this step alone.
+          parts: micro-batches (`config.grad_accum`); see `accumulate`.
+        """
+
+
+def accumulate(
+    function: Callable[[PyTree, Rows, dict, Array], Any],
+    params: PyTree,
+    rows: Rows,
+    totals: dict[str, Array],
+    key: Array,
+    parts: int,
+) -> Any:
+    """Adds up a function of (params, rows, totals, key) over micro-batches.
+
+    Args:
+      function: returns ((value, (means, carried)), gradients), each but `carried` a sum
+        over its rows.
+      parts: 1 calls it once, with the key as it is; else each micro-batch has its own.
+
+    Returns:
+      What the function returns for all rows; `carried` has the rows' order.
+    """
+    if parts == 1:
+        return function(params, rows, totals, key)
+
+    def add(sums: Any, number_and_part: tuple[Array, Rows]) -> tuple[Any, PyTree]:
+        number, part = number_and_part
+        found = function(params, part, totals, jax.random.fold_in(key, number))
+        ((value, (means, carried)), grads) = found
+        sums = jax.tree.map(jnp.add, sums, ((value, means), grads))
+        return sums, carried
+
+    cut = jax.tree.map(lambda x: _split(x, parts), rows)
+    (value, (means, _)), grads = jax.eval_shape(function, params, rows, totals, key)
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), ((value, means), grads)
+    )
+    ((value, means), grads), carried = jax.lax.scan(
+        add, zeros, (jnp.arange(parts), cut)
+    )
+    return (value, (means, jax.tree.map(_join, carried))), grads
+
+
+def _split(x: Array, parts: int) -> Array:
+    """(B, ...) to (parts, B / parts, ...), each device keeping rows that it has."""
+    return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+
+def _join(x: Array) -> Array:
+    """(parts, B / parts, ...) to (B, ...), the reverse of `_split`."""
+    return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])

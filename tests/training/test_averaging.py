@@ -1,0 +1,145 @@
+"""The average of the weights: what it is, who uses it, and that a resume keeps it."""
+
+import json
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from lm import evaluate, trees
+from lm import run as runs
+from lm.errors import ConfigError
+from lm.training.step import State
+from lm.workdir import checkpoint
+from lm.workdir.checkpoint import Checkpointer
+from tests import tiny
+
+EMA = {
+    "steps": 6,
+    "optim__ema": 0.7,
+    "optim__clip": 0.0,
+    "checkpoint": {"every": 1, "keep_last": 9},
+    "evals__heldout__every": 3,
+}
+
+
+def leaves(workdir, step, part):
+    """The arrays of a part of the state of a step, by path."""
+    from orbax.checkpoint import v1 as ocp
+
+    state = ocp.load_checkpointables(checkpoint.find(workdir, step))["state"]
+    return {path: np.asarray(x) for path, x in trees.flatten(state[part]).items()}
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("averaged")
+    assert tiny.run(EMA, workdir) == 0
+    return workdir
+
+
+def test_the_average_is_that_of_a_written_out_loop(averaged, tmp_path):
+    assert tiny.run(EMA | {"optim__ema": None}, tmp_path) == 0
+    _, program = tiny.program(tiny.config(**EMA), tmp_path / "open")
+    with jax.set_mesh(program.mesh):
+        start = jax.device_get(program.init(jax.random.key(tiny.config(**EMA).seed)))
+    expected = trees.flatten(start)
+    for step in range(1, 7):
+        params = leaves(averaged, step, "params")
+        for path, x in leaves(tmp_path, step, "params").items():
+            # The average changes no update, beyond the rounding of another program.
+            np.testing.assert_allclose(params[path], x, atol=1e-5)
+        decay = min(0.7, (1 + step) / (10 + step))
+        expected = {p: decay * expected[p] + (1 - decay) * params[p] for p in params}
+    found = leaves(averaged, 6, "averaged")
+    assert found.keys() == expected.keys()
+    for path, x in found.items():
+        np.testing.assert_allclose(x, expected[path], atol=2e-6)
+
+
+def test_the_average_is_evaluated_and_the_weights_themselves_by_choice(
+    averaged, capsys
+):
+    def loss(*flags):
+        with tiny.some_devices(tiny.config(**EMA)):
+            assert evaluate.main([f"--workdir={averaged}", *flags]) == 0
+        return json.loads(capsys.readouterr().out)["heldout/loss"]
+
+    by_training = tiny.rows(averaged)[-1]["heldout/loss"]
+    assert loss() == loss("--weights=averaged") == pytest.approx(by_training, rel=1e-6)
+    assert abs(loss("--weights=trained") - by_training) > 1e-3
+
+
+def test_init_source_takes_the_average_and_the_weights_themselves_by_choice(
+    averaged, tmp_path
+):
+    for weights, part in (("averaged", "averaged"), ("trained", "params")):
+        init = checkpoint.Init(source=str(averaged), weights=weights)
+        _, program = tiny.program(tiny.config(**EMA), tmp_path / weights)
+        params, report = runs.transfer.load_params(init, program.params)
+        expected = leaves(averaged, 6, part)
+        assert report.unused == ()
+        for path, x in trees.flatten(params).items():
+            np.testing.assert_array_equal(x, expected[path])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optim__ema": 0.7},
+        {"optim": {"name": "schedule_free_adamw", "lr": 1e-2, "schedule": "constant"}},
+    ],
+    ids=["ema", "schedule-free"],
+)
+def test_a_resume_keeps_the_average_to_the_bit(tmp_path, monkeypatch, changes):
+    from tests.test_train import stop_after
+
+    changes = {"steps": 6, "evals__heldout__every": 3, **changes}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert tiny.run(changes, whole) == 0
+    with monkeypatch.context() as patched:
+        stop_after(patched, 2)
+        assert tiny.run(changes, stopped) == 75
+    assert tiny.run(changes, stopped) == 0
+    assert tiny.raw_rows(stopped) == tiny.raw_rows(whole)
+    bits = tiny.state_bits(whole)
+    assert any("averaged" in path for path in bits)
+    assert tiny.state_bits(stopped) == bits
+
+
+def test_an_average_of_an_optimiser_that_averages_is_refused(tmp_path):
+    settings = {"optim": {"name": "schedule_free_sgd", "lr": 1.0, "ema": 0.9}}
+    with pytest.raises(ConfigError, match=r"optim\.ema: found 0\.9 with schedule_free"):
+        tiny.run(settings, tmp_path)
+
+
+class OldState(NamedTuple):
+    """The state as it was saved before it had `carried` and `averaged`."""
+
+    step: Any
+    params: Any
+    opt_state: Any
+
+
+def test_a_checkpoint_of_the_old_state_goes_on_to_the_bit(tmp_path):
+    old, whole = tmp_path / "old", tmp_path / "whole"
+    changes = {"steps": 4, "checkpoint__every": 2}
+    assert tiny.run(changes, whole) == 0
+    assert tiny.run(changes | {"steps": 2}, old) == 0
+    config = json.loads((old / "config.json").read_text())
+    del config["update"], config["optim"]["ema"], config["optim"]["weights"]
+    (old / "config.json").write_text(json.dumps(config))
+    corpus, program = tiny.program(tiny.config(**changes), tmp_path / "open")
+    training = runs.open_training(
+        corpus.config, corpus, program, runs.durations(corpus.config, corpus)
+    )
+    saver = Checkpointer(old, checkpoint.Checkpoint(), run="old")
+    saved, host = saver.restore(training.state.saved())
+    saver.drop_after(1)
+    state = State(**saved)
+    saver.save(2, OldState(state.step, state.params, state.opt_state), host)
+    saver.close()
+    assert tiny.run(changes, old) == 0
+    assert tiny.raw_rows(old) == tiny.raw_rows(whole)
+    assert tiny.state_bits(old) == tiny.state_bits(whole)

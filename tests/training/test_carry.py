@@ -1,0 +1,116 @@
+"""A model whose state goes on from one batch to the next, in the update."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.training import optim, sharding, step
+from lm.updates.plain import Update
+
+ROWS, WIDTH = 4, 3
+
+
+class Model(nn.Module):
+    """Adds up what it has read, scaled by its one parameter."""
+
+    def make_carry(self, rows):
+        return {"sum": jnp.zeros((rows, WIDTH))}
+
+    @nn.compact
+    def __call__(self, batch, train):
+        scale = self.param("scale", nn.initializers.ones, (WIDTH,))
+        start = jnp.zeros((batch["inputs"].shape[0], WIDTH))
+        held = self.variable("carry", "sum", lambda: start)
+        total = held.value + scale * batch["inputs"]
+        if self.is_mutable_collection("carry"):
+            held.value = total
+        return total
+
+    def touch(self):
+        return self({"inputs": jnp.zeros((1, WIDTH))}, train=False)
+
+
+class Objective:
+    """The mean square of what is left of the targets."""
+
+    def counts(self, batch):
+        return {"square": jnp.float32(batch["targets"].size)}
+
+    def loss(self, model, batch, *, train):
+        out = model(batch, train=train)
+        size = jnp.float32(batch["targets"].size)
+        return {"square": (((out - batch["targets"]) ** 2).sum(), size)}
+
+
+def batches(count):
+    rng = np.random.default_rng(0)
+    draw = lambda: rng.normal(size=(ROWS, WIDTH)).astype(np.float32)  # noqa: E731
+    return [{"inputs": draw(), "targets": draw()} for _ in range(count)]
+
+
+def after(given, grad_accum=1, rows=ROWS):
+    params = {"scale": jnp.ones(WIDTH)}
+    settings = optim.Optim(name="sgd", lr=0.1, clip=0.0, weight_decay=0.0)
+    settings = dataclasses.replace(settings, decay_mask=((".*", 0.0),))
+    rate = lambda _: jnp.float32(0.1)  # noqa: E731
+    training = step.make_training(
+        Model(),
+        Objective(),
+        optim.make(settings, params, rate),
+        rate,
+        seed=0,
+        grad_accum=grad_accum,
+        gradient=Update(),
+        rows=rows,
+    )
+    state = training.start(params)
+    for batch in given:
+        state, _ = jax.jit(training.update)(state, batch)
+    return state
+
+
+def written_out(given):
+    scale, total = np.ones(WIDTH), np.zeros((ROWS, WIDTH))
+    for batch in given:
+        out = total + scale * batch["inputs"]
+        gradient = 2 * (out - batch["targets"]) * batch["inputs"] / out.size
+        scale, total = scale - 0.1 * gradient.sum(0), out
+    return scale, total
+
+
+@pytest.mark.parametrize("grad_accum", [1, 2, 4])
+def test_each_row_goes_on_whatever_the_cut(grad_accum):
+    given = batches(3)
+    state = after(given, grad_accum)
+    scale, total = written_out(given)
+    np.testing.assert_allclose(state.params["scale"], scale, rtol=1e-5)
+    np.testing.assert_allclose(state.carried["sum"], total, rtol=1e-5)
+    assert "carried" in state.saved()
+
+
+def test_without_the_state_each_batch_begins_anew():
+    given = batches(3)
+    state = after(given, rows=0)
+    assert state.carried == {} and "carried" not in state.saved()
+    assert np.abs(state.params["scale"] - written_out(given)[0]).max() > 1e-3
+
+
+def test_an_update_that_is_not_applied_leaves_the_state_as_it_is():
+    given = batches(2)
+    bad = given[1] | {"targets": given[1]["targets"] * np.nan}
+    one, both = after(given[:1]), after([given[0], bad])
+    np.testing.assert_array_equal(one.carried["sum"], both.carried["sum"])
+    np.testing.assert_array_equal(one.params["scale"], both.params["scale"])
+
+
+def test_what_is_carried_lies_as_the_rows_of_a_batch():
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=2, fsdp=2), jax.devices()[:4])
+    shapes = jax.eval_shape(lambda: after(batches(1)))
+    axes = {"scale": (None,)}
+    found = sharding.state_shardings(shapes, axes, mesh, sharding.RULES)
+    assert found.carried["sum"] == sharding.batch_sharding(mesh)
+    assert found.carried["sum"].shard_shape((ROWS, WIDTH)) == (1, WIDTH)
