@@ -244,7 +244,7 @@ def cache(s: Subject) -> Difference:
         lambda batch, cache: model.apply(variables, batch, cache, method=extend)
     )
     places = source["source_inputs"].shape[1] if source else 0
-    held = model.apply(variables, rows, length, places, method="make_cache")
+    held = model.make_cache(rows, length, places)
     # First half of the text at once, as a prompt; then token by token.
     ends = [length // 2, *range(length // 2 + 1, length + 1)]
     logits, begin = [], 0
@@ -273,7 +273,7 @@ def carry(s: Subject) -> Difference:
         hidden, left = model.apply(variables, batch, train=False, mutable=["carry"])
         return hidden, left["carry"]
 
-    state = model.apply({}, rows, method="make_carry")
+    state = model.make_carry(rows)
     expected, _ = read(whole, state)
     halves = []
     for part in (slice(length // 2), slice(length // 2, length)):

@@ -81,8 +81,7 @@ class Reader:
         """
         rows, length = prompts["inputs"].shape
         source_length = prompts.get("source_inputs", prompts["inputs"]).shape[1]
-        size = (rows, length + room, source_length)
-        cache = self.model.apply({}, *size, method="make_cache")
+        cache = self.model.make_cache(rows, length + room, source_length)
         return self.extend(params, prompts, self._split(cache))
 
     def extend(

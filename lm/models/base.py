@@ -54,8 +54,9 @@ class Model(Protocol):
 
     Attributes:
       can: words of ABILITIES; each promises the methods of a protocol below.
-        hidden, logits, head: `Sequence`. extend: `Decodes`. encode: `Encodes`.
-        carry: `Carries`. fit: `Fitted`. The others promise how states are computed.
+        hidden, logits: `Sequence`. head: `Headed`. extend: `Decodes`. encode:
+        `Encodes`. carry: `Carries`. fit: `Fitted`. The others promise how states are
+        computed.
       reads: keys of a batch that it cannot do without, beside `inputs`, `positions`
         and `segment_ids`: `token_types`, or an encoder's `source_inputs`.
       context: how many positions it has; None: any number. Rows and prompts are at most
@@ -97,7 +98,7 @@ class Model(Protocol):
 
 @runtime_checkable
 class Sequence(Model, Protocol):
-    """A model with "hidden" (a call), "logits" (those and `token_head`), "head"."""
+    """A model with "hidden" (a call) and "logits" (`logits` and `token_head`)."""
 
     def __call__(self, batch: Batch, *, train: bool) -> Float[Array, "B T D"]:
         """Gives a hidden state for each token.
@@ -114,6 +115,11 @@ class Sequence(Model, Protocol):
 
         For losses that project a chunk of tokens at a time.
         """
+
+
+@runtime_checkable
+class Headed(Sequence, Protocol):
+    """A model with "head"."""
 
     def head(
         self,

@@ -87,13 +87,24 @@ class Training(NamedTuple):
 
 
 def logical_axes(model: Any) -> PyTree:
-    """Returns the names of each parameter's axes, as the model's modules give them."""
+    """Collects for each parameter the names of its axes, as the modules give them.
+
+    A parameter without names has None for each, and lies whole on every device.
+    """
+
+    boxed = nn.meta.AxisMetadata
+
+    def names(leaf: Any) -> tuple[str | None, ...]:
+        if isinstance(leaf, nn.Partitioned):
+            return tuple(leaf.names)
+        return leaf.axes if isinstance(leaf, boxed) else (None,) * leaf.ndim
+
     key = jax.random.key(0)
     boxes = jax.eval_shape(lambda: model.init({"params": key}, method="touch"))
     return jax.tree.map(
-        lambda box: box.axes,
+        names,
         boxes.get("params", {}),
-        is_leaf=lambda node: isinstance(node, nn.meta.AxisMetadata),
+        is_leaf=lambda node: isinstance(node, boxed),
     )
 
 
