@@ -149,7 +149,7 @@ def check_regular(path: Path, error: type[Refusal] = StorageError) -> int | None
         stat.S_ISSOCK: "a socket",
     }
     found = next((text for holds, text in kinds.items() if holds(facts.st_mode)), None)
-    raise error(str(path), found or "a device", "a regular file", "remove or rename it")
+    raise error(str(path), found or "a device", "a regular file", "remove it")
 
 
 def sync_path(path: Path) -> None:

@@ -149,7 +149,9 @@ class Checkpointer:
     ) -> None:
         """Saves in the background; returns when the arrays are copied to the host.
 
-        So the buffers of `state` may be donated at once. A step that is committed
+        It first waits for the save before, so a kill loses at most the steps since the
+        last save, and those that are made while a save is being written. The buffers of
+        `state` may be donated at once. A step that is committed
         already is left as it is: the state of a step is a function of the config.
 
         Args:

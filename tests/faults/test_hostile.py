@@ -13,7 +13,7 @@ from tests.hf.goldens import PLACE
 
 CODES = {0, 2, 3, 4, 5, 6, 7}
 QUICK = ("--config.optim.warmup=0", "--config.mesh.data=-1")  # all eight devices
-SECONDS = 15  # for each kind; the first trials are the same on every machine
+SECONDS = 8  # for each kind; the first trials are the same on every machine
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_any_override_that_is_taken_trains_or_refuses(capsys, tmp_path):
         work = tmp_path / str(draw.random())
         return [*flags, "--config.steps=1", f"--workdir={work}"]
 
-    hold(capsys, make, main, 12)
+    hold(capsys, make, main, 4)
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_any_data_file_is_read_or_refused(capsys, tmp_path):
         work = tmp_path / str(draw.random())
         return [*flags, "--config.steps=1", "--config.evals=None", f"--workdir={work}"]
 
-    hold(capsys, make, main, 12)
+    hold(capsys, make, main, 4)
 
 
 @pytest.mark.slow
@@ -108,7 +108,7 @@ def test_any_workdir_goes_on_or_is_refused(capsys, tmp_path, trained, act):
             [*flags, f"--config={file}", "--config.steps=3"] if act is main else flags
         )
 
-    hold(capsys, make, act, 10)
+    hold(capsys, make, act, 5)
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_any_prompt_is_answered_or_refused(capsys, tmp_path, speaking):
     def make(draw):
         return [f"--workdir={speaking}", *hostile.prompts(draw, tmp_path)]
 
-    hold(capsys, make, generate.main, 8)
+    hold(capsys, make, generate.main, 5)
 
 
 @pytest.mark.slow

@@ -86,12 +86,21 @@ def biggest(workdir, step):
     return max(files(workdir, step), key=lambda p: p.stat().st_size)
 
 
-def test_K1_the_run_goes_on_from_the_step_before(server, golden, tmp_path):
+@pytest.mark.parametrize(
+    "file",
+    tiny.few(
+        ["arrays", "host.json", "leaves.json", "config.json", "MANIFEST.json"],
+        fast=["arrays"],
+    ),
+)
+def test_K1_the_run_goes_on_from_the_step_before(server, golden, tmp_path, file):
     for name in ("run", "strict"):
         shutil.copytree(golden, tmp_path / name)
-        flip(biggest(tmp_path / name, 8))
-    strict = server.run(tmp_path / "strict", "--strict", "--config.steps=10")
-    assert strict.code == 4 and "checkpoints/8" in strict.error()
+        step = tmp_path / name / "checkpoints" / "8"
+        flip(biggest(tmp_path / name, 8) if file == "arrays" else step / file)
+    if file == "arrays":
+        strict = server.run(tmp_path / "strict", "--strict", "--config.steps=10")
+        assert strict.code == 4 and "checkpoints/8" in strict.error()
     more = server.run(tmp_path / "run", "--config.steps=10")
     assert more.code == 0, more.text()
     assert "warning: checkpoint 8 is damaged" in more.text()
