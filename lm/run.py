@@ -6,8 +6,6 @@ checkpoint means the same to each of them.
 
 import dataclasses
 import functools
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -75,12 +73,10 @@ class Corpus:
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint keeps of the data (`lm.data.pipeline.fingerprint`)."""
-        evals = {}
-        for name, stream in self.evals.items():
-            section = self.config.evals[name]
-            text = json.dumps([section.data, section.objective, section.seed])
-            digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-            evals[name] = {"section": digest, "rows": pipeline.rows_of(stream)}
+        evals = {
+            name: pipeline.identity_of(self.config.evals[name], stream)
+            for name, stream in self.evals.items()
+        }
         size = self.config.batch_size
         return pipeline.fingerprint(self.stream, self.codec, size, evals)
 

@@ -121,6 +121,10 @@ def _left(lacks: list[str], config: Config, build: Open) -> float:
     return math.inf if lacks[0] in left else len(left)
 
 
+def _weights(config: Config) -> list[str]:
+    return [str(source["weight"]) for source in config.data.sources]
+
+
 def _general(config: Config, model: Any, objective: Any) -> Iterator[Rule]:
     """Yields the conditions that follow from what model and objective declare."""
     name, parts = config.objective.name, config.grad_accum
@@ -133,8 +137,15 @@ def _general(config: Config, model: Any, objective: Any) -> Iterator[Rule]:
         fix = f"set {where}.pack=false."
         holds = objective.packs or not data.pack
         yield Rule(holds, f"{where}.pack", "true", expected, fix)
+    streams, weights = config.data.order == "stream", _weights(config)
+    expected = "one source, or several that follow each other: all of one weight"
+    found = f"'stream' with sources of weights {', '.join(weights)}"
+    yield Rule(not streams or len({*weights}) == 1, "data.order", found, expected)
     if model.context is None or "beyond" in model.can:
         return
+    expected = "shuffled, or a model without end, since positions go on from row to row"
+    found = f"'stream' with a model of {model.context} positions"
+    yield Rule(not streams, "data.order", found, expected)
     for where, length in objective.lengths(config.seq_len).items():
         expected = f"at most {model.context}, the positions that the model has"
         fix = f"lower {where}, or give the model more (model.max_len, where it has it)."

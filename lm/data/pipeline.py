@@ -11,6 +11,8 @@ are cut into B lanes, one for each r), and the row's own random generator, made 
 import collections
 import dataclasses
 import functools
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -359,19 +361,12 @@ def open_stream(
       lanes: rows of a batch, for the training rows in the order "stream".
 
     Raises:
-      ConfigError: the order "stream" with a mixture, or with rows that are no stream.
+      ConfigError: the order "stream" with rows that do not go on from one to the next.
       DataError: a source that is missing, unreadable, gives no rows, or whose tokens
         are mostly unknown.
     """
     streams = train and data.order == "stream"
     weights = tuple(section["weight"] for section in data.sources)
-    if streams and len({*weights}) > 1:
-        raise ConfigError(
-            "data.order",
-            f"'stream' with sources of weights {', '.join(map(str, weights))}",
-            "one source, or several that follow each other, without weights",
-            "leave the weights out, or set data.order=shuffled",
-        )
     layout = objective.layout(codec, seq_len=seq_len, pack=data.pack)
     cache = Path(data.cache) if data.cache else cache
     rules = {"on_bad": data.on_bad, "max_bad": data.max_bad}
@@ -468,3 +463,10 @@ def fingerprint(
 def rows_of(stream: Stream) -> list[dict[str, Any]]:
     """The names and counts of a stream's indices."""
     return [{key: index.facts[key] for key in ROWS} for index in stream.indices]
+
+
+def identity_of(section: Mapping[str, Any], stream: Stream) -> dict[str, Any]:
+    """What a checkpoint keeps of an evaluation: a hash of its section, and its rows."""
+    text = json.dumps([section[key] for key in ("data", "objective", "seed")])
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return {"section": digest, "rows": rows_of(stream)}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lm import run as runs
 from lm.data import index as indices
 from lm.data import pipeline
 from lm.data.pipeline import Data, Lanes, Shares, Stream
@@ -195,12 +196,13 @@ def test_texts_are_segments_of_their_own_and_their_first_token_is_no_target(tmp_
 CAUSAL = {
     "objective": {"name": "causal_lm", "borders": "reset", "bos": False},
     "model__kind": "decoder",
+    "model__position": "rope",
     "model__token_types": 0,
     "evals": {},
 }
 
 
-def test_weights_are_refused_in_one_line(tmp_path):
+def test_weights_are_refused_in_one_line():
     sources = [
         {"name": "memory", "items": tiny.documents(9, seed=s), "weight": float(s)}
         for s in (1, 2)
@@ -209,8 +211,7 @@ def test_weights_are_refused_in_one_line(tmp_path):
     with pytest.raises(
         ConfigError, match=r"data\.order: .*weights 1\.0, 2\.0"
     ) as caught:
-        corpus, _ = tiny.program(config, tmp_path)
-        corpus.stream  # noqa: B018
+        runs.check(config)
     assert "\n" not in caught.value.line()
 
 
@@ -219,6 +220,12 @@ def test_rows_that_are_no_stream_are_refused_in_one_line(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.order: found 'stream' with rows"):
         corpus, _ = tiny.program(config, tmp_path)
         corpus.stream  # noqa: B018
+
+
+def test_a_model_whose_positions_end_is_refused():
+    settings = CAUSAL | {"data__order": "stream", "model__position": "learned"}
+    with pytest.raises(ConfigError, match=r"data\.order: .*model of 24 positions"):
+        runs.check(tiny.config(**settings))
 
 
 def test_a_run_in_stream_order_resumes_exactly(tmp_path):
