@@ -141,6 +141,27 @@ def test_durations_are_passes(tmp_path):
     assert (tmp_path / "checkpoints" / "1").exists()
 
 
+def test_unknown_words_are_a_word_of_their_own(tmp_path):
+    items = ({"text": "the zebra sees the old dog and the cat"}, {"text": "zebra"})
+    heldout = {"sources": [{"name": "memory", "items": items}]}
+    config = settings(evals__heldout__data=heldout)
+    assert run(config, tmp_path)[0] == 0
+    (row,) = tiny.rows(tmp_path)
+    assert row["heldout/unknown_share"] == pytest.approx(2 / 12)  # with two ends
+    assert math.isfinite(row["heldout/loss"])
+
+
+def test_the_python_face_continues_a_text(trigrams):
+    import lm
+
+    with tiny.some_devices(settings()):
+        opened = lm.open(trigrams)
+        found = opened.generate(["the old", "a dog"], max_tokens=5)
+        loss = opened.evaluate("heldout")["heldout/loss"]
+    assert all(found)
+    assert loss == pytest.approx(tiny.rows(trigrams)[0]["heldout/loss"], rel=1e-6)
+
+
 def test_a_weight_of_a_source_is_refused(tmp_path):
     source = {"name": "memory", "items": tiny.documents(5), "weight": 2.0}
     with pytest.raises(ConfigError, match="weight"):
@@ -162,6 +183,9 @@ def test_data_without_a_target_are_refused(tmp_path):
         ("optim.lr=0.1", "optim"),
         ("grad_accum=2", "grad_accum"),
         ("job=fot", "did you mean fit"),
+        ("job=train", "model.name: found 'ngram', which cannot give the hidden state"),
+        ("model={'name': 'rnn'}", "which cannot be fitted by passes"),
+        ("objective.name=mlm", "which cannot see the whole text"),
         ("model.order=7", "model.order"),
         ("model.k=0", "model.k"),
     ],

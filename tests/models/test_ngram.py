@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm.decoding import loop
 from lm.errors import DataError
 from lm.models.ngram import Model
 from lm.ops import ngrams
 
 WORDS = 5  # ids 0 (padding) and 1 (bos) are never predicted, 2 is the end
-CODEC = types.SimpleNamespace(vocab_size=WORDS, pad_id=0, bos_id=1)
+CODEC = types.SimpleNamespace(vocab_size=WORDS, pad_id=0, bos_id=1, eos_id=2)
 CORPUS = types.SimpleNamespace(codec=CODEC)
 
 
@@ -46,11 +47,13 @@ def fitted(batches, **fields):
 
 def log_probabilities(model, params, batch):
     """(B, T, V) of the next token after each position."""
-    return np.asarray(
-        model.apply(
-            {"params": params}, batch, method=lambda m, b: m.logits(m(b, train=False))
-        )
-    )
+
+    @jax.jit
+    def run(params, batch):
+        call = lambda m, b: m.logits(m(b, train=False))  # noqa: E731
+        return model.apply({"params": params}, batch, method=call)
+
+    return np.asarray(run(params, batch))
 
 
 def written_out(texts, order, k):
@@ -162,14 +165,17 @@ def test_a_text_read_token_by_token_after_a_padded_prompt():
         "positions": np.array([[0] * padding + [0, 1]], np.int32),
         "segment_ids": np.array([[0] * padding + [1, 1]], np.int32),
     }
-    variables = {"params": params}
 
-    def run(m, batch, cache):
-        hidden, cache = m.extend(batch, cache)
-        return m.logits(hidden[:, -1]), cache
+    @jax.jit
+    def run(batch, cache):
+        def extend(m):
+            hidden, left = m.extend(batch, cache)
+            return m.logits(hidden[:, -1]), left
+
+        return model.apply({"params": params}, method=extend)
 
     cache = model.apply({}, 1, 0, method="make_cache")
-    found, cache = model.apply(variables, prompt, cache, method=run)
+    found, cache = run(prompt, cache)
     np.testing.assert_array_equal(found[0], whole[1])
     for t in range(2, 6):
         one = {
@@ -177,8 +183,71 @@ def test_a_text_read_token_by_token_after_a_padded_prompt():
             "positions": np.array([[t]], np.int32),
             "segment_ids": np.ones((1, 1), np.int32),
         }
-        found, cache = model.apply(variables, one, cache, method=run)
+        found, cache = run(one, cache)
         np.testing.assert_array_equal(found[0], whole[t])
+
+
+def continuation(table, order, text, word):
+    """The log-probability of a word after a text."""
+    history = tuple(([WORDS] * order + list(text))[len(text) + 1 :])
+    return math.log(table.get(history, table[None])[word])
+
+
+@pytest.fixture(scope="module")
+def trigrams():
+    """A decoder of trigrams, and the same distribution written out."""
+    texts = random_texts(30, seed=3)
+    model, params, _ = fitted([batch_of(texts, 12)], order=3, k=0.2)
+    decoder = loop.holding(loop.make_decoder(model, CODEC), params)
+    return decoder, written_out(texts, 3, 0.2)
+
+
+def test_greedy_answers_are_the_most_probable_words(trigrams):
+    decoder, table = trigrams
+    prompts = [[1, 3], [1, 4, 4, 3, 3], [1]]
+    found = loop.answer(decoder, prompts, loop.Settings(max_tokens=7))
+    for prompt, [answer] in zip(prompts, found, strict=True):
+        text = list(prompt)
+        for _ in range(7):
+            scores = {w: continuation(table, 3, text, w) for w in (2, 3, 4)}
+            text.append(max(scores, key=scores.get))
+            if text[-1] == 2:
+                break
+        said = text[len(prompt) :]
+        assert answer.ids == [word for word in said if word != 2]
+
+
+def test_draws_have_the_frequencies_of_the_distribution(trigrams):
+    decoder, table = trigrams
+    count, text = 3000, [1, 3, 4]
+    settings = loop.Settings(max_tokens=1, temperature=1.0, seed=5)
+    found = loop.answer(decoder, [text] * count, settings)
+    drawn = np.array([answer.ids[0] if answer.ids else 2 for [answer] in found])
+    for word in (2, 3, 4):
+        p = math.exp(continuation(table, 3, text, word))
+        error = math.sqrt(p * (1 - p) / count)
+        assert abs((drawn == word).mean() - p) < 4 * error
+        assert p > 0.05
+
+
+def test_a_wide_search_finds_the_best_of_all_answers(trigrams):
+    decoder, table = trigrams
+    prompt, most = [1, 4, 3], 3
+    scores = {}
+    for length in range(1, most + 1):
+        for words in itertools.product((2, 3, 4), repeat=length):
+            ended = words[-1] == 2 or length == most
+            if ended and 2 not in words[:-1]:
+                texts = [prompt + list(words[:i]) for i in range(length)]
+                each = [continuation(table, 3, t, w) for t, w in zip(texts, words)]
+                scores[words] = sum(each)
+    settings = loop.Settings(max_tokens=most, beams=9, n_best=4, length_penalty=0.0)
+    [answers] = loop.answer(decoder, [prompt], settings)
+    best = sorted(scores, key=scores.get, reverse=True)[:4]
+    assert [a.ids for a in answers] == [[w for w in b if w != 2] for b in best]
+    np.testing.assert_allclose(
+        [a.score for a in answers], [scores[b] for b in best], 1e-5
+    )
 
 
 @pytest.mark.parametrize(("size", "order"), [(2, 6), (300, 4), (33280, 5), (2**31, 6)])
