@@ -481,7 +481,7 @@ def open_examples(
         )
         put = functools.partial(on_devices, mesh=program.mesh)
         ahead = pipeline.prefetch(host, put)
-        return progress(ahead, count, name=name, note=corpus.note)
+        return progress(ahead, count, name, corpus.note)
 
     return Examples(
         stream=stream,

@@ -55,8 +55,8 @@ def _choice(kind: str) -> str:
 
 def _named(tree: dict[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
     """Finds the sections that name a class: path -> (kind, section)."""
-    found = {key: (key, tree.get(key)) for key in SECTIONS}
     evals = tree.get("evals")
+    found = [(key, key, tree.get(key)) for key in SECTIONS]
     for name, section in (evals if isinstance(evals, dict) else {}).items():
-        found[f"evals.{name}"] = ("evaluator", section)
-    return {where: pair for where, pair in found.items() if isinstance(pair[1], dict)}
+        found.append((f"evals.{name}", "evaluator", section))
+    return {at: (kind, it) for at, kind, it in found if isinstance(it, dict)}

@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import itertools
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 
 from lm.config import durations
@@ -36,11 +37,11 @@ def check_rules(config: Mapping, examples_per_epoch: int | None = None) -> None:
 
 
 def _time_rules(c: Mapping, examples_per_epoch: int | None) -> Iterator[Rule]:
-    total = None
+    total: int | None = None
 
     def steps(where: str, duration: int | str, least: int = 1) -> int | None:
         """None as long as it depends on what is unknown; refuses one below `least`."""
-        number, unit = durations.parse(duration)
+        number, unit = _parsed(duration)
         unknown = {"epochs": examples_per_epoch, "percent": total}
         if number and unknown.get(unit, 0) is None:
             return None
@@ -54,7 +55,7 @@ def _time_rules(c: Mapping, examples_per_epoch: int | None) -> Iterator[Rule]:
             least=least,
         )
 
-    percent = durations.parse(c["steps"])[1] == "percent"
+    percent = _parsed(c["steps"])[1] == "percent"
     expected = "a duration in steps, epochs, examples or tokens"
     yield Rule(not percent, "steps", repr(c["steps"]), expected)
     total = steps("steps", c["steps"])
@@ -62,7 +63,7 @@ def _time_rules(c: Mapping, examples_per_epoch: int | None) -> Iterator[Rule]:
     warmup = steps("optim.warmup", optim.get("warmup", 0), least=0)
     wsd = optim.get("schedule") == "wsd" and "decay" in optim
     decay = steps("optim.decay", optim["decay"]) if wsd else 0
-    if None not in (total, warmup, decay):
+    if total is not None and warmup is not None and decay is not None:
         found = f"{warmup} steps" + f" and {decay} of optim.decay" * wsd
         most = f"at most steps={total}"
         fix = "lower it, or raise steps."
@@ -72,6 +73,13 @@ def _time_rules(c: Mapping, examples_per_epoch: int | None) -> Iterator[Rule]:
         fields = c[head][name] if name else c[head]
         if "every" in fields:
             steps(f"{section}.every", fields["every"])
+
+
+def _parsed(duration: int | str) -> tuple[Fraction, str]:
+    """Parses a duration whose form has been checked."""
+    parsed = durations.parse(duration)
+    assert parsed is not None, duration
+    return parsed
 
 
 def _batch_rules(c: Mapping) -> Iterator[Rule]:

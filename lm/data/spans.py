@@ -17,7 +17,9 @@ from lm.data.transforms import Example, segments
 class Form(Protocol):
     """What may be made of a piece of n tokens, n being 2 or more."""
 
-    mode: tuple[int, ...]
+    @property
+    def mode(self) -> tuple[int, ...]:
+        """Tokens put before the source."""
 
     def lengths(self, n: int) -> tuple[int, int]:
         """Places of source and target at most, an end token on each side included."""

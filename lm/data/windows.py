@@ -177,7 +177,7 @@ class _Buffer:
         self._texts: collections.deque[_Text] = collections.deque()
         self._first = True
 
-    def add(self, tokens: list[int], record: int, size: int) -> None:
+    def add(self, tokens: list[int], record: int, size: float) -> None:
         start = len(self._tokens)
         self._tokens += tokens
         targets = len(tokens) - (not self._across or self._first)

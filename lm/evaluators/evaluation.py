@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxtyping import PyTree
 
@@ -12,6 +12,8 @@ from lm.decoding import loop
 from lm.evaluators.base import Evaluator, Examples, Functions, Outputs
 from lm.host import timing
 from lm.objectives.base import Batch, Terms
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,9 @@ class Evaluation:
 
     def __call__(self, params: PyTree, at: int) -> dict[str, float]:
         holding = functools.cache(lambda: loop.holding(self.decoder(), params))
-        report = functools.partial(progress, name=self.name, note=self.note)
+
+        def report(numbers: Sequence[int]) -> Iterator[int]:
+            return progress(numbers, len(numbers), self.name, self.note)
 
         def answer(prompts: Sequence[Any], settings: loop.Settings) -> list:
             size = self.batch_size
@@ -61,8 +65,7 @@ class Evaluation:
 
 
 def progress(
-    items: Iterable, total: int | None = None, *, name: str, note: Callable[[str], None]
-) -> Iterator:
+    items: Iterable[T], total: int, name: str, note: Callable[[str], None]
+) -> Iterator[T]:
     """Yields the items of an evaluation, and notes now and then how far it is."""
-    total = len(items) if total is None else total
     return timing.told(items, total, lambda text: note(f"{name}: batch {text}"))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from lm.data.index import Index, Layout
 from lm.data.sources.base import Record
 from lm.errors import Rule
-from lm.models.base import Head
+from lm.models.base import Head, Sequence
 
 Batch = dict[str, Array]
 Rows = dict[str, np.ndarray]  # A batch on the host.
@@ -155,14 +155,14 @@ class Objective(abc.ABC):
     # ── On the device ───────────────────────────────────────────────────────────────
 
     @abc.abstractmethod
-    def loss(self, model: Any, batch: Batch, *, train: bool) -> Terms:
+    def loss(self, model: Sequence, batch: Batch, *, train: bool) -> Terms:
         """Returns for each term (sum of the losses of its targets in nats, count)."""
 
     @abc.abstractmethod
     def counts(self, batch: Batch) -> dict[str, Float[Array, ""]]:
         """Returns the counts of `loss` from the batch alone."""
 
-    def metrics(self, model: Any, batch: Batch) -> Terms:
+    def metrics(self, model: Sequence, batch: Batch) -> Terms:
         """Returns what the evaluator `mean` averages, as {metric: (sum, count)}.
 
         By default these are the losses without dropout, named `<term>_loss`.
@@ -174,7 +174,7 @@ class Objective(abc.ABC):
         """Names what `metrics` returns; None where that is not known in advance."""
         return None
 
-    def predict(self, model: Any, batch: Batch) -> dict[str, Array]:
+    def predict(self, model: Sequence, batch: Batch) -> dict[str, Array]:
         """Returns predictions of a batch, rows first, for evaluators that look at each.
 
         Which arrays: see the words of `can` that promise it.
@@ -204,7 +204,7 @@ class Objective(abc.ABC):
         """Returns the token ids of an example that ask for an answer ("references")."""
         raise NotImplementedError(f"{type(self).__module__} has no references")
 
-    def score(self, model: Any, batch: Batch) -> Float[Array, "*targets"]:
+    def score(self, model: Sequence, batch: Batch) -> Float[Array, "*targets"]:
         """Returns log p of each target in nats, in the shape of `weights` ("score").
 
         What stands where a weight is 0 has no meaning.

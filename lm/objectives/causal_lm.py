@@ -14,6 +14,7 @@ from lm.data.index import Index, Layout
 from lm.data.transforms import Example
 from lm.data.windows import Contiguous, NextInStream, NextToken, Windows
 from lm.errors import ConfigError
+from lm.models.base import Sequence
 from lm.objectives.base import Batch, Terms
 from lm.objectives.teacher_forcing import TeacherForcing
 from lm.ops import losses
@@ -111,16 +112,14 @@ class Objective(TeacherForcing):
     def measures(self) -> tuple[str, ...]:
         return (*super().measures(), *(("end_nats",) if self.eos else ()))
 
-    def metrics(self, model: Any, batch: Batch) -> Terms:
+    def metrics(self, model: Sequence, batch: Batch) -> Terms:
         """Returns `end_nats` too, the loss of the end tokens, where texts have them."""
-        output = self._output(model, batch)
-        ends = batch.get(MarkEnds.NAME)
-        found = (
-            {}
-            if ends is None
-            else {"end_nats": losses.cross_entropy(*output[:2], ends)}
-        )
-        return self._measured(output) | found
+        logits, targets, weights = self._output(model, batch)
+        found = self._measured((logits, targets, weights))
+        if MarkEnds.NAME in batch:
+            ends = batch[MarkEnds.NAME]
+            found["end_nats"] = losses.cross_entropy(logits, targets, ends)
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lm.data import transforms
 from lm.data.index import Index, Layout
 from lm.data.layouts import Labelled
 from lm.errors import DataError, Rule
-from lm.models.base import Head
+from lm.models.base import Head, Sequence
 from lm.models.blocks.heads import Linear
 from lm.objectives import base
 from lm.objectives.base import Batch, Terms
@@ -21,9 +21,11 @@ from lm.ops import losses
 
 BOUNDS = {"classes": "[2, 1000000]", "separators": "[1, 8]"}
 
+Row = Literal["first", "last"] | None
+Pooler = Literal["tanh", "relu"] | None
 # summary -> the token whose state is read, the pooler's function, and whether the dense
 # layer behind it has a bias.
-HEADS = {
+HEADS: dict[str, tuple[Row, Pooler, bool]] = {
     "tanh": ("first", "tanh", True),
     "relu": ("first", "relu", True),
     "last": ("last", None, False),
@@ -136,7 +138,8 @@ class Objective(base.Objective):
         self, index: Index, codec: Any, *, seq_len: int
     ) -> tuple[Callable, ...]:
         pad = transforms.Pad(seq_len, codec.pad_id or 0)
-        names = ("inputs", "positions", "segment_ids", "token_types")
+        names: tuple[str, ...] = ("inputs", "positions", "segment_ids", "token_types")
+        row: tuple[Callable, ...]
         if self.summary == "last":
             row = (transforms.Join(seq_len, self._start(codec)), pad)
         elif self.summary == "decoder":
@@ -150,12 +153,12 @@ class Objective(base.Objective):
             row = (transforms.WrapPair(seq_len, *ids, self.separators), pad)
         return (*row, Label(), transforms.Keep((*names, "labels", "label_weights")))
 
-    def _output(self, model: Any, batch: Batch, train: bool) -> tuple:
+    def _output(self, model: Sequence, batch: Batch, train: bool) -> tuple:
         hidden = model(batch, train=train)
         logits = model.head("classify", hidden, batch["segment_ids"], train=train)
         return logits, batch["labels"], batch["label_weights"]
 
-    def loss(self, model: Any, batch: Batch, *, train: bool) -> Terms:
+    def loss(self, model: Sequence, batch: Batch, *, train: bool) -> Terms:
         output = self._output(model, batch, train)
         return {"classify": losses.cross_entropy(*output)}
 
@@ -165,14 +168,14 @@ class Objective(base.Objective):
     def measures(self) -> tuple[str, ...]:
         return ("classify_loss", "classify_accuracy")
 
-    def metrics(self, model: Any, batch: Batch) -> Terms:
+    def metrics(self, model: Sequence, batch: Batch) -> Terms:
         output = self._output(model, batch, False)
         return {
             "classify_loss": losses.cross_entropy(*output),
             "classify_accuracy": losses.correct(*output),
         }
 
-    def predict(self, model: Any, batch: Batch) -> dict[str, Any]:
+    def predict(self, model: Sequence, batch: Batch) -> dict[str, Any]:
         """Returns `probabilities` (B, classes)."""
         logits = self._output(model, batch, False)[0]
         return {"probabilities": jax.nn.softmax(logits)}

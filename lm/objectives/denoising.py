@@ -12,7 +12,13 @@ from lm.data import spans
 from lm.errors import ConfigError
 from lm.objectives.span_corruption import Corruption
 
-FIELDS = {"kind": "spans", "rate": 0.15, "span": 3.0, "weight": 1.0, "mode": None}
+FIELDS: dict[str, Any] = {
+    "kind": "spans",
+    "rate": 0.15,
+    "span": 3.0,
+    "weight": 1.0,
+    "mode": None,
+}
 
 # Table 1 of the paper: all with the same weight, the S-denoiser as often as one other.
 UL2 = (

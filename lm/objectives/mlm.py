@@ -20,7 +20,7 @@ from lm.data import transforms
 from lm.data.index import Index, Layout
 from lm.data.layouts import Documents, Sentences
 from lm.errors import DataError, Rule
-from lm.models.base import Head
+from lm.models.base import Head, Sequence
 from lm.models.blocks.heads import Linear, MaskedToken
 from lm.objectives import base
 from lm.objectives.base import Batch, Rows, Terms
@@ -119,7 +119,7 @@ class Objective(base.Objective):
             is_special=special,
             starts_word=codec.starts_word,
         )
-        names = ("inputs", "positions", "segment_ids", "token_types")
+        names: tuple[str, ...] = ("inputs", "positions", "segment_ids", "token_types")
         names += ("target_positions", "targets", "weights")
         if self.next == "none":
             wrap = transforms.Wrap(
@@ -143,7 +143,7 @@ class Objective(base.Objective):
         pad = transforms.Pad(seq_len, codec.pad_id or 0)
         return (*steps, mask, pad, transforms.Keep(names))
 
-    def _outputs(self, model: Any, batch: Batch, train: bool) -> dict[str, tuple]:
+    def _outputs(self, model: Sequence, batch: Batch, train: bool) -> dict[str, tuple]:
         """Returns (logits, targets, weights) of each term, at masked positions only."""
         hidden = model(batch, train=train)
         places = batch["target_positions"][..., None]
@@ -154,7 +154,7 @@ class Objective(base.Objective):
             outputs[self.next] = (logits, batch["labels"], batch["label_weights"])
         return outputs
 
-    def loss(self, model: Any, batch: Batch, *, train: bool) -> Terms:
+    def loss(self, model: Sequence, batch: Batch, *, train: bool) -> Terms:
         outputs = self._outputs(model, batch, train)
         return {term: losses.cross_entropy(*out) for term, out in outputs.items()}
 
@@ -168,17 +168,17 @@ class Objective(base.Objective):
         terms = ("mlm",) if self.next == "none" else ("mlm", self.next)
         return tuple(f"{t}_{what}" for what in ("loss", "accuracy") for t in terms)
 
-    def metrics(self, model: Any, batch: Batch) -> Terms:
+    def metrics(self, model: Sequence, batch: Batch) -> Terms:
         outputs = self._outputs(model, batch, False)
         terms = {f"{t}_loss": losses.cross_entropy(*o) for t, o in outputs.items()}
         return terms | {f"{t}_accuracy": losses.correct(*o) for t, o in outputs.items()}
 
-    def predict(self, model: Any, batch: Batch) -> dict[str, Any]:
+    def predict(self, model: Sequence, batch: Batch) -> dict[str, Any]:
         """Returns `tokens` (B, K), the most probable token at each masked position."""
         logits = self._outputs(model, batch, False)["mlm"][0]
         return {"tokens": lax.argmax(logits, logits.ndim - 1, jnp.int32)}
 
-    def score(self, model: Any, batch: Batch) -> Float[Array, "B K"]:
+    def score(self, model: Sequence, batch: Batch) -> Float[Array, "B K"]:
         logits, targets, _ = self._outputs(model, batch, False)["mlm"]
         return -losses.token_losses(logits, targets)
 
@@ -195,7 +195,8 @@ class Objective(base.Objective):
                 f"[{guess}]" if guess == truth else f"[{guess}|{truth}]"
             )
         first = batch["segment_ids"][row] == 1
-        text, run = [], []
+        text: list[str] = []
+        run: list[int] = []
         for place, token in enumerate(tokens[first]):
             if place in shown:
                 text += [codec.decode(run), shown[place]]

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from lm.errors import DataError
+from lm.models.base import Sequence
 from lm.objectives import base
 from lm.objectives.base import Batch, Rows, Terms
 from lm.ops import losses
@@ -34,15 +35,16 @@ class TeacherForcing(base.Objective):
     can: ClassVar[frozenset[str]] = frozenset({"tokens", "show", "prompt", "score"})
     token_term: ClassVar[str] = "lm"
 
-    def loss(self, model: Any, batch: Batch, *, train: bool) -> Terms:
+    def loss(self, model: Sequence, batch: Batch, *, train: bool) -> Terms:
         hidden, (table, logits) = model(batch, train=train), model.token_head()
+        rows, length, _ = hidden.shape
         total = losses.chunked_cross_entropy(
             logits,
             table,
             hidden,
             batch["targets"],
             batch["weights"],
-            chunk=losses.chunk_of(*hidden.shape[:2], len(table)),
+            chunk=losses.chunk_of(rows, length, len(table)),
             label_smoothing=self.label_smoothing,
             z_loss=self.z_loss,
         )
@@ -54,10 +56,10 @@ class TeacherForcing(base.Objective):
     def measures(self) -> tuple[str, ...]:
         return ("lm_loss", "lm_accuracy")
 
-    def metrics(self, model: Any, batch: Batch) -> Terms:
+    def metrics(self, model: Sequence, batch: Batch) -> Terms:
         return self._measured(self._output(model, batch))
 
-    def _output(self, model: Any, batch: Batch) -> tuple:
+    def _output(self, model: Sequence, batch: Batch) -> tuple:
         logits = model.logits(model(batch, train=False))
         return logits, batch["targets"], batch["weights"]
 
@@ -67,12 +69,12 @@ class TeacherForcing(base.Objective):
             "lm_accuracy": losses.correct(*output),
         }
 
-    def predict(self, model: Any, batch: Batch) -> dict[str, Any]:
+    def predict(self, model: Sequence, batch: Batch) -> dict[str, Any]:
         """Returns `tokens` (B, T), the most probable next token at each position."""
         logits = model.logits(model(batch, train=False))
         return {"tokens": lax.argmax(logits, logits.ndim - 1, jnp.int32)}
 
-    def score(self, model: Any, batch: Batch) -> Float[Array, "B T"]:
+    def score(self, model: Sequence, batch: Batch) -> Float[Array, "B T"]:
         logits = model.logits(model(batch, train=False))
         return -losses.token_losses(logits, batch["targets"])
 
