@@ -49,6 +49,8 @@ def overrides(draw: random.Random) -> list[str]:
             path = draw.choice(
                 ("model.x", "x", "evals.new.evaluator", "evals.a/b.x", ".")
             )
+        if draw.random() < 0.15:
+            path += draw.choice((".x", ".0", ".99", "..", ".name", ".x.y"))
         flags.append(f"--config.{path}={draw.choice(VALUES)}")
     return flags
 

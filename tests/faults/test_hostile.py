@@ -72,7 +72,7 @@ def test_any_override_is_taken_or_refused(capsys, tmp_path):
         flags = hostile.overrides(draw)
         return ["--config=tests/faults/config.py", "--workdir=/dev/null/x", *flags]
 
-    hold(capsys, make, main, 300)
+    hold(capsys, make, main, 60)
 
 
 @pytest.mark.slow
@@ -130,4 +130,4 @@ def test_any_directory_of_hugging_face_is_read_or_refused(capsys, tmp_path, case
         made = hostile.hugging_face(draw, place, tmp_path)
         return [f"--from=hf:{made}", f"--workdir={tmp_path / str(draw.random())}"]
 
-    hold(capsys, make, convert.main, 20, SECONDS / 2)
+    hold(capsys, make, convert.main, 10, SECONDS / 2)
