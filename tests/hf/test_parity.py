@@ -43,10 +43,10 @@ def all_outputs(model, batch):
     found = {
         head.name: model.head(head.name, hidden, segments, train=False)
         for head in model.heads
-        if head.kind != "mlm"
+        if not head.logits
     }
     words = model.kind != "encoder" and not model.heads
-    if words or any(head.kind == "mlm" for head in model.heads):
+    if words or any(head.logits for head in model.heads):
         found["words"] = model.logits(hidden)
     return found or {"states": hidden}
 
