@@ -276,7 +276,7 @@ class Compute:
     dtype: Literal["float32", "bfloat16"] = "float32"
     unroll: int = 1
     remat: Literal["none", "dots", "full"] = "dots"
-    attention: Literal["xla", "cudnn", "splash"] = "xla"
+    attention: str = "xla"
     precision: Literal["default", "high", "highest"] = "default"
     rules: Rules = ()
 

@@ -12,7 +12,7 @@ from lm.models import rnn, transformer
 from lm.models.blocks import stack
 from lm.objectives.teacher_forcing import TeacherForcing
 from lm.ops import recurrence
-from lm.ops.attention import kernels as attention_kernels
+from lm.ops.attention import xla
 from lm.training import sharding, step
 from tests import tiny
 
@@ -111,24 +111,24 @@ def test_a_recurrent_model_that_forgets_is_seen(name, tmp_path, monkeypatch):
 
 
 def test_padding_that_is_seen(afresh, monkeypatch):
-    visible = attention_kernels.visible
+    visible = xla.visible
 
     def defect(query, key, **options):
         return visible(query, key, **options) | (key.segments == 0)[:, None, None]
 
-    monkeypatch.setattr(attention_kernels, "visible", defect)
+    monkeypatch.setattr(xla, "visible", defect)
     sees(invariances.padding, afresh, "loss")
 
 
 @pytest.mark.slow
 def test_segments_that_see_each_other(afresh, monkeypatch):
-    visible = attention_kernels.visible
+    visible = xla.visible
 
     def defect(query, key, **options):
         one = [p._replace(segments=(p.segments > 0).astype(int)) for p in (query, key)]
         return visible(*one, **options)
 
-    monkeypatch.setattr(attention_kernels, "visible", defect)
+    monkeypatch.setattr(xla, "visible", defect)
     sees(invariances.packing, afresh)
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from lm.models.base import Compute, Rules
 from lm.ops.activations import GATES, activate
-from lm.ops.attention.dense import Places
+from lm.ops.attention.dense import Places, Request
 from lm.ops.attention.kernels import attend_by
 from lm.ops.dense import dense
 from lm.ops.dropout import dropout
@@ -347,27 +347,25 @@ class Attention(nn.Module):
             key, value, cache = self._project(x, cache, context)
         compute = self.shape.compute
         drop = train and options.dropout > 0.0
-        # An encoder's document is seen as a whole, wherever its decoder stands.
-        seen = {} if self.cross else {"causal": self.causal, "window": options.window}
-        implementation = compute.attention if cache is None else "xla"
-        spec = None
-        if implementation != "xla":
-            names = ("batch", None, "heads", None)
-            spec = partition(key.shape, compute.rules, *names)
-        attended = attend_by(
-            implementation,
-            query,
-            key.astype(query.dtype),
-            value.astype(query.dtype),
+        request = Request(
             places=(context.query, context.source if self.cross else context.key),
-            **seen,
+            # An encoder's document is seen as a whole, wherever its decoder stands.
+            causal=self.causal and not self.cross,
+            window=None if self.cross else options.window,
             bias=None if self.cross else context.bias,
             scale=options.scale,
             softcap=options.softcap,
             dropout_rate=options.dropout,
             dropout_key=self.make_rng("dropout") if drop else None,
             precision=compute.precision,
-            spec=spec,
+            spec=partition(key.shape, compute.rules, "batch", None, "heads", None),
+        )
+        attended = attend_by(
+            compute.attention if cache is None else "xla",
+            query,
+            key.astype(query.dtype),
+            value.astype(query.dtype),
+            request,
         )
         return self.output(attended), cache
 

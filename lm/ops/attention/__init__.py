@@ -1,5 +1,5 @@
-"""Attention: `dense.py` is the definition, `kernels.py` the fused implementations.
+"""Attention: `dense.py` is the definition, and each kernel is a file.
 
-`limits.py` has what each implementation supports and imports no jax, so that a config
-is checked before it is loaded.
+`kernels.py` calls the kernel of a name; what each supports stands in its `LIMITS`,
+which `limits.py` reads without importing jax: a config is checked before it is loaded.
 """

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from lm.ops.dropout import dropout
@@ -22,6 +23,30 @@ class Places(NamedTuple):
     positions: Int[Array, "B T"]
     segments: Int[Array, "B T"]
     prefix: Bool[Array, "B T"] | None = None
+
+
+class Request(NamedTuple):
+    """What a call of attention asks for beside queries, keys and values.
+
+    Attributes:
+      places: of queries and of keys.
+      causal, window: as for `visible`.
+      bias, scale, softcap, dropout_rate, dropout_key, precision: as for `attend`.
+      spec: how the mesh lays out key and value; None where there is no mesh.
+      interpret: runs a TPU's kernel without one, slowly, for tests.
+    """
+
+    places: tuple[Places, Places]
+    causal: bool = False
+    window: int | None = None
+    bias: Float[Array, "#B N T S"] | None = None
+    scale: float | None = None
+    softcap: float | None = None
+    dropout_rate: float = 0.0
+    dropout_key: jax.Array | None = None
+    precision: str | None = None
+    spec: PartitionSpec | None = None
+    interpret: bool = False
 
 
 def visible(
@@ -90,3 +115,26 @@ def attend(
     probabilities = probabilities.reshape(batch, kv_heads, -1, length, keys)
     out = jnp.einsum("bkgts,bskh->btkgh", probabilities, value, precision=precision)
     return out.reshape(batch, length, heads, dim)
+
+
+def scaled(query: Float[Array, "B T N H"], request: Request) -> Float[Array, "B T N H"]:
+    """Multiplies the queries by the scale of the scores, for kernels that do not."""
+    scale = request.scale
+    return query * (query.shape[-1] ** -0.5 if scale is None else scale)
+
+
+def padded(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    places: tuple[Places, Places],
+    multiple: int,
+) -> tuple[jax.Array, jax.Array, jax.Array, tuple[Places, Places]]:
+    """Pads all of them at the end, to a multiple of tokens."""
+
+    def pad(x: jax.Array) -> jax.Array:
+        widths = [(0, 0)] * x.ndim
+        widths[1] = (0, -x.shape[1] % multiple)
+        return jnp.pad(x, widths)
+
+    return jax.tree.map(pad, (query, key, value, places))

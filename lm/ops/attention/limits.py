@@ -1,6 +1,9 @@
-"""What the implementations of attention can do; without jax, for the config's check."""
+"""What the kernels of attention support; read without jax, for the config's check."""
 
+import ast
 import dataclasses
+import functools
+from pathlib import Path
 
 from lm.errors import ConfigError
 
@@ -26,38 +29,62 @@ class Wanted:
     precision: str | None = None
 
 
+# For each thing that LIMITS may name, how it is shown in an error.
+SHOWN = {
+    "bias": "a bias by model.position={}",
+    "dropout": "dropout {}",
+    "dtype": "{}",
+    "head_dim": "head_dim={}",
+    "softcap": "softcap {}",
+    "prefix": "positions that all of a document see (a prefix)",
+    "precision": "precision={}",
+}
+
+
+@functools.cache
+def limits(name: str) -> dict[str, tuple]:
+    """Reads the literal LIMITS of a kernel's file, without importing it.
+
+    Returns:
+      For each thing of SHOWN that the kernel limits, the values that it supports (a
+      tuple, or a dict of "from", "to", "step" for numbers), and these in words.
+    """
+    text = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    for node in ast.parse(text).body:
+        names = getattr(node, "targets", [getattr(node, "target", None)])
+        if [getattr(target, "id", None) for target in names] == ["LIMITS"]:
+            return ast.literal_eval(node.value)
+    raise ValueError(f"lm/ops/attention/{name}.py has no LIMITS")
+
+
 def check_implementation(name: str, wanted: Wanted) -> None:
-    """Refuses what the implementation would compute wrongly, or not at all.
+    """Refuses what the kernel would compute wrongly, or not at all.
 
     Raises:
       ConfigError: it names compute.attention and the first thing it cannot do.
     """
-    if name == "xla":
-        return
     biased = wanted.position in ("relative", "alibi")
-    limits = [
-        (not biased, f"a bias by model.position={wanted.position}", "none"),
-        (not wanted.dropout, f"dropout {wanted.dropout}", "model.attention.dropout=0"),
-    ]
-    if name == "cudnn":
-        head_dim = wanted.head_dim or 8
-        fits = head_dim % 8 == 0 and head_dim <= 256
-        limits += [
-            (wanted.dtype == "bfloat16", wanted.dtype, "compute.dtype=bfloat16"),
-            (fits, f"head_dim={head_dim}", "a multiple of 8, up to 256"),
-            (not wanted.softcap, f"softcap {wanted.softcap}", "none"),
-        ]
-    else:
-        exact = wanted.dtype == "float32" and wanted.precision in ("high", "highest")
-        limits += [
-            (not wanted.prefix, "places that all of a document see (a prefix)", "none"),
-            (not exact, f"precision={wanted.precision}", "compute.precision=default"),
-        ]
-    for holds, found, expected in limits:
+    values = {
+        "bias": wanted.position if biased else "none",
+        "dropout": wanted.dropout,
+        "dtype": wanted.dtype,
+        "head_dim": wanted.head_dim,
+        "softcap": wanted.softcap,
+        "prefix": wanted.prefix,
+        # Of other dtypes there is one precision alone.
+        "precision": wanted.precision if wanted.dtype == "float32" else None,
+    }
+    for what, (supported, words) in limits(name).items():
+        value = values[what]
+        if isinstance(supported, dict):
+            steps = range(supported["from"], supported["to"] + 1, supported["step"])
+            holds = value is None or value in steps
+        else:
+            holds = value in supported
         if not holds:
             raise ConfigError(
                 "compute.attention",
-                f"{name} with {found}",
-                f"{expected}: {name} supports no other",
+                f"{name} with {SHOWN[what].format(value)}",
+                f"{words}: {name} supports no other",
                 "set compute.attention=xla, which supports everything.",
             )

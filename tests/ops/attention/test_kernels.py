@@ -4,7 +4,9 @@ Splash runs in Pallas's interpreter. cuDNN cannot run here: what jax makes of it
 arguments without a GPU stands in for it, and its kernels are looked for in the program.
 """
 
+import dataclasses
 import functools
+import importlib
 from unittest import mock
 
 import jax
@@ -13,13 +15,14 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from lm.config.rules import check_rules
+from lm.config import names
+from lm.config import resolve as configs
 from lm.errors import ConfigError
 from lm.models.blocks import layers
 from lm.models.transformer import Compute, Model
 from lm.ops.attention import kernels as attention_kernels
-from lm.ops.attention.dense import Places
-from lm.ops.attention.kernels import attend_by
+from lm.ops.attention import limits
+from lm.ops.attention.dense import Places, Request
 from tests import tiny
 
 HEADS, DIM = 4, 8
@@ -32,6 +35,11 @@ SEEN = {
     "causal_window": {"causal": True, "window": 3},
 }
 plain = jax.nn.dot_product_attention
+
+
+def attend_by(name, query, key, value, **options):
+    request = Request(**options)
+    return attention_kernels.attend_by(name, query, key, value, request)
 
 
 @pytest.fixture
@@ -210,7 +218,7 @@ REFUSED = [
     ("splash", {"bias": True}, "splash with a bias by model.position"),
     ("cudnn", {"dropout": 0.1}, "cudnn with dropout 0.1"),
     ("splash", {"dropout": 0.1}, "splash with dropout 0.1"),
-    ("splash", {"prefix": True}, "splash with places that all of a document see"),
+    ("splash", {"prefix": True}, "splash with positions that all of a document see"),
     ("splash", {"dtype": "float32", "precision": "highest"}, "precision=highest"),
 ]
 
@@ -231,32 +239,35 @@ def test_what_an_implementation_cannot_do_is_refused(name, asked, message):
     run("xla", query, query, query)
 
 
-@pytest.mark.parametrize("name, asked, message", REFUSED)
-def test_the_config_alone_is_enough_to_refuse_it(name, asked, message):
-    attention = {"head_dim": asked.get("dim", 8), "softcap": asked.get("softcap")}
-    config = {
-        **{"batch_size": 4, "seq_len": 16, "grad_accum": 1, "steps": 10},
-        **{"checkpoint": {}, "log": {}, "evals": {}, "stop": {}},
-        "optim": {"name": "adamw"},
-        "data": {"sources": (), "pack": True},
-        "model": {
-            "kind": "decoder",
-            "position": "relative" if asked.get("bias") else "rope",
-            "attention": attention | {"dropout": asked.get("dropout", 0.0)},
-        },
-        "objective": {"name": "causal_lm"},
-        "compute": {
-            "attention": name,
-            "dtype": asked.get("dtype", "bfloat16"),
-            "precision": asked.get("precision", "default"),
-        },
-    }
-    if asked.get("prefix"):
-        config["objective"] = {"name": "prefix_lm", "kind": "decoder"}
+KNOWN = [each for each in REFUSED if "prefix" not in each[1]]  # the batch has it
+
+
+@pytest.mark.parametrize("name, asked, message", KNOWN)
+def test_the_fields_of_a_model_are_enough_to_refuse_it(name, asked, message):
+    attention = layers.AttentionOptions(
+        head_dim=asked.get("dim", 8),
+        softcap=asked.get("softcap"),
+        dropout=asked.get("dropout", 0.0),
+    )
+    compute = Compute(
+        attention=name,
+        dtype=asked.get("dtype", "bfloat16"),
+        precision=asked.get("precision", "default"),
+    )
+    position = "relative" if asked.get("bias") else "rope"
+    build = functools.partial(Model, kind="decoder", position=position)
     with pytest.raises(ConfigError, match=rf"^compute\.attention: found .*{message}"):
-        check_rules(config)
-    config["compute"]["attention"] = "xla"
-    check_rules(config)
+        build(attention=attention, compute=compute)
+    build(attention=attention, compute=dataclasses.replace(compute, attention="xla"))
+
+
+def test_the_kernels_are_the_files_that_state_their_limits():
+    found = names.words("ops.attention.*:LIMITS", configs.ROOT)
+    assert found == ("cudnn", "splash", "xla")
+    for name in found:
+        kernel = importlib.import_module(f"lm.ops.attention.{name}")
+        assert limits.limits(name) == kernel.LIMITS
+        assert kernel.LIMITS.keys() <= limits.SHOWN.keys()
 
 
 @pytest.mark.parametrize("name", ["splash", "cudnn"])
@@ -285,7 +296,10 @@ def model(name, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
 def test_a_model_is_the_same_by_either_implementation(monkeypatch, kind):
-    interpreted = functools.partial(attend_by, interpret=True)
+    def interpreted(*args):
+        *given, request = args
+        return attention_kernels.attend_by(*given, request._replace(interpret=True))
+
     used = mock.Mock(side_effect=interpreted)
     monkeypatch.setattr(layers, "attend_by", used)
     where, source = places(5, 6, padding=1, rows=2), places(3, 7, padding=2, rows=2)

@@ -1,0 +1,54 @@
+"""Attention by the splash kernel of Pallas, for TPUs (Dao et al. 2022)."""
+
+import jax
+import jax.numpy as jnp
+
+from lm.ops.attention.dense import Places, Request, padded, scaled
+
+LIMITS = {
+    "bias": (("none",), "none"),
+    "dropout": ((0.0,), "model.attention.dropout=0"),
+    "prefix": ((False,), "none"),
+    "precision": ((None, "default"), "compute.precision=default"),
+}
+PLATFORM = "tpu"
+# Rows of the kernel's tiles; the largest that divides a length is taken.
+BLOCKS = (512, 256, 128)
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    places: tuple[Places, Places],
+    request: Request,
+) -> jax.Array:
+    """Computes attention without holding the scores of a whole row."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    query, length = scaled(query, request), query.shape[1]
+    query, key, value, places = padded(query, key, value, places, BLOCKS[-1])
+    size = query.shape[1], key.shape[1]
+    rows, columns = (next(b for b in BLOCKS if n % b == 0) for n in size)
+    reach = None if request.window is None else request.window - 1
+    mask = splash.LocalMask(size, (reach, 0 if request.causal else reach), offset=0)
+    if reach is None and not request.causal:
+        mask = splash.FullMask(size)
+    attention = splash.make_splash_mha_single_device(
+        splash.MultiHeadMask([mask] * query.shape[2]),
+        block_sizes=splash.BlockSizes(
+            block_q=rows,
+            block_kv=columns,
+            block_q_dkv=rows,
+            block_kv_dkv=columns,
+            block_q_dq=rows,
+            block_kv_dq=columns,
+        ),
+        attn_logits_soft_cap=request.softcap,
+        interpret=request.interpret,
+    )
+    # Padding, segment 0, sees padding: neither a result nor a gradient that is used.
+    segments = splash.SegmentIds(*(side.segments for side in places))
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+    out = jax.vmap(attention)(query, key, value, segments)
+    return jnp.swapaxes(out, 1, 2)[:, :length]
