@@ -124,7 +124,7 @@ class OldState(NamedTuple):
 
 def test_a_checkpoint_of_the_old_state_goes_on_to_the_bit(tmp_path):
     old, whole = tmp_path / "old", tmp_path / "whole"
-    changes = {"steps": 4, "checkpoint__every": 2}
+    changes = {"steps": 4, "checkpoint__every": 2, "evals": {}}
     assert tiny.run(changes, whole) == 0
     assert tiny.run(changes | {"steps": 2}, old) == 0
     config = json.loads((old / "config.json").read_text())
@@ -134,7 +134,7 @@ def test_a_checkpoint_of_the_old_state_goes_on_to_the_bit(tmp_path):
     training = runs.open_training(
         corpus.config, corpus, program, runs.durations(corpus.config, corpus)
     )
-    saver = Checkpointer(old, checkpoint.Checkpoint(), run="old")
+    saver = Checkpointer(old, checkpoint.Checkpoint())
     saved, host = saver.restore(training.state.saved())
     saver.drop_after(1)
     state = State(**saved)

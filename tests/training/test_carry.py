@@ -23,11 +23,11 @@ class Model(nn.Module):
     @nn.compact
     def __call__(self, batch, train):
         scale = self.param("scale", nn.initializers.ones, (WIDTH,))
-        start = jnp.zeros((batch["inputs"].shape[0], WIDTH))
-        held = self.variable("carry", "sum", lambda: start)
-        total = held.value + scale * batch["inputs"]
-        if self.is_mutable_collection("carry"):
-            held.value = total
+        carries = self.has_variable("carry", "sum")
+        held = self.get_variable("carry", "sum") if carries else 0.0
+        total = held + scale * batch["inputs"]
+        if carries:
+            self.put_variable("carry", "sum", total)
         return total
 
     def touch(self):
