@@ -34,7 +34,7 @@ from lm.training.step import Program, State
 from lm.workdir import adopt, checkpoint
 from lm.workdir.checkpoint import Checkpointer
 from lm.workdir.summary import finished
-from lm.workdir.writer import Log, Writer
+from lm.workdir.writer import Log, Writer, plain_row
 
 # What lm.config.jobs asks.
 JOB = {"loss": False, "needs": ("fit",), "unused": ("optim", "update", "grad_accum")}
@@ -112,7 +112,7 @@ def fit(
                 found, host = checkpointer.restore(as_saved(program))
                 adopt.check_data(host["data"], at.data, resized=True)
                 at = at.resume(host, state_of(found))
-                if at.enough or at.step >= times.total:
+                if at.row is None and (at.enough or at.step >= times.total):
                     writer.note(finished(workdir, at.step, times.total, at.why))
                     return 0
                 if primary:
@@ -120,29 +120,39 @@ def fit(
                 writer.note(f"continuing from step {at.step}")
             else:
                 at = replace(at, state=begin(config, corpus, program, writer.note))
-            writer.start(at.step, every=times.log, total_steps=times.total)
+            writer.start(at.rows, every=times.log, total_steps=times.total)
             timer = timing.StepTimer(devices=program.mesh.size)
 
             # ── The passes ──────────────────────────────────────────────────────────
             exit_code, saved = 0, at.step
             with process.Preemption() as preemption:
                 parts = Parts(corpus, program, timer, preemption, writer.note)
-                while at.step < times.total:
-                    sums, tokens = sum_up(parts, at, watching)
-                    if sums is None:
-                        exit_code = preemption.exit_code
-                        break
-                    at, values = improve(program, at, sums)
-                    lap = timer.lap(tokens)
-                    with timer.aside():
-                        for name in times.to_evaluate(at.step):
-                            watching.at(f"evaluation {name}", times=10)
-                            values |= evals[name](at.state.params, at.step)
-                    at = at.observe(values)
+                # An evaluation of this pass may have failed before: it comes first.
+                while at.step < times.total or at.row is not None:
+                    again, tokens = at.row is not None, 0
+                    if not again:
+                        sums, tokens = sum_up(parts, at, watching)
+                        if sums is None:
+                            exit_code = preemption.exit_code
+                            break
+                        at = improve(program, at, sums)
+                    values, lap = dict(at.row or {}), timer.lap(tokens)
+                    try:
+                        with timer.aside():
+                            for name in times.to_evaluate(at.step):
+                                watching.at(f"evaluation {name}", times=10)
+                                values |= evals[name](at.state.params, at.step)
+                        at = at.observe(values)
+                    except Exception:
+                        keep(checkpointer, writer, at)
+                        raise
                     writer.row(at.step, values, lap)
-                    over = at.step == times.total or at.enough
-                    if over or at.best.step == at.step or times.to_save(at.step):
+                    over = at.step >= times.total or at.enough
+                    best_now = at.best.step == at.step
+                    if again or over or best_now or times.to_save(at.step):
                         watching.at(f"save {at.step}")
+                        if again:  # The checkpoint of this pass lacks its evaluations.
+                            checkpointer.drop_after(at.step - 1)
                         save(checkpointer, writer, at)
                         saved = at.step
                     if over:
@@ -247,6 +257,18 @@ def as_saved(program: Program) -> Callable[[Path], dict[str, Any]]:
     whole = NamedSharding(program.mesh, PartitionSpec())
 
     return lambda step: transfer.saved_shapes(step, whole)
+
+
+def keep(checkpointer: Checkpointer, writer: Writer, at: Progress) -> None:
+    """Saves a pass whose evaluation has failed; a second failure is only a warning."""
+    try:
+        watch.barrier("failed evaluation", 30)  # Whoever has not failed does not come.
+        save(checkpointer, writer, at)
+        checkpointer.wait()
+        text = f"step {at.step} is saved; its evaluations are still to come"
+    except Exception as error:
+        text = f"warning: step {at.step} could not be saved: {error}"
+    writer.note(text)
 
 
 def save(checkpointer: Checkpointer, writer: Writer, at: Progress) -> None:
@@ -378,8 +400,8 @@ def from_all_processes(own: Any) -> Iterator[Any]:
         yield jax.tree.unflatten(structure, arrays)
 
 
-def improve(program: Program, at: Progress, sums: Any) -> tuple[Progress, dict]:
-    """Returns the progress after a pass, and its measurements as train/<name>.
+def improve(program: Program, at: Progress, sums: Any) -> Progress:
+    """Returns the progress after a pass; its row has measurements as train/<name>.
 
     Raises:
       NumericalError: a measurement is not finite; the last checkpoint is from before.
@@ -398,4 +420,5 @@ def improve(program: Program, at: Progress, sums: Any) -> tuple[Progress, dict]:
             "finite numbers",
             "look at the data and the model's options; nothing of this pass is saved",
         )
-    return at.advance(place(program, at.step + 1, params, memory)), values
+    at = at.advance(place(program, at.step + 1, params, memory))
+    return replace(at, row=plain_row(values))

@@ -162,6 +162,26 @@ def test_the_python_face_continues_a_text(trigrams):
     assert loss == pytest.approx(tiny.rows(trigrams)[0]["heldout/loss"], rel=1e-6)
 
 
+def test_an_evaluation_that_fails_costs_no_pass(trigrams, tmp_path, monkeypatch):
+    from lm.evaluators.mean import Evaluator
+
+    def fails(*arguments):
+        raise DataError("heldout", "nothing", "something")
+        yield
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Evaluator, "run", fails)
+        with pytest.raises(DataError, match="heldout"):
+            run(settings(), tmp_path)
+    assert (tmp_path / "checkpoints" / "1").exists()
+    broken_pass = lambda *arguments: pytest.fail("the pass is made again")  # noqa: E731
+    monkeypatch.setattr(fit, "sum_up", broken_pass)
+    code, said = run(settings(), tmp_path)
+    assert code == 0 and "continuing from step 1" in said
+    assert tiny.rows(tmp_path) == tiny.rows(trigrams)
+    assert tiny.state_bits(tmp_path) == tiny.state_bits(trigrams)
+
+
 def test_a_weight_of_a_source_is_refused(tmp_path):
     source = {"name": "memory", "items": tiny.documents(5), "weight": 2.0}
     with pytest.raises(ConfigError, match="weight"):
