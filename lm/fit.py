@@ -26,6 +26,7 @@ from lm.config import resolve as configs
 from lm.config.durations import Times
 from lm.config.resolve import Config
 from lm.data import pipeline
+from lm.data import summary as data_summary
 from lm.errors import ConfigError, NumericalError
 from lm.host import process, timing, watch
 from lm.training import guard, sharding
@@ -187,13 +188,14 @@ def check_weights(config: Config) -> None:
 
 
 def describe(corpus: runs.Corpus, passes: int) -> str:
-    """Returns a line for the log on the data."""
+    """Returns lines for the log: a summary of the data."""
     rows = len(corpus.stream)
     tokens = sum(index.facts["tokens"] for index in corpus.stream.indices)
-    return (
+    first = (
         f"data: {rows:,} rows, {tokens:,} tokens, vocabulary "
         f"{corpus.codec.vocab_size:,}; passes: {passes:,}"
     )
+    return "\n".join([first, *data_summary.describe(corpus.stream, corpus.evals)])
 
 
 def size(params: Any) -> str:

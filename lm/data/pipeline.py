@@ -9,6 +9,7 @@ are cut into B lanes, one for each r), and the row's own random generator, made 
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -25,7 +26,7 @@ from lm.data import index as indices
 from lm.data.mixture import Mixture
 from lm.data.sources.base import Record
 from lm.data.transforms import Example
-from lm.errors import ConfigError, DataError
+from lm.errors import ConfigError, DataError, StorageError
 from lm.host import storage
 from lm.host.lock import Lock
 
@@ -325,10 +326,16 @@ def open_tokenizer(
     if shares.process == 0 and not folder.exists():
         note("making the tokenizer")
         partial = folder.with_name(f"{folder.name}.partial")
-        storage.remove_tree(partial)
-        partial.mkdir(parents=True)
-        tokenizer.make(texts, partial)
-        storage.commit(partial, folder)
+        try:
+            with storage.refusing(partial):
+                storage.remove_tree(partial)
+                partial.mkdir(parents=True)
+                tokenizer.make(texts, partial)
+            storage.commit(partial, folder)
+        except StorageError:
+            with contextlib.suppress(StorageError):
+                storage.remove_tree(partial)
+            raise
     shares.wait("tokenizer")
     storage.verify(folder)
     return tokenizer.load(folder)

@@ -291,6 +291,21 @@ def test_F22_a_full_disk_leaves_nothing_and_the_next_run_builds(tmp_path):
     assert index.facts["tokens"] == 100_000
 
 
+def test_F22_a_tokenizer_on_a_full_disk_leaves_nothing(tmp_path):
+    texts = [f"word{n}" for n in range(9000)]
+    section = {"name": "word", "kind": "word"}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(StorageError):
+            pipeline.open_tokenizer(
+                section, tmp_path / "t", lambda: iter(texts), pipeline.Shares(), print
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_manifest_names_its_index(tmp_path):
     build(tmp_path / "a", layouts.Documents(8, 2, False), "abc")
     assert storage.read_manifest(tmp_path / "a")["index"] == "a"
