@@ -190,6 +190,15 @@ def test_the_carried_state_is_zeros_where_a_text_begins(cell):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@cells
+def test_a_row_that_begins_a_text_forgets_what_is_carried(cell):
+    model, params = make(cell)
+    first, second = batch_of(tokens(1, 6)), batch_of(tokens(1, 6, seed=1))
+    found, _ = carried(model, params, first, second)
+    expected = hidden_of(model, params, second)
+    np.testing.assert_allclose(found[:, 6:], expected, atol=1e-6)
+
+
 def test_without_the_collection_nothing_is_carried():
     model, params = make()
     batch = batch_of(tokens())
