@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from lm.errors import ConfigError
 
@@ -54,9 +54,9 @@ class Model(Protocol):
 
     Attributes:
       can: words of ABILITIES; each promises the methods of a protocol below.
-        hidden, logits: `Sequence`. head: `Headed`. extend: `Decodes`. encode:
-        `Encodes`. carry: `Carries`. fit: `Fitted`. The others promise how states are
-        computed.
+        logits: `Predicts`. hidden: `Sequence`. head: `Headed`. extend: `Decodes`.
+        encode: `Encodes`. carry: `Carries`. fit: `Fitted`. The others promise how
+        states are computed.
       reads: keys of a batch that it cannot do without, beside `inputs`, `positions`
         and `segment_ids`: `token_types`, or an encoder's `source_inputs`.
       context: how many positions it has; None: any number. Rows and prompts are at most
@@ -97,18 +97,25 @@ class Model(Protocol):
 
 
 @runtime_checkable
-class Sequence(Model, Protocol):
-    """A model with "hidden" (a call) and "logits" (`logits` and `token_head`)."""
+class Predicts(Model, Protocol):
+    """A model with "logits", whatever its hidden states are (of counts, a row)."""
 
-    def __call__(self, batch: Batch, *, train: bool) -> Float[Array, "B T D"]:
-        """Gives a hidden state for each token.
+    def __call__(self, batch: Batch, *, train: bool) -> Shaped[Array, "B T D"]:
+        """Gives for each token what `logits` is computed from.
 
         Tokens see only tokens of their own segment. Padding, segment 0, changes
         nothing; its states are finite and mean nothing.
         """
 
-    def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
+    def logits(self, hidden: Shaped[Array, "*any D"]) -> Float[Array, "*any V"]:
         """Gives float32 logits of the next token, or, of a masked one, of itself."""
+
+
+@runtime_checkable
+class Sequence(Predicts, Protocol):
+    """A model with "hidden": it gives a vector for each token, and `token_head`."""
+
+    def __call__(self, batch: Batch, *, train: bool) -> Float[Array, "B T D"]: ...
 
     def token_head(self) -> tuple[Float[Array, "V D"], Callable]:
         """Gives the table of output embeddings and (hidden, table) -> float32 logits.
@@ -136,7 +143,7 @@ class Headed(Sequence, Protocol):
 
 
 @runtime_checkable
-class Decodes(Sequence, Protocol):
+class Decodes(Predicts, Protocol):
     """A model with "extend": it continues a text token by token."""
 
     def make_cache(self, rows: int, length: int, source_length: int) -> PyTree:
@@ -147,7 +154,7 @@ class Decodes(Sequence, Protocol):
 
     def extend(
         self, batch: Batch, cache: PyTree
-    ) -> tuple[Float[Array, "B T D"], PyTree]:
+    ) -> tuple[Shaped[Array, "B T D"], PyTree]:
         """Gives hidden states of new tokens after those of the cache, and the cache.
 
         A prompt's padding, segment 0, may stand before it, and then holds no token. The

@@ -14,7 +14,7 @@ from lm.data.index import Index, Layout
 from lm.data.transforms import Example
 from lm.data.windows import Contiguous, NextInStream, NextToken, Windows
 from lm.errors import ConfigError
-from lm.models.base import Sequence
+from lm.models.base import Predicts
 from lm.objectives.base import Batch, Terms
 from lm.objectives.teacher_forcing import TeacherForcing
 from lm.ops import losses
@@ -112,7 +112,7 @@ class Objective(TeacherForcing):
     def measures(self) -> tuple[str, ...]:
         return (*super().measures(), *(("end_nats",) if self.eos else ()))
 
-    def metrics(self, model: Sequence, batch: Batch) -> Terms:
+    def metrics(self, model: Predicts, batch: Batch) -> Terms:
         """Returns `end_nats` too, the loss of the end tokens, where texts have them."""
         logits, targets, weights = self._output(model, batch)
         found = self._measured((logits, targets, weights))

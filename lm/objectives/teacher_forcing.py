@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from lm.errors import DataError
-from lm.models.base import Sequence
+from lm.models.base import Predicts, Sequence
 from lm.objectives import base
 from lm.objectives.base import Batch, Rows, Terms
 from lm.ops import losses
@@ -56,10 +56,10 @@ class TeacherForcing(base.Objective):
     def measures(self) -> tuple[str, ...]:
         return ("lm_loss", "lm_accuracy")
 
-    def metrics(self, model: Sequence, batch: Batch) -> Terms:
+    def metrics(self, model: Predicts, batch: Batch) -> Terms:
         return self._measured(self._output(model, batch))
 
-    def _output(self, model: Sequence, batch: Batch) -> tuple:
+    def _output(self, model: Predicts, batch: Batch) -> tuple:
         logits = model.logits(model(batch, train=False))
         return logits, batch["targets"], batch["weights"]
 
@@ -69,12 +69,12 @@ class TeacherForcing(base.Objective):
             "lm_accuracy": losses.correct(*output),
         }
 
-    def predict(self, model: Sequence, batch: Batch) -> dict[str, Any]:
+    def predict(self, model: Predicts, batch: Batch) -> dict[str, Any]:
         """Returns `tokens` (B, T), the most probable next token at each position."""
         logits = model.logits(model(batch, train=False))
         return {"tokens": lax.argmax(logits, logits.ndim - 1, jnp.int32)}
 
-    def score(self, model: Sequence, batch: Batch) -> Float[Array, "B T"]:
+    def score(self, model: Predicts, batch: Batch) -> Float[Array, "B T"]:
         logits = model.logits(model(batch, train=False))
         return -losses.token_losses(logits, batch["targets"])
 
