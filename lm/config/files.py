@@ -166,8 +166,8 @@ def _pairs(overrides: list[str]) -> Iterator[tuple[str, str]]:
                 "an unknown flag",
                 "--config.<field>=<value> or a flag of the command",
             )
-        path, equals, text = flag.removeprefix("--config.").partition("=")
-        text = text if equals else next(rest, None)
+        path, equals, value = flag.removeprefix("--config.").partition("=")
+        text = value if equals else next(rest, None)
         if text is None or (not equals and text.startswith("--")):
             raise ConfigError(flag, "no value", f"--config.{path}=<value>")
         if not re.fullmatch(r"[^.\[\]\s]+(\.[^.\[\]\s]+)*", path):
@@ -179,6 +179,7 @@ def _pairs(overrides: list[str]) -> Iterator[tuple[str, str]]:
 
 def _set(tree: Any, path: str, value: Any) -> None:
     keys = path.split(".")
+    key: str | int
     for i, key in enumerate(keys):
         where = ".".join(keys[:i])
         if isinstance(tree, list):

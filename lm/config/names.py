@@ -66,7 +66,11 @@ def mark_foreign(value: Any, root: Path) -> Any:
     out = {key: mark_foreign(item, root) for key, item in value.items()}
     for key in CODE_KEYS:
         name = out.get(key)
-        if is_dotted(name) and not name.startswith(f"{root.name}."):
+        if (
+            isinstance(name, str)
+            and is_dotted(name)
+            and not name.startswith(f"{root.name}.")
+        ):
             out[key] = Foreign(name)
     return out
 

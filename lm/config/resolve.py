@@ -352,7 +352,7 @@ def _join(where: str, key: str) -> str:
     return f"{where}.{key}".strip(".")
 
 
-def load_class(kind: str, name: str | None = None, root: Path = ROOT) -> type:
+def load_class(kind: str, name: str | None = None, root: Path = ROOT) -> type[Any]:
     """The class of a section, imported: load_class("model", "transformer").
 
     Args:
@@ -376,9 +376,11 @@ def build(cls: type[T], section: Mapping[str, Any], **wiring: Any) -> T:
         CHOICE[kind] for kind, (_, name) in NAMED.items() if name == cls.__name__
     }
     kept = {key: value for key, value in section.items() if key not in choices}
+    assert is_dataclass(cls)
     for field in fields(cls):
-        if field.name in kept and is_dataclass(field.type):
-            kept[field.name] = build(field.type, kept[field.name])
+        kind = field.type
+        if field.name in kept and isinstance(kind, type) and is_dataclass(kind):
+            kept[field.name] = build(kind, kept[field.name])
     return cls(**kept | wiring)
 
 

@@ -86,8 +86,8 @@ def read_class(path: Path, class_name: str, root: Path) -> dict[str, Field]:
     }
     fields: dict[str, Field] = {}
     for base in reversed(classes[class_name].bases):
-        place = _find_base(base, body, classes, path, root)
-        fields |= read_class(*place, root) if place else {}
+        above = _find_base(base, body, classes, path, root)
+        fields |= read_class(*above, root) if above else {}
     for node in classes[class_name].body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             kind, name = node.annotation, node.target.id
@@ -96,8 +96,9 @@ def read_class(path: Path, class_name: str, root: Path) -> dict[str, Field]:
                 place = f"{path}:{node.lineno}"
                 fields[name] = Field(name, kind, _default(node.value, values, place))
             elif ast.unparse(kind).endswith("Options"):
-                place = _find_base(kind, body, classes, path, root)
-                fields[name] = Field(name, kind, {}, group=read_class(*place, root))
+                where = _find_base(kind, body, classes, path, root)
+                group = read_class(*where, root) if where else {}
+                fields[name] = Field(name, kind, {}, group=group)
     tables = {
         name: ast.literal_eval(values[name])
         for name in ("BOUNDS", "CHANGEABLE", "WORDS")
@@ -353,8 +354,8 @@ def describe(
             positive = "positive " if bounds == "(0, inf)" else ""
             return f"a {positive}duration ({durations.FORMS})"
         case ast.Subscript(ast.Name("Literal"), items):
-            each = (str(ast.literal_eval(item)) for item in _items(items))
-            return f"one of {', '.join(each)}"
+            known = (str(ast.literal_eval(item)) for item in _items(items))
+            return f"one of {', '.join(known)}"
         case ast.Subscript(ast.Name(name), items) if name in ("tuple", "list"):
             each = [describe(item, bounds, words) for item in _items(items)]
             if name == "list" or _repeats(items):
@@ -362,8 +363,8 @@ def describe(
             return "a list of " + ", ".join(each)
         case ast.Name("dict") | ast.Subscript(ast.Name("dict"), _):
             return "a dict with text for keys"
-    words = {"bool": "true or false", "str": "text", "None": "none", "Any": "a value"}
-    return words.get(ast.unparse(kind), "a list")
+    plain = {"bool": "true or false", "str": "text", "None": "none", "Any": "a value"}
+    return plain.get(ast.unparse(kind), "a list")
 
 
 def check(field: Field, value: Any, where: str) -> Any:
@@ -396,7 +397,7 @@ def _check_words(field: Field, value: Any, where: str) -> None:
     if isinstance(value, tuple):
         for item in value:
             _check_words(field, item, where)
-    elif isinstance(value, str) and value not in (field.words or (value,)):
+    elif isinstance(value, str) and field.words and value not in field.words:
         raise no_such(where, value, field.words)
 
 

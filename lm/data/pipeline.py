@@ -307,7 +307,7 @@ def records_of(stream: Stream, data: Data, rows: int) -> Iterator[Record]:
         numbers = index.fields["record"][: rows - taken].tolist()
         taken += len(numbers)
         records = enumerate(source.records())
-        at, record = -1, None
+        at = -1
         for number in numbers:
             while at < number:
                 at, record = next(records)

@@ -64,7 +64,7 @@ def render(
     Raises:
       DataError: the template refuses the conversation, is wrong, or does what none may.
     """
-    values = {**tokens, "messages": list(messages)}
+    values: dict[str, Any] = {**tokens, "messages": list(messages)}
     values["add_generation_prompt"] = add_generation_prompt
     asked = json.dumps({"template": template, "values": values}).encode()
     command = [sys.executable, "-I", str(BOX)]

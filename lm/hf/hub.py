@@ -45,7 +45,7 @@ def fetch(name: str) -> Path:
             huggingface_hub.snapshot_download(
                 model,
                 revision=revision or None,
-                allow_patterns=patterns,
+                allow_patterns=list(patterns),
                 ignore_patterns="*/*",
                 etag_timeout=SECONDS,
             )

@@ -53,7 +53,8 @@ def _make(
                 "fetch the file again, or take another checkpoint.",
             )
 
-    def shard(index: tuple[slice, ...]) -> np.ndarray:
+    def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+        index = index or (slice(None),) * len(source.shape)
         names = source.names
         if source.rule.layered:
             mine = [view[index[1:]] for view in views[index[0]]]

@@ -30,7 +30,7 @@ def to_tokenizer(model: bytes, codec: Any, where: Any) -> Any:
     kinds = [dict(fields(v, where)).get(3, NORMAL) for k, v in spec if k == 1]
     scores = [_score(dict(fields(v, where)).get(2, 0)) for k, v in spec if k == 1]
     pieces = [codec.token(id) for id in range(len(scores))]
-    steps = []
+    steps: list[Any] = []
     if rules.get(2):
         steps.append(normalizers.Precompiled(rules[2]))
     if rules.get(4, 1):
@@ -38,6 +38,7 @@ def to_tokenizer(model: bytes, codec: Any, where: Any) -> Any:
         steps.append(normalizers.Replace(tokenizers.Regex(" {2,}"), " "))
     has_bytes = BYTE in kinds
     if trainer.get(3, UNIGRAM) == UNIGRAM:
+        inner: Any
         scored = list(zip(pieces, scores))
         unknown = kinds.index(UNKNOWN)
         inner = tokenizers.models.Unigram(scored, unknown, byte_fallback=has_bytes)
@@ -55,7 +56,7 @@ def to_tokenizer(model: bytes, codec: Any, where: Any) -> Any:
     if trainer.get(3, UNIGRAM) == UNIGRAM:
         scheme = "always" if prefix else "never"
         built.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
-        spaces = [decoders.Metaspace(prepend_scheme=scheme)]
+        spaces: list[Any] = [decoders.Metaspace(prepend_scheme=scheme)]
     else:
         # A text is one word here: a merge may reach across spaces.
         steps += [normalizers.Prepend("▁")] * prefix

@@ -193,14 +193,16 @@ def _around(processor: Any) -> tuple[str | None, str | None]:
     if processor.get("type") == "Sequence":
         each = [_around(item) for item in processor.get("processors") or []]
         firsts, lasts = [f for f, _ in each if f], [n for _, n in each if n]
-        return (firsts or [None])[-1], (lasts or [None])[0]
+        return firsts[-1] if firsts else None, lasts[0] if lasts else None
     if processor.get("type") == "TemplateProcessing":
         items = processor.get("single") or [{}]
         ends = (items[0], items[-1])
         named = (e.get("SpecialToken") if isinstance(e, dict) else None for e in ends)
-        return tuple(e.get("id") if isinstance(e, dict) else None for e in named)
+        first, last = (e.get("id") if isinstance(e, dict) else None for e in named)
+        return first, last
     ends = (processor.get("cls"), processor.get("sep"))
-    return tuple(e[0] if isinstance(e, list) and e else None for e in ends)
+    first, last = (e[0] if isinstance(e, list) and e else None for e in ends)
+    return first, last
 
 
 def disagrees(

@@ -5,6 +5,7 @@ given, or trains them, and `load(directory)` gives a `Codec`. The directory expl
 itself: standard vocabulary files beside `options.json`.
 """
 
+import abc
 import contextlib
 import dataclasses
 import hashlib
@@ -13,7 +14,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -37,8 +38,7 @@ Span = tuple[int, int]  # start and end, in characters
 Texts = Callable[[], Iterator[str]]
 
 
-@runtime_checkable
-class Codec(Protocol):
+class Codec(abc.ABC):
     """A loaded tokenizer: everything else in `lm` sees only this.
 
     `encode` adds no special token, and no text can produce one: "[MASK]" or "</s>"
@@ -94,10 +94,11 @@ class Codec(Protocol):
     def encode(self, text: str) -> list[int]:
         return self.encode_batch([text])[0]
 
+    @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of every text, by the library's batch call where it has one."""
-        ...
 
+    @abc.abstractmethod
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
         """The ids of `encode`, and the characters of the text that each stands for.
 
@@ -106,7 +107,6 @@ class Codec(Protocol):
         are bytes of one character all have that character, and what the text does not
         hold (a space put before it, the end of its last line) has an empty span.
         """
-        ...
 
     def encode_marked(self, text: str) -> list[int]:
         """Returns the ids of a text in which special tokens stand by name.
@@ -140,7 +140,9 @@ class Codec(Protocol):
             raise IndexError(f"id {id} is not in 0..{self.vocab_size - 1}")
         return self._tokens[id]
 
-    def _decode(self, ids: list[int]) -> str: ...
+    @abc.abstractmethod
+    def _decode(self, ids: list[int]) -> str:
+        """The text of ids without special tokens."""
 
 
 def find_roles(
@@ -256,7 +258,9 @@ def no_texts() -> DataError:
     )
 
 
-def alphabet_too_large(kind: str, needed: int, vocab_size: int, fix: str) -> DataError:
+def alphabet_too_large(
+    kind: str, needed: int, vocab_size: int | None, fix: str
+) -> DataError:
     return DataError(
         "tokenizer.vocab_size",
         str(vocab_size),

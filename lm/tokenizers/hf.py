@@ -424,7 +424,8 @@ def train_wordpiece(texts: Texts, options: Tokenizer) -> list[str]:
     words: Counter[str] = Counter()
     for text in texts():
         words.update(normalizer.normalize_str(text).split())
-    first, inner = Counter(), set()
+    first: Counter[str] = Counter()
+    inner: set[str] = set()
     for word, count in words.items():
         for character in word:
             first[character] += count

@@ -1,10 +1,11 @@
 """Whole words, characters or bytes: a vocabulary is a list, one token per line."""
 
+import abc
 import dataclasses
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,7 +121,12 @@ class Tokenizer:
             starts = (
                 token in BYTES and chr(BYTES.index(token)).isspace() for token in tokens
             )
-        return {"word": WordCodec, "char": CharCodec, "byte": ByteCodec}[self.kind](
+        codecs: dict[str, Callable[..., ListCodec]] = {
+            "word": WordCodec,
+            "char": CharCodec,
+            "byte": ByteCodec,
+        }
+        return codecs[self.kind](
             tokens,
             roles,
             starts_word=starts,
@@ -200,22 +206,29 @@ class ListCodec(Codec):
             text = text.lower()
         return self._encode(text), spans
 
-    def _encode(self, text: str) -> list[int]: ...
+    @abc.abstractmethod
+    def _encode(self, text: str) -> list[int]:
+        """The ids of a text, lower-cased where the options say so."""
 
+    @abc.abstractmethod
     def _spans(self, text: str) -> list[Span]:
         """The span of each token of a text, before it is lower-cased."""
-        ...
+
+    def _look_up(self, tokens: Iterable[str]) -> list[int]:
+        """The ids of tokens, unknown ones included."""
+        find, unk = self._plain.get, self.unk_id
+        assert unk is not None  # `load` refuses a vocabulary without it
+        return [find(token, unk) for token in tokens]
 
 
 class WordCodec(ListCodec):
     def _encode(self, text: str) -> list[int]:
-        find, unk = self._plain.get, self.unk_id
         if not self._options.line_ends:
-            return [find(word, unk) for word in text.split()]
-        ids = []
+            return self._look_up(text.split())
+        end = [] if self.eos_id is None else [self.eos_id]
+        ids: list[int] = []
         for line in text.removesuffix("\n").split("\n"):
-            ids.extend(find(word, unk) for word in line.split())
-            ids.append(self.eos_id)
+            ids += self._look_up(line.split()) + end
         return ids
 
     def _spans(self, text: str) -> list[Span]:
@@ -233,7 +246,7 @@ class WordCodec(ListCodec):
         ids = [int(id) for id in ids]
         if not self._options.line_ends:
             return super().decode(ids)
-        lines = [[]]
+        lines: list[list[int]] = [[]]
         for id in ids:
             if id == self.eos_id:
                 lines.append([])
@@ -247,8 +260,7 @@ class WordCodec(ListCodec):
 
 class CharCodec(ListCodec):
     def _encode(self, text: str) -> list[int]:
-        find, unk = self._plain.get, self.unk_id
-        return [find(character, unk) for character in text]
+        return self._look_up(text)
 
     def _spans(self, text: str) -> list[Span]:
         lower = self._options.lowercase

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lm.data import files
 from lm.errors import ConfigError, DataError
@@ -46,7 +46,7 @@ class Source:
     holdout: float = 0.05
 
     # Options that do not change the records, and so stay out of the fingerprint.
-    neutral = ("weight",)
+    neutral: ClassVar[tuple[str, ...]] = ("weight",)
 
     @property
     def place(self) -> str:

@@ -85,12 +85,12 @@ def objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
 def several_lines(text: str, path: Path) -> str | None:
     """What to do with a file that is one JSON value, by how its first line begins."""
     items = {"[": "json.load(open({0!r}))", "{": "[json.load(open({0!r}))]"}
-    items = items.get(text.lstrip()[:1], "").format(str(path))
-    if not items:
+    read = items.get(text.lstrip()[:1], "").format(str(path))
+    if not read:
         return None
     return (
         "if the whole file is one JSON value, write its objects one on a line: python "
-        f'-c "import json; [print(json.dumps(r)) for r in {items}]" > NEW.jsonl'
+        f'-c "import json; [print(json.dumps(r)) for r in {read}]" > NEW.jsonl'
     )
 
 

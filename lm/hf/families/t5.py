@@ -31,7 +31,8 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
             found += attention(f"{block}.1.EncDecAttention", f"{to}/cross_attention")
             to_norm = f"{to}/cross_attention_norm"
             found += norm(f"{block}.1.layer_norm", to_norm, bias=False)
-        dense, names = f"{block}.{mlp}.DenseReluDense", (("up", "wi"),)
+        dense = f"{block}.{mlp}.DenseReluDense"
+        names: tuple[tuple[str, str], ...] = (("up", "wi"),)
         if model["activation"] in GATED.values():
             names = (("gate", "wi_0"), ("up", "wi_1"))
         for ours, theirs in names:

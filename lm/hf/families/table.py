@@ -94,17 +94,19 @@ def linear(
     name: str, path: str, axes: str, part: str = "", *, bias: bool = True
 ) -> tuple[Rule, ...]:
     """Weight and bias of a PyTorch linear layer: its outputs come first in `axes`."""
-    outputs = re.match(r"\(.*?\)|\S+", axes)[0]
-    rules = (Rule(f"{name}.weight", f"{path}/kernel", axes, part),)
+    outputs = re.findall(r"\(.*?\)|\S+", axes)[0]
+    rules: tuple[Rule, ...] = (Rule(f"{name}.weight", f"{path}/kernel", axes, part),)
     if bias:
         axes = f"{outputs} -> {outputs.strip('()')}"
         rules += (Rule(f"{name}.bias", f"{path}/bias", axes, part),)
     return rules
 
 
-def norm(name: str, path: str, part: str = "", *, bias: bool = True):
+def norm(
+    name: str, path: str, part: str = "", *, bias: bool = True
+) -> tuple[Rule, ...]:
     """Weight and bias of a normalisation."""
-    rules = (Rule(f"{name}.weight", f"{path}/scale", "D -> D", part),)
+    rules: tuple[Rule, ...] = (Rule(f"{name}.weight", f"{path}/scale", "D -> D", part),)
     if bias:
         rules += (Rule(f"{name}.bias", f"{path}/bias", "D -> D", part),)
     return rules
@@ -145,7 +147,8 @@ def sources(rules: Iterable[Rule], sizes: Sizes, layers: Mapping[str, int]):
     found: dict[str, Source] = {}
     for rule in rules:
         for index, path in enumerate(rule.paths):
-            shape, names = rule.leaf_shape(sizes), (rule.name,)
+            shape = rule.leaf_shape(sizes)
+            names: tuple[str, ...] = (rule.name,)
             if rule.layered:
                 count = layers[path[: path.index("layers") + len("layers")]]
                 shape = (count, *shape)

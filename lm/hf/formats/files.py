@@ -17,7 +17,9 @@ from lm.errors import CheckpointError
 MAX_JSON = 4 * 2**20
 
 
-def refuse(path: Path | str, found: str, expected: str, fix: str | None = None):
+def refuse(
+    path: Path | str, found: str, expected: str, fix: str | None = None
+) -> NoReturn:
     """Raises CheckpointError; the fix is to fetch the file again unless said."""
     raise CheckpointError(str(path), found, expected, fix or "fetch the file again.")
 
@@ -95,8 +97,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        keys = [key for key, _ in pairs]
+        twice = next(key for n, key in enumerate(keys) if key in keys[:n])
         raise ValueError(f"the key {twice[:80]!r} twice")
     return found
 

@@ -176,7 +176,9 @@ def fields(data: Any, where: Any) -> list[tuple[int, Any]]:
     """
     if not isinstance(data, bytes):
         refuse(where, "a number in place of a message", "a protocol buffer")
-    found, at = [], 0
+    found: list[tuple[int, Any]] = []
+    at = 0
+    value: int | bytes
     while at < len(data):
         tag, at = _varint(data, at, where)
         kind = tag & 7
