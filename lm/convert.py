@@ -116,7 +116,7 @@ def import_checkpoint(flags: Any, place: str, overrides: list[str]) -> int:
         print(note)
     with made_beside(workdir) as partial:
         pipeline.open_tokenizer(
-            config.tokenizer, partial / "tokenizer", iter, pipeline.Shares(), print
+            config.tokenizer, partial / "tokenizer", no_texts, pipeline.Shares(), print
         )
         params = importing.load(opened, importing.shapes(opened))
         count = sum(leaf.size for leaf in params.values())
@@ -157,6 +157,11 @@ def made_beside(target: Path) -> Iterator[Path]:
     except BaseException:
         storage.remove_tree(partial)
         raise
+
+
+def no_texts() -> Iterator[str]:
+    """The texts for a tokenizer that is there already."""
+    return iter(())
 
 
 def export_run(flags: Any, target: Path) -> int:
@@ -209,7 +214,7 @@ def write(
     from lm.workdir.writer import read_rows
 
     codec = pipeline.open_tokenizer(
-        config.tokenizer, workdir / "tokenizer", iter, pipeline.Shares(), print
+        config.tokenizer, workdir / "tokenizer", no_texts, pipeline.Shares(), print
     )
     family, ids = plan.family, tokenizer_out.token_ids(config, codec)
     tokenizer_out.write(codec, config, workdir / "tokenizer", family, place)
@@ -236,9 +241,9 @@ def write(
     }
     state = read_state(step, {part: nest(abstract)}, partial=True)
     exporting.write(plan, flatten(state[part]), place, dtype=dtype)
-    rows = workdir / "metrics.jsonl"
-    rows = read_rows(rows) if rows.exists() else []
-    at = next((row for row in rows if row.get("step") == int(step.name)), {})
+    file = workdir / "metrics.jsonl"
+    rows = read_rows(file) if file.exists() else []
+    at: dict[str, Any] = next((r for r in rows if r.get("step") == int(step.name)), {})
     text = card.card(
         config,
         name=workdir.name,

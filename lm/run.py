@@ -83,7 +83,8 @@ class Corpus:
     def token_counts(self) -> np.ndarray:
         """(V,) how often each token stands in the training rows."""
         size = self.codec.vocab_size
-        return sum(index.token_counts(size) for index in self.stream.indices)
+        counts = [index.token_counts(size) for index in self.stream.indices]
+        return np.sum(counts, axis=0)
 
 
 def check(config: Config) -> None:
@@ -215,7 +216,7 @@ def open_codec(
         giver = Path(config.init.source)
         theirs = configs.of_run(giver).tokenizer
         inherited = pipeline.open_tokenizer(
-            theirs, giver / "tokenizer", iter, shares, note
+            theirs, giver / "tokenizer", lambda: iter(()), shares, note
         )
         if section == theirs and shares.process == 0 and not own.exists():
             pipeline.copy_tokenizer(giver / "tokenizer", own)

@@ -126,9 +126,10 @@ def shapes_in(step: Path, program: Any) -> Any:
 
 def _open(init: Init) -> tuple[str, Leaves, Callable[[dict], dict]]:
     """The source's name, its parameters, and what reads them: abstract -> arrays."""
-    hugging = checkpoint.directory_of(init.source)
-    if hugging is not None:
-        opened = checkpoint.open_checkpoint(hugging, init.missing)
+    assert init.source is not None
+    if init.source.startswith(checkpoint.PREFIX):
+        directory = checkpoint.directory_of(init.source)
+        opened = checkpoint.open_checkpoint(directory, init.missing)
         shapes = importing.shapes(opened)
         leaves = {path: ["float32", [*shape]] for path, shape in shapes.items()}
         name = f"{opened.file} ({opened.dtypes})"
@@ -184,12 +185,12 @@ def _renamed(init: Init, saved: Leaves) -> dict[str, str]:
                 "one parameter for each path",
             )
         source_of[name] = path
-    for i, (pattern, _) in enumerate(init.map):
+    for i, (wanted, _) in enumerate(init.map):
         if i not in used:
-            near = ", ".join(get_close_matches(pattern, list(saved), n=2)) or "none"
+            near = ", ".join(get_close_matches(wanted, list(saved), n=2)) or "none"
             raise ConfigError(
                 f"init.map[{i}]",
-                f"{pattern!r}, which matches no parameter of {init.source}",
+                f"{wanted!r}, which matches no parameter of {init.source}",
                 f"a regex of a whole path (nearest: {near})",
             )
     return source_of

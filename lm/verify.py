@@ -42,8 +42,10 @@ carry         two halves of a row with the state carried are the row
 
 All but resume compare the loss and every gradient in float32 without dropout.
 Exit code 0 if all hold, 1 if one does not."""
-CHECKS = ("resume", "padding", "packing", "order", "accumulation", "scan", "remat")
-CHECKS += ("devices", "cache", "carry")
+CHECKS = (
+    *("resume", "padding", "packing", "order", "accumulation", "scan", "remat"),
+    *("devices", "cache", "carry"),
+)
 # Set for this process alone, not for the runs that it starts.
 ENVIRON = ("XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL")
 

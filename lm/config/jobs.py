@@ -21,7 +21,9 @@ def read(name: Any, root: Path) -> dict[str, Any]:
     Raises:
       ConfigError: there is no such job; those that exist are listed.
     """
-    return schema.read_literal(names.find_module(_place(name, root), root), "JOB")
+    file = names.find_module(_place(name, root), root)
+    assert file is not None  # `_place` has found it
+    return schema.read_literal(file, "JOB")
 
 
 def load(name: str, root: Path) -> Callable[..., int]:

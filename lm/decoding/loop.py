@@ -193,6 +193,7 @@ def make_decoder(
     model = model.clone(compute=compute)
     if ends is None:
         ends = [id for id in (codec.eos_id,) if id is not None]
+    assert model.vocab_size is not None  # filled in by the run
     allowed = may_be_said(codec, model.vocab_size)
     allowed[[*ends]] = True
     reader = Reader(model, allowed, tuple(ends))
@@ -470,14 +471,15 @@ def _say(reader: Reader, state: State, logits: Array, numbers: Numbers) -> State
     keys = jax.vmap(
         lambda row: jax.random.fold_in(jax.random.fold_in(key, row), state.step)
     )(state.row)
-    logits = penalise(logits, state.known, numbers.repetition_penalty)
+    given: Any = numbers  # within the program they are arrays
+    logits = penalise(logits, state.known, given.repetition_penalty)
     token = choose(
         jnp.where(reader.allowed, logits, -jnp.inf),
         keys,
-        temperature=numbers.temperature,
-        top_k=numbers.top_k,
-        top_p=numbers.top_p,
-        min_p=numbers.min_p,
+        temperature=given.temperature,
+        top_k=given.top_k,
+        top_p=given.top_p,
+        min_p=given.min_p,
     )
     token = jnp.where(state.ended, NOTHING, token)
     # NOTHING is out of bounds, not the last word.

@@ -121,7 +121,7 @@ class Reader:
         return self._by_rows(ordered, cache)
 
     def _by_rows(
-        self, change: Callable[[Rows, jax.Array], jax.Array], cache: PyTree
+        self, change: Callable[[Rows, jax.Array], Any], cache: PyTree
     ) -> PyTree:
         """The cache with each array changed; those of stacked layers one by one."""
         return jax.tree.map(
@@ -151,7 +151,9 @@ class Reader:
 
 def _axis(rows: Rows) -> int | None:
     """The axis of the rows in an array as decoding keeps it, of one layer."""
-    return rows.axis - 1 if rows.stacked else rows.axis
+    if rows.axis is None:
+        return None
+    return rows.axis - rows.stacked
 
 
 def everywhere(tree: PyTree) -> PyTree:

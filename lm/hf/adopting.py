@@ -50,6 +50,7 @@ def tree(opened: Checkpoint, place: str) -> tuple[dict[str, Any], list[str]]:
 def task(opened: Checkpoint) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """Returns the objective, the evaluations that its weights can run, and notes."""
     family, parts = opened.family, opened.parts
+    objective: dict[str, Any]
     if "classify" in parts:
         check_classes(opened)
         plain = all(re.fullmatch(r"LABEL_\d+", name) for name in opened.labels)
@@ -58,7 +59,7 @@ def task(opened: Checkpoint) -> tuple[dict[str, Any], dict[str, Any], list[str]]
         objective |= {"summary": family.summary, "separators": family.separators}
         objective |= {"bos": False} if family.summary == "last" else {}
         return objective, {}, ["no evaluation: its labelled texts are not known"]
-    objective: dict[str, Any] = {"name": family.task}
+    objective = {"name": family.task}
     if family.task == "causal_lm":
         objective["bos"] = False
     if {"mlm", "nsp"} <= {*parts}:

@@ -65,8 +65,8 @@ class Checkpoint:
         return ", ".join(counts) + cast
 
 
-def directory_of(source: str) -> Path | None:
-    """The directory that "hf:DIR" names; None for a source of another kind.
+def directory_of(source: str) -> Path:
+    """The directory that "hf:DIR" names (`is_hf`).
 
     Where there is no such directory, DIR is the name of a model on the hub, which is
     fetched (see lm.hf.hub).
@@ -74,8 +74,6 @@ def directory_of(source: str) -> Path | None:
     Raises:
       CheckpointError: it is neither, or cannot be fetched.
     """
-    if not source.startswith(PREFIX):
-        return None
     name = source.removeprefix(PREFIX)
     place = Path(name).expanduser()
     if place.is_dir():

@@ -32,6 +32,10 @@ Shapes = Mapping[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]
 # Logical axis name -> mesh axis, several mesh axes, or None (replicated).
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
+# Where a head reads a row, and what its state goes through first: see `Head`.
+Row = Literal["first", "last"] | None
+Pooler = Literal["tanh", "relu"] | None
+
 # The words of `can`, and what a model that has one is able to do.
 ABILITIES = {
     "hidden": "give the hidden state of each token",
@@ -62,6 +66,16 @@ class Model(Protocol):
       context: how many positions it has; None: any number. Rows and prompts are at most
         so long; with "beyond" an answer may run on past it.
     """
+
+    # Flax's own, of every module.
+    apply: Callable[..., Any]
+    clone: Callable[..., Any]
+
+    @property
+    def vocab_size(self) -> int | None: ...
+
+    @property
+    def compute(self) -> "Compute": ...
 
     @property
     def can(self) -> frozenset[str]: ...
@@ -332,8 +346,8 @@ class Head:
 
     name: str
     module: Callable[..., nn.Module]
-    row: Literal["first", "last"] | None = None
-    pooler: Literal["tanh", "relu"] | None = None
+    row: Row = None
+    pooler: Pooler = None
     logits: bool = False
 
 

@@ -69,6 +69,7 @@ class Model(nn.Module):
     @property
     def begin(self) -> int:
         """The symbol before a text."""
+        assert self.vocab_size is not None  # filled in by the run
         return self.vocab_size
 
     def touch(self) -> None:
@@ -88,7 +89,7 @@ class Model(nn.Module):
     def start(self, corpus: Any) -> tuple[PyTree, PyTree]:
         """The words of the vocabulary; counts come with the first pass."""
         codec = corpus.codec
-        words = np.arange(self.vocab_size) < codec.vocab_size
+        words = np.arange(self.begin) < codec.vocab_size
         words[[id for id in (codec.pad_id, codec.bos_id) if id is not None]] = False
         return {"vocabulary": words}, {}
 
@@ -166,10 +167,10 @@ class Model(nn.Module):
 
     def logits(self, hidden: Int[Array, "*any 1"]) -> Float[Array, "*any V"]:
         """Log-probabilities of the next token, float32; -inf of what is no word."""
-        words = self.get_variable("params", "vocabulary")
-        trie = self.get_variable("params", "trie")
-        counts = self.get_variable("params", "counts")
-        totals = self.get_variable("params", "totals")
+        words: jax.Array = self.get_variable("params", "vocabulary")
+        trie: dict[str, Any] = self.get_variable("params", "trie")
+        counts: Any = self.get_variable("params", "counts")
+        totals: jax.Array = self.get_variable("params", "totals")
         rows = hidden.reshape(-1)
         seen = jnp.where(rows >= 0, totals[jnp.maximum(rows, 0)], 0)
         spread = jnp.log(seen + self.k * words.sum())[:, None]

@@ -144,7 +144,7 @@ def _t5_v1_1(num_layers: int, d_model: int, num_heads: int, d_ff: int) -> dict:
     return base | gated | {"attention": base["attention"] | {"dropout": 0.0}}
 
 
-_LLAMA2 = {"vocab_size": 32000, "max_len": 4096}
+_LLAMA2: dict = {"vocab_size": 32000, "max_len": 4096}
 _ROPE3 = {"base": 500000.0}
 
 PRESETS: dict[str, dict] = {

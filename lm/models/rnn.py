@@ -222,7 +222,7 @@ class Model(nn.Module):
         layer = 2 * CELLS[self.cell].gates * self.d_model**2
         products = length * self.num_layers * layer
         if "targets" in batch:
-            products += length * self.d_model * self.vocab_size
+            products += length * self.d_model * (self.vocab_size or 0)
         return 6.0 * rows * products
 
     def small(self) -> dict[str, Any]:

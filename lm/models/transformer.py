@@ -204,7 +204,7 @@ class Model(nn.Module):
     def _trunk(self) -> Trunk:
         return Trunk(
             d_model=self.d_model,
-            vocab_size=self.vocab_size,
+            vocab_size=self.vocab_size or 0,
             std=self.shape.std(self.d_model),
             dropout=self.dropout,
             whole=self.kind == "encoder",
@@ -262,7 +262,7 @@ class Model(nn.Module):
             empty = jnp.zeros((rows, count), jnp.int32)
             return Places(empty, empty, empty.astype(bool))
 
-        cache = {
+        cache: dict[str, Any] = {
             "used": jnp.zeros((), jnp.int32),
             "places": places(length),
             "layers": {"attention": pair(length)},
@@ -373,6 +373,7 @@ class Model(nn.Module):
         def layer(tokens: int) -> int:
             return attention(tokens, tokens) + tokens * matrices * dim * self.d_ff
 
+        vocab = self.vocab_size or 0
         rows, length = batch["inputs"].shape
         products = self.num_layers * layer(length)
         if self.kind == "encoder_decoder":
@@ -382,9 +383,9 @@ class Model(nn.Module):
             products += self.num_layers * attention(length, source)
         if "target_positions" in batch:
             targets = batch["target_positions"].shape[1]
-            products += targets * dim * (self.vocab_size + dim)
+            products += targets * dim * (vocab + dim)
         elif "targets" in batch:
-            products += length * dim * self.vocab_size
+            products += length * dim * vocab
         return 6.0 * rows * products
 
     def small(self) -> dict[str, Any]:

@@ -135,13 +135,13 @@ class Objective(base.Objective):
                     "two or more, for the random sentence of next='nsp'",
                     "split the text into documents, or set objective.next=sop or none",
                 )
-            names += ("labels", "label_weights")
+            names += ["labels", "label_weights"]
             steps = (
                 transforms.NextSentence(index, seq_len - Sentences.OVERHEAD, self.next),
                 transforms.WrapPair(seq_len, codec.cls_id, codec.sep_id),
             )
         pad = transforms.Pad(seq_len, codec.pad_id or 0)
-        return (*steps, mask, pad, transforms.Keep(names))
+        return (*steps, mask, pad, transforms.Keep(tuple(names)))
 
     def _outputs(self, model: Sequence, batch: Batch, train: bool) -> dict[str, tuple]:
         """Returns (logits, targets, weights) of each term, at masked positions only."""

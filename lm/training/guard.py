@@ -223,7 +223,7 @@ def judge(
     """
     fault = nonfinite(step, metrics)
     if fault is not None:
-        action = stop.on_nonfinite
+        action: str = stop.on_nonfinite
         if metrics.get("optim/applied", 1):  # The update itself was too large.
             action = "stop" if action == "skip" else action
     else:

@@ -75,10 +75,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     if config.data == -1 and len(devices) % product == 0:
         sizes["data"] = len(devices) // product
     if math.prod(sizes.values()) != len(devices):
-        shape = " × ".join(f"{axis}={size}" for axis, size in sizes.items())
+        found = " × ".join(f"{axis}={size}" for axis, size in sizes.items())
         raise ConfigError(
             "mesh",
-            f"{shape} on {len(devices)} devices",
+            f"{found} on {len(devices)} devices",
             f"axes whose product is {len(devices)}",
             "data=-1 takes the devices that the other axes leave; these must divide "
             "the number of devices",
@@ -223,7 +223,7 @@ def check_batch(batch_size: int, grad_accum: int, mesh: Mesh) -> None:
         )
     processes, process = jax.process_count(), jax.process_index()
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
-    spans = [rows.indices(batch_size) for (rows,) in indices.values()]
+    spans = [index[0].indices(batch_size) for index in indices.values() if index]
     held = {row for start, stop, _ in spans for row in range(start, stop)}
     share = range(
         process * batch_size // processes, (process + 1) * batch_size // processes

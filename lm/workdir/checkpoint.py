@@ -173,14 +173,14 @@ class Checkpointer:
         texts = {name: storage.to_json(value) for name, value in files.items()}
         if self.config is not None:
             texts["config.json"] = configs.to_json(self.config)
-        finite = value is not None and math.isfinite(value)
+        number = value if value is not None and math.isfinite(value) else None
         primary = jax.process_index() == 0
         facts = {
             "step": step,
             "run": self.identity.run if primary else "",
             "rows": self._rows.facts() if primary else None,
-            "metric": self.policy.best if finite else None,
-            "value": float(value) if finite else None,
+            "metric": None if number is None else self.policy.best,
+            "value": None if number is None else float(number),
         }
         need = steps.bytes_of(leaves)
         self._make_room(need)
@@ -288,13 +288,13 @@ class Checkpointer:
                 "an intact checkpoint",
                 "restore the files, or start again in another --workdir",
             )
-        for bad, error in damage.items():
+        for bad, reason in damage.items():
             aside = steps.free_name(self.directory / f"{bad}.damaged")
             with storage.refusing(aside):
                 (self.directory / str(bad)).rename(aside)
                 storage.sync_path(self.directory)
             self.note(
-                f"warning: checkpoint {bad} is damaged ({error}); "
+                f"warning: checkpoint {bad} is damaged ({reason}); "
                 f"kept as {aside.name}, continuing from {candidate}"
             )
         wrong = rows.complaint(self._rows.path, facts.get("rows"))

@@ -71,7 +71,8 @@ class _Order:
     """Looks for the first row that does not follow the one before."""
 
     def __init__(self) -> None:
-        self.last, self.wrong = None, ""
+        self.last: int | None = None
+        self.wrong = ""
 
     def see(self, line: bytes) -> None:
         if self.wrong:

@@ -51,7 +51,8 @@ def _choose(workdir: Path, which: Which) -> tuple[Path, dict[str, Any]]:
     steps = list_steps(directory) if directory.is_dir() else []
     best = read_best(directory) if which == "best" else {}
     latest = max(steps, default=None)
-    step = {"best": best.get("step"), "latest": latest}.get(which, which)
+    named = {"best": best.get("step"), "latest": latest}
+    step = named[which] if isinstance(which, str) else which
     if step not in steps:
         raise CheckpointError(
             str(directory),

@@ -371,7 +371,7 @@ class _TensorBoard:
         )
         self._file.flush()
 
-    def write(self, step: int, values: Mapping[str, Any]) -> "_TensorBoard":
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 

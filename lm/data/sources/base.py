@@ -262,8 +262,9 @@ def take(
     for name, path in columns.items():
         if fields[name] is ABSENT:
             head = path.partition(".")[0]
-            if head not in row:
-                return missing_column({name: head}, row, where)
+            missing = missing_column({name: head}, row, where)
+            if missing is not None:
+                return missing
             known = f"{type(row[head]).__name__} {row[head]!r:.60}"
             return DataError(
                 where,

@@ -181,8 +181,8 @@ class Family:
                 problems.append(problem)
             else:
                 whole = isinstance(value, int) and isinstance(item.default, float)
-                value = float(value) if whole else value
-                fields[item.ours] = item.words[value] if item.words else value
+                number = float(value) if whole else value
+                fields[item.ours] = item.words[value] if item.words else number
         for key, values in (WANTED | dict(self.wanted)).items():
             if key in config and config[key] not in values:
                 problems.append(f"{key}: {shown(config[key])}, not {shown(values[0])}")

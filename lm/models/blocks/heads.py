@@ -107,6 +107,7 @@ class Heads(nn.Module):
         if head.row == "first":
             hidden = hidden[:, 0]
         elif head.row == "last":
+            assert segment_ids is not None  # without them no token is the last
             after = jnp.argmax(segment_ids[:, ::-1] != 0, axis=1)
             last = hidden.shape[1] - 1 - after
             hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]

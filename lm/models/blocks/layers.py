@@ -153,14 +153,14 @@ class Named(nn.meta.AxisMetadata):
         return self.value
 
     def replace_boxed(self, val: Any) -> "Named":
-        return self.replace(value=val)
+        return Named(val, self.axes)
 
     def add_axis(self, index: int, params: dict[Any, Any]) -> "Named":
         axes = (*self.axes[:index], params[nn.PARTITION_NAME], *self.axes[index:])
-        return self.replace(axes=axes)
+        return Named(self.value, axes)
 
     def remove_axis(self, index: int, params: dict[Any, Any]) -> "Named":
-        return self.replace(axes=self.axes[:index] + self.axes[index + 1 :])
+        return Named(self.value, self.axes[:index] + self.axes[index + 1 :])
 
 
 def named(initializer: Callable, *axes: str | None) -> Callable:
@@ -342,6 +342,7 @@ class Attention(nn.Module):
         if context.turn is not None and not self.cross:
             query = rotate(query, context.turn)
         if self.cross and context.encoded is None:
+            assert cache is not None  # it has those of the source
             key, value = (jnp.swapaxes(cache[n], 1, 2) for n in ("key", "value"))
         else:
             key, value, cache = self._project(x, cache, context)
@@ -380,6 +381,7 @@ class Attention(nn.Module):
         if cache is None:
             return key, value, None
         slot = 0 if self.cross else context.slot
+        assert slot is not None
         cache = {
             name: jax.lax.dynamic_update_slice_in_dim(
                 cache[name], jnp.swapaxes(new, 1, 2).astype(cache[name].dtype), slot, 2

@@ -148,7 +148,7 @@ class Stack(nn.Module):
         behind = query[:, :, None] - key[:, None, :]
         if self.shape.position == "alibi":
             slopes = alibi_slopes(self.shape.num_heads)[:, None, None]
-            return -slopes * jnp.abs(behind)[:, None].astype(jnp.float32)
+            return -jnp.asarray(slopes) * jnp.abs(behind)[:, None].astype(jnp.float32)
         options = self.shape.attention
         bucket = relative_bucket(
             behind,
