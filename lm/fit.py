@@ -248,7 +248,8 @@ def place(program: Program, step: int, params: Any, memory: Any) -> State:
 
 def state_of(saved: dict[str, Any]) -> State:
     """Returns the state of what a checkpoint holds; what it lacks is {}."""
-    return State(**{name: {} for name in State._fields} | saved)
+    none: dict[str, Any] = {name: {} for name in State._fields}
+    return State(**none | saved)
 
 
 def as_saved(program: Program) -> Callable[[Path], dict[str, Any]]:
@@ -292,8 +293,8 @@ def sum_up(parts: Parts, at: Progress, watching: watch.Watch) -> tuple[Any, int]
     corpus, model = parts.corpus, parts.program.model
     config, rows = corpus.config, len(corpus.stream)
     count = math.ceil(rows / config.batch_size)
-    kind = {"host": OnHost, "device": OnDevice}[model.statistics_on]
-    sums, tokens = kind(parts.program, at.state.params), 0
+    kinds: dict[str, type[OnHost | OnDevice]] = {"host": OnHost, "device": OnDevice}
+    sums, tokens = kinds[model.statistics_on](parts.program, at.state.params), 0
     host = pipeline.batches(
         replace(corpus.stream, mixture=None, lanes=None),  # each row once, in order
         batch_size=config.batch_size,
