@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent import futures
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,11 @@ def test_output_that_nobody_reads_any_more_is_no_bug():
     os.close(writer)
     assert found.returncode == 141
     assert found.stderr == b""
+
+
+def test_a_run_is_trained_and_asked_off_the_main_thread(run, tmp_path):
+    """As in the executor of a notebook: without signals, and with the same result."""
+    with futures.ThreadPoolExecutor(1) as threads:
+        changes = {"steps": 4, "optim.lr": 1e-3}
+        other = threads.submit(lm.train, tree(), tmp_path / "run", overrides=changes)
+        assert other.result().evaluate() == run.evaluate()
