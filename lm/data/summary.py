@@ -97,6 +97,7 @@ def _labels(indices: Sequence[Index], names: Sequence[str]) -> str:
 
 def _digests(stream: Stream) -> np.ndarray | None:
     """A hash of each record's texts; None where they are too many to compare."""
-    if sum(len(index.digests) for index in stream.indices) > COMPARED:
+    each = [index.digests for index in stream.indices if index.digests is not None]
+    if not each or sum(map(len, each)) > COMPARED:
         return None
-    return np.concatenate([index.digests for index in stream.indices])
+    return np.concatenate(each)

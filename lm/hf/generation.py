@@ -119,7 +119,7 @@ def stops(content: Mapping[str, Any]) -> list[str]:
 def notes(content: Mapping[str, Any], path: Path) -> list[str]:
     """Returns a line for each key that asks for what lm.generate does not do."""
     done = INERT | SAMPLING.keys() | {"repetition_penalty", "early_stopping"}
-    neutral = (False, 0, 1, [], {})
+    neutral: tuple[Any, ...] = (False, 0, 1, [], {})
     asked = sorted(k for k in content.keys() - done if content[k] not in neutral)
     lines = [f"{path}: {k}={str(content[k])[:60]} is not done here" for k in asked]
     if content.get("do_sample") and content.get("num_beams", 1) != 1:

@@ -43,8 +43,9 @@ def with_shape(workdir: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
         own = {key: value for key, value in model.items() if key != "preset"}
         for key, value in own.items():
             inner = shape.get(key)
-            both = isinstance(value, Mapping) and isinstance(inner, Mapping)
-            shape[key] = {**inner, **value} if both else value
+            if isinstance(value, Mapping) and isinstance(inner, Mapping):
+                value = {**inner, **value}
+            shape[key] = value
         return tree | {"model": shape}
 
     return fill
