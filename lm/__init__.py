@@ -214,9 +214,9 @@ def _train(
     if not isinstance(config, str) and workdir is None:
         raise ConfigError("workdir", "None", "a folder, since the config is no file")
     place = Path(resolve.default_workdir(str(config)) if workdir is None else workdir)
-    shape = source.with_shape(place)
-    settings = resolve.load(config, overrides or {}, fill=shape)
-    code = main.start(settings, place, strict=strict, allow_change=tuple(allow_change))
+    code = main.start(
+        config, overrides or {}, place, strict=strict, allow_change=tuple(allow_change)
+    )
     if code == main.process.INTERRUPTED:
         raise KeyboardInterrupt(f"saved in {place}; the same call continues")
     if code:

@@ -4,13 +4,13 @@ python -m lm.main --config=FILE[:ARG] [--workdir=DIR]
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lm.config import jobs
 from lm.config import resolve as configs
 from lm.config.flags import Parser
-from lm.config.resolve import Config
 from lm.hf import source
 from lm.host import agreement, lock, process, storage
 
@@ -49,9 +49,9 @@ def run(argv: list[str]) -> int:
     )
     flags, overrides = parser.parse_known_args(argv)
     workdir = Path(flags.workdir or configs.default_workdir(flags.config))
-    config = configs.load(flags.config, overrides, fill=source.with_shape(workdir))
     return start(
-        config,
+        flags.config,
+        overrides,
         workdir,
         strict=flags.strict,
         allow_change=tuple(filter(None, flags.allow_change.split(","))),
@@ -60,31 +60,36 @@ def run(argv: list[str]) -> int:
 
 
 def start(
-    config: Config,
+    config: str | Mapping[str, Any],
+    overrides: list[str] | Mapping[str, Any],
     workdir: Path,
     *,
     strict: bool = False,
     allow_change: tuple[str, ...] = (),
     notes: Sequence[str] = (),
 ) -> int:
-    """Checks the workdir, starts jax, and runs the job of a config that is complete.
+    """Checks all that can be checked early, starts jax, and runs the job of a config.
+
+    Args:
+      config, overrides: as `lm.config.resolve.load` takes them.
 
     Returns:
       The exit code of the job.
     """
+    complete = configs.load(config, overrides, fill=source.with_shape(workdir))
     storage.check_directory(workdir)
-    source.check(config, workdir)
+    source.check(complete, workdir)
     lines = [*notes, *process.platform_setup()]
-    agreement.check_config(configs.to_json(config))
+    agreement.check_config(configs.to_json(complete))
 
     from lm import run as runs  # after the checks above: it imports jax
 
-    runs.check(config)
+    runs.check(complete)
     with lock.of_workdir(workdir, lines.append, primary=process.is_primary()):
         # After the checks above: it imports much.
-        run_job = jobs.load(config.job, configs.ROOT)
+        run_job = jobs.load(complete.job, configs.ROOT)
         return run_job(
-            config, workdir, strict=strict, allow_change=allow_change, notes=lines
+            complete, workdir, strict=strict, allow_change=allow_change, notes=lines
         )
 
 
