@@ -209,7 +209,6 @@ def _train(
     from lm import main
     from lm.config import resolve
     from lm.errors import ConfigError
-    from lm.hf import source
 
     if not isinstance(config, str) and workdir is None:
         raise ConfigError("workdir", "None", "a folder, since the config is no file")

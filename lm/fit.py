@@ -97,7 +97,7 @@ def fit(
         best = guard.Best(config.checkpoint.best, config.checkpoint.best_mode)
         data = corpus.identity()
         at = Progress.begin(stop, best, data)
-        if adopt.complete(workdir, latest, times.total):
+        if latest is not None and adopt.complete(workdir, latest, times.total):
             writer.note(finished(workdir, latest, times.total))
             return 0
 

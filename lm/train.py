@@ -108,7 +108,7 @@ def train(
         best = guard.Best(config.checkpoint.best, config.checkpoint.best_mode)
         data = corpus.identity()
         at = Progress.begin(stop, best, data)
-        if adopt.complete(workdir, latest, times.total):
+        if latest is not None and adopt.complete(workdir, latest, times.total):
             writer.note(finished(workdir, latest, times.total))
             return 0
 
@@ -139,10 +139,12 @@ def train(
 
             # ── Compilation, with the first batch ───────────────────────────────────
             watching.at("compilation", times=10)
+            batches: Iterator[Any] | None
             batches = runs.open_batches(corpus, program, *at.batches(times.total))
             batch, tokens = next(batches)
             began = time.perf_counter()
-            update = training.update.lower(at.state, batch).compile()
+            jitted: Any = training.update
+            update = jitted.lower(at.state, batch).compile()
             writer.note(f"compiled in {time.perf_counter() - began:.1f} s")
             timer = timing.StepTimer(
                 flops_per_step=program.model.flops(batch),

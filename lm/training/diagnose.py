@@ -57,7 +57,7 @@ def describe_change(
     totals = [steps_of("100%") for _, steps_of in (old, new)]
     left = np.arange(step, max(min(totals), step + 1))
     rates = [np.asarray(optim.schedule(*each)(left)) for each in (old, new)]
-    if np.array_equal(*rates):
+    if np.array_equal(rates[0], rates[1]):
         return None
     return (
         f"warning: the learning rate takes another course, over {totals[1]} steps "

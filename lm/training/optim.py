@@ -139,7 +139,8 @@ class OptimState(NamedTuple):
       groups: the optax state of each stack of layers, and of the "rest".
     """
 
-    count: jax.Array
+    # Checkpoints hold it by this name, though a tuple has a method that is called so.
+    count: jax.Array  # type: ignore[assignment]
     gradient_norm: jax.Array
     groups: dict[str, Any]
 

@@ -27,7 +27,7 @@ class Progress:
     """
 
     step: int
-    state: State | None
+    state: State
     stop: Stop
     data: Mapping[str, Any]
     best: Best
@@ -38,7 +38,9 @@ class Progress:
     @staticmethod
     def begin(stop: Stop, best: Best, data: Mapping[str, Any]) -> "Progress":
         """Returns where a run stands before its first step, without a state yet."""
-        return Progress(0, None, stop, data, best, guard.follow(stop))
+        nothing: Any = {}
+        empty = State(nothing, {}, {})
+        return Progress(0, empty, stop, data, best, guard.follow(stop))
 
     def advance(self, state: State) -> "Progress":
         """Returns the progress after one more update, which gave `state`."""
@@ -77,9 +79,9 @@ class Progress:
           state: the checkpoint's arrays.
         """
         step, faults = int(state.step), Faults.resume(host)
-        sizes = host["data"].get("batch_size"), self.data.get("batch_size")
-        if sizes[0] != sizes[1]:
-            faults = faults.resize(step, *sizes)
+        then, now = host["data"].get("batch_size"), self.data.get("batch_size")
+        if then is not None and now is not None and then != now:
+            faults = faults.resize(step, then, now)
         return replace(
             self,
             step=step,

@@ -97,7 +97,10 @@ def logical_axes(model: Any) -> PyTree:
     def names(leaf: Any) -> tuple[str | None, ...]:
         if isinstance(leaf, nn.Partitioned):
             return tuple(leaf.names)
-        return leaf.axes if isinstance(leaf, boxed) else (None,) * leaf.ndim
+        if isinstance(leaf, boxed):
+            box: Any = leaf  # ours, lm.models.blocks.layers.Named
+            return box.axes
+        return (None,) * leaf.ndim
 
     key = jax.random.key(0)
     boxes = jax.eval_shape(lambda: model.init({"params": key}, method="touch"))
