@@ -158,7 +158,8 @@ def train(
             writer.start(at.rows, every=times.log, total_steps=times.total)
 
             # ── The loop ────────────────────────────────────────────────────────────
-            pending, exit_code = None, 0
+            pending: Pending | None = None
+            exit_code = 0
             with process.Preemption() as preemption:
                 if at.row is not None:  # An evaluation of this step has failed before.
                     at, _ = conclude(parts, at, (dict(at.row), timer.lap(0)), True)

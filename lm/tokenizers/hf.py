@@ -424,8 +424,7 @@ def train_wordpiece(texts: Texts, options: Tokenizer) -> list[str]:
     words: Counter[str] = Counter()
     for text in texts():
         words.update(normalizer.normalize_str(text).split())
-    first: Counter[str] = Counter()
-    inner: set[str] = set()
+    first, inner = Counter[str](), set[str]()
     for word, count in words.items():
         for character in word:
             first[character] += count
