@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from lm.data import transforms
 from lm.data.index import Index, Layout
 from lm.data.layouts import Labelled
 from lm.errors import DataError, Rule
-from lm.models.base import Head, Sequence
+from lm.models.base import Head, Headed, Sequence
 from lm.models.blocks.heads import Linear
 from lm.objectives import base
 from lm.objectives.base import Batch, Terms
@@ -155,7 +155,8 @@ class Objective(base.Objective):
 
     def _output(self, model: Sequence, batch: Batch, train: bool) -> tuple:
         hidden = model(batch, train=train)
-        logits = model.head("classify", hidden, batch["segment_ids"], train=train)
+        headed = cast(Headed, model)  # as `needs` has asked
+        logits = headed.head("classify", hidden, batch["segment_ids"], train=train)
         return logits, batch["labels"], batch["label_weights"]
 
     def loss(self, model: Sequence, batch: Batch, *, train: bool) -> Terms:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +20,7 @@ from lm.data import transforms
 from lm.data.index import Index, Layout
 from lm.data.layouts import Documents, Sentences
 from lm.errors import DataError, Rule
-from lm.models.base import Head, Sequence
+from lm.models.base import Head, Headed, Sequence
 from lm.models.blocks.heads import Linear, MaskedToken
 from lm.objectives import base
 from lm.objectives.base import Batch, Rows, Terms
@@ -135,13 +135,13 @@ class Objective(base.Objective):
                     "two or more, for the random sentence of next='nsp'",
                     "split the text into documents, or set objective.next=sop or none",
                 )
-            names += ["labels", "label_weights"]
+            names += ("labels", "label_weights")
             steps = (
                 transforms.NextSentence(index, seq_len - Sentences.OVERHEAD, self.next),
                 transforms.WrapPair(seq_len, codec.cls_id, codec.sep_id),
             )
         pad = transforms.Pad(seq_len, codec.pad_id or 0)
-        return (*steps, mask, pad, transforms.Keep(tuple(names)))
+        return (*steps, mask, pad, transforms.Keep(names))
 
     def _outputs(self, model: Sequence, batch: Batch, train: bool) -> dict[str, tuple]:
         """Returns (logits, targets, weights) of each term, at masked positions only."""
@@ -150,7 +150,8 @@ class Objective(base.Objective):
         logits = model.logits(jnp.take_along_axis(hidden, places, axis=1))
         outputs = {"mlm": (logits, batch["targets"], batch["weights"])}
         if self.next != "none":
-            logits = model.head(self.next, hidden, train=train)
+            headed = cast(Headed, model)  # as `needs` has asked
+            logits = headed.head(self.next, hidden, train=train)
             outputs[self.next] = (logits, batch["labels"], batch["label_weights"])
         return outputs
 

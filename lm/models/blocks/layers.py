@@ -348,8 +348,10 @@ class Attention(nn.Module):
             key, value, cache = self._project(x, cache, context)
         compute = self.shape.compute
         drop = train and options.dropout > 0.0
+        keys = context.source if self.cross else context.key
+        assert keys is not None
         request = Request(
-            places=(context.query, context.source if self.cross else context.key),
+            places=(context.query, keys),
             # An encoder's document is seen as a whole, wherever its decoder stands.
             causal=self.causal and not self.cross,
             window=None if self.cross else options.window,

@@ -8,6 +8,7 @@ each device's part. Scores, and the sums of their softmax, are float32.
 
 import functools
 import importlib
+from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
@@ -52,7 +53,9 @@ def attend_by(
         return kernel.attend(query, key, value, request.places, request)
     if not request.interpret:
         _check_platform(name, kernel.PLATFORM)
-    attend = functools.partial(kernel.attend, request=request._replace(places=None))
+    elsewhere: Any = None  # the places are an argument of their own
+    rest = request._replace(places=elsewhere)
+    attend = functools.partial(kernel.attend, request=rest)
     if request.spec is not None:
         row = PartitionSpec(request.spec[0])
         attend = jax.shard_map(

@@ -51,9 +51,10 @@ def limits(name: str) -> dict[str, tuple]:
     """
     text = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
     for node in ast.parse(text).body:
-        names = getattr(node, "targets", [getattr(node, "target", None)])
-        if [getattr(target, "id", None) for target in names] == ["LIMITS"]:
-            return ast.literal_eval(node.value)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            given = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if [ast.unparse(target) for target in given] == ["LIMITS"]:
+                return ast.literal_eval(node.value)
     raise ValueError(f"lm/ops/attention/{name}.py has no LIMITS")
 
 

@@ -31,6 +31,7 @@ def attend(
     size = query.shape[1], key.shape[1]
     rows, columns = (next(b for b in BLOCKS if n % b == 0) for n in size)
     reach = None if request.window is None else request.window - 1
+    mask: splash.Mask
     mask = splash.LocalMask(size, (reach, 0 if request.causal else reach), offset=0)
     if reach is None and not request.causal:
         mask = splash.FullMask(size)
