@@ -141,6 +141,38 @@ def test_C2_a_kill_at_each_named_point(server, golden, tmp_path, point):
     assert killed.code < 0 or "finished" in killed.text()
 
 
+@pytest.mark.parametrize(
+    "borders", ["reset", pytest.param("ignore", marks=pytest.mark.slow)]
+)
+def test_C2_a_killed_run_goes_on_with_the_state_that_its_model_carries(
+    server, tmp_path, borders
+):
+    """`configs/gru_tiny.py` on rows that follow each other, killed between saves."""
+    text = tmp_path / "text.txt"
+    documents = [record["text"] for record in tiny.documents(80)]
+    text.write_text("\n\n".join(documents), encoding="utf-8")
+    settings = {
+        "data.order": "stream",
+        "objective.borders": borders,
+        "seq_len": 8,
+        "model.d_model": 16,
+        "tokenizer.vocab_size": 300,
+        "checkpoint.every": 3,
+    }
+    flags = [f"--config.{path}={value}" for path, value in settings.items()]
+    options = {"config": f"configs/gru_tiny.py:quick,text={text}"}
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert server.run(whole, *flags, **options).code == 0
+    killed = server.run(run, *flags, LM_CRASHPOINT="step:8", **options)
+    assert killed.code == -signal.SIGKILL, killed.text()
+    carried = [x for path, x in bits(run).items() if path.startswith("carried/")]
+    assert carried and any(any(x) for x in carried)
+    again = server.run(run, *flags, **options)
+    assert again.code == 0, again.text()
+    assert re.search("continuing from step [36]\n", again.text()), again.text()
+    same(run, whole)
+
+
 @pytest.mark.slow
 def test_C3_many_kills_of_one_run_also_while_restoring(server, golden, tmp_path):
     points = [
