@@ -116,6 +116,18 @@ def test_probabilities_are_those_of_a_loop_and_sum_to_one(order):
     assert unseen or order < 4  # Contexts that were never seen are among them.
 
 
+def test_a_text_without_bos_has_its_first_token_as_context():
+    texts = [text[1:] for text in random_texts(12)]
+    model, params, _ = fitted([batch_of(texts, 12)], order=3, k=0.1)
+    found = log_probabilities(model, params, batch_of(texts, 12))
+    wanted = written_out(texts, 3, 0.1)
+    for row, text in enumerate(texts):
+        for t in range(len(text) - 1):
+            expected = wanted[tuple([WORDS, WORDS, *text][t + 1 : t + 3])]
+            for word, value in expected.items():
+                assert math.exp(found[row, t, word]) == pytest.approx(value, rel=2e-6)
+
+
 def test_order_one_is_the_unigram_distribution():
     texts = random_texts(40)
     batch = batch_of(texts, 12)
