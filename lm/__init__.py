@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from lm.config import schema
     from lm.config.resolve import Config
     from lm.workdir.checkpoint import Which
 
@@ -108,10 +109,12 @@ class Run:
         Args:
           texts: the prompts.
           batch_size: how many are answered at a time.
-          stop: texts before the first of which an answer ends.
+          stop: texts before the first of which an answer ends; () takes those of the
+            generation_config.json of an imported run.
           truncate: cut a prompt that is longer than the context rather than refuse it.
           settings: fields of `lm.decoding.loop.Settings`, such as `max_tokens=20` and
-            `temperature=0.8`; greedy by default.
+            `temperature=0.8`. Where one is left out, the generation_config.json of an
+            imported run decides, and else the default of `Settings`, which is greedy.
 
         Returns:
           For each text its answer, of a beam search the best one.
@@ -143,23 +146,31 @@ class Run:
 
         from lm import run
         from lm.decoding import loop
-        from lm.decoding.speaker import Speaker
+        from lm.decoding.speaker import Speaker, with_max_length
+        from lm.hf import generation
 
         if isinstance(texts, str):
             texts = [texts]
         rows = max(1, min(batch_size, len(texts)))
-        chosen = loop.Settings(**_checked(settings))
+        defaults = generation.defaults(
+            self.workdir / "tokenizer", _fields(), _checked(settings)
+        )
+        for line in defaults.notes:
+            _note(line)
+        chosen = loop.Settings(**defaults.settings)
         with jax.set_mesh(self._program.mesh):
             if not hasattr(self, "_decoder"):
                 empty = run.make_decoder(self._corpus, self._program)
                 self._decoder = loop.holding(empty, self._params)
-            speaker = Speaker(self._decoder, chosen, tuple(stop), rows)
             objective, codec = self._corpus.objective, self._corpus.codec
+            prompts = [objective.prompt(codec, text) for text in texts]
+            model, limit = self._decoder.model, defaults.max_length
+            chosen = with_max_length(chosen, model, prompts, limit)
+            stops = tuple(stop or defaults.stop)
+            speaker = Speaker(self._decoder, chosen, stops, rows)
             ids = [
-                speaker.fit(
-                    objective.prompt(codec, text), f"text {n}", truncate=truncate
-                )
-                for n, text in enumerate(texts)
+                speaker.fit(prompt, f"text {n}", truncate=truncate)
+                for n, prompt in enumerate(prompts)
             ]
             draws = loop.draws_of(ids)
             batches = (slice(n, n + rows) for n in range(0, len(ids), rows))
@@ -223,14 +234,21 @@ def _train(
     return open(place)
 
 
-def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of decoding's Settings, in their types and bounds."""
+def _fields() -> dict[str, schema.Field]:
+    """Returns the fields of decoding's Settings by name."""
     from pathlib import Path
 
     from lm.config import schema
 
     place = Path(__file__).parent
-    fields = schema.read_class(place / "decoding" / "loop.py", "Settings", place)
+    return schema.read_class(place / "decoding" / "loop.py", "Settings", place)
+
+
+def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the given fields of decoding's Settings, in their types and bounds."""
+    from lm.config import schema
+
+    fields = _fields()
     for name in settings:
         if name not in fields:
             raise schema.no_such("generate", name, fields)

@@ -230,8 +230,12 @@ def write(
     plan.config.update(missing | ids)
     if family.task != "mlm":
         kept = generation.read(workdir / "tokenizer")
-        ends = kept.get("eos_token_id", ids.get("eos_token_id"))
-        named = {} if ends is None else {"eos_token_id": ends}
+        ends = generation.ends(workdir / "tokenizer", codec.vocab_size)
+        named = {}
+        if ends is not None:
+            several = isinstance(kept["eos_token_id"], list)
+            named = {"eos_token_id": [*ends] if several else ends[0]}
+        kept.pop("eos_token_id", None)
         text = storage.to_json(kept | ids | named)
         storage.write_text(place / "generation_config.json", text)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])

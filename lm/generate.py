@@ -53,7 +53,7 @@ def run(argv: list[str]) -> int:
 
     from lm import run as runs
     from lm.decoding import loop
-    from lm.decoding.speaker import Speaker
+    from lm.decoding.speaker import Speaker, with_max_length
 
     settings = loop.Settings(**options)
     opened = runs.open_run(
@@ -67,15 +67,7 @@ def run(argv: list[str]) -> int:
             return converse(decoder, settings, flags, workdir, corpus.objective)
         rows = min(flags.batch_size, len(prompts))
         ids = [corpus.objective.prompt(corpus.codec, prompt.text) for prompt in prompts]
-        if flags.max_tokens is None:
-            most = generation.max_tokens(
-                generation.read(workdir / "tokenizer"),
-                ids,
-                "encode" in decoder.model.can,
-            )
-            if most is not None:
-                most = min(most, loop.most_tokens(decoder.model, ids) or most)
-                settings = dataclasses.replace(settings, max_tokens=most)
+        settings = with_max_length(settings, decoder.model, ids, flags.max_length)
         speaker = Speaker(decoder, settings, tuple(flags.stop), rows)
         ids = [
             speaker.fit(row, prompt.where, truncate=flags.truncate)
@@ -159,7 +151,11 @@ def parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
         for name, field in fields.items()
         if (given := getattr(flags, name)) is not None
     }
-    options = usual_options(flags, fields, options) | options
+    found = generation.defaults(Path(flags.workdir) / "tokenizer", fields, options)
+    for line in found.notes:
+        note(line)
+    options, flags.stop = found.settings, flags.stop or [*found.stop]
+    flags.max_length = found.max_length
     rows = schema.literal(flags.batch_size)
     if type(rows) is not int or rows < 1:
         raise ConfigError("--batch-size", flags.batch_size, "a whole number from 1")
@@ -176,32 +172,6 @@ def parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
     if flags.output and (flags.stream or flags.chat):
         raise ConfigError("--output", "it with --stream or --chat", "one of them")
     return flags, options
-
-
-def usual_options(
-    flags: Namespace, fields: dict[str, schema.Field], given: dict[str, Any]
-) -> dict[str, Any]:
-    """Returns what each setting is where no flag says it.
-
-    It is what the generation_config.json beside the run's tokenizer says, if there is
-    one, and the default of `Settings`.
-    """
-    place = Path(flags.workdir) / "tokenizer"
-    content = generation.read(place)
-    path = place / generation.FILE
-    found = generation.given_way(generation.settings(content), given)
-    found = {
-        name: schema.check(fields[name], value, f"{path}: {name}")
-        for name, value in found.items()
-    }
-    for line in generation.notes(content, path):
-        note(line)
-    if found:
-        shown = ", ".join(f"{flag(n)}={v}" for n, v in found.items() if n not in given)
-        note(f"{path}: {shown}" if shown else f"{path}: all given by flags")
-    if not flags.stop:
-        flags.stop = generation.stops(content)
-    return {name: field.default for name, field in fields.items()} | found
 
 
 def read_prompts(flags: Namespace) -> list[Prompt]:

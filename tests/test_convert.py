@@ -225,6 +225,23 @@ def test_flags(bert, workdir, tmp_path, capsys):
         assert found in capsys.readouterr().err, flags
 
 
+def test_a_recurrent_run_is_of_no_family(tmp_path, capsys):
+    config, workdir = "--config=configs/gru_tiny.py:quick", tmp_path / "run"
+    flags = [
+        "--config.steps=2",
+        "--config.batch_size=8",
+        "--config.evals={}",
+        "--config.tokenizer.vocab_size=300",
+    ]
+    assert main.main([config, f"--workdir={workdir}", *flags]) == 0
+    capsys.readouterr()
+    out = tmp_path / "out"
+    assert convert.main([f"--to=hf:{out}", f"--workdir={workdir}"]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert "name=rnn, which no family" in error[-1] and "Traceback" not in error
+    assert not out.exists() and not (tmp_path / "out.partial").exists()
+
+
 HOSTILE = {
     "header": (2**60).to_bytes(8, "little") + b"{}",
     "truncated": None,

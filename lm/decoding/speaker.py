@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from lm.decoding import loop
 from lm.decoding.loop import Decoder, Settings
 from lm.errors import DataError
+from lm.models.base import Decodes
 
 LOST = "\ufffd"  # what a tokenizer shows for bytes that are no whole character
 
@@ -119,6 +120,29 @@ class Speaker:
         if shown != text:
             write(f"\n{text}")
         return text
+
+
+def with_max_length(
+    settings: Settings,
+    model: Decodes,
+    prompts: Sequence[loop.Prompt],
+    max_length: int | None,
+) -> Settings:
+    """Sets `max_tokens` so that prompt and answer have at most `max_length` tokens.
+
+    The longest prompt of a decoder decides. An encoder-decoder's answer has one token
+    before it, the start. No context of the model is exceeded, and at least one token is
+    left.
+
+    Args:
+      max_length: None keeps the settings.
+    """
+    if max_length is None:
+        return settings
+    before = 1 if "encode" in model.can else max(map(len, prompts), default=0)
+    most = max(1, max_length - before)
+    most = min(most, loop.most_tokens(model, prompts) or most)
+    return dataclasses.replace(settings, max_tokens=most)
 
 
 def sure(text: str, stops: Sequence[str] = ()) -> str:

@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-from lm.errors import CheckpointError
 from lm.hf import source
 from lm.hf.checkpoint import Checkpoint
 from lm.hf.tokenizer import text_marks
@@ -52,7 +51,7 @@ def task(opened: Checkpoint) -> tuple[dict[str, Any], dict[str, Any], list[str]]
     family, parts = opened.family, opened.parts
     objective: dict[str, Any]
     if "classify" in parts:
-        check_classes(opened)
+        source.check_classes(opened)
         plain = all(re.fullmatch(r"LABEL_\d+", name) for name in opened.labels)
         objective = {"name": "classification", "classes": opened.sizes["C"]}
         objective |= {"labels": () if plain else opened.labels}
@@ -77,23 +76,3 @@ def predicts_tokens(opened: Checkpoint) -> bool:
     if opened.family.task == "mlm":
         heads.add("mlm")
     return heads <= {*opened.parts}
-
-
-def check_classes(opened: Checkpoint) -> None:
-    """Refuses a head that is not one of classes of which a text has one.
-
-    Raises:
-      CheckpointError: a regression, or several classes at once.
-    """
-    kind = opened.config.get("problem_type")
-    if opened.sizes["C"] >= 2 and kind in (None, "single_label_classification"):
-        return
-    outputs = opened.sizes["C"]
-    raise CheckpointError(
-        f"{opened.place / 'config.json'}: problem_type",
-        f"{kind!r} with {outputs} output{'s' * (outputs != 1)}",
-        "classes of which each text has one: no objective here trains or reads another",
-        "its encoder can start a run whose head is new: init.source, with "
-        "init.map=[('heads/classify/(.*)', 'unused/\\1')] and "
-        "init.missing=('heads/classify/.*',).",
-    )

@@ -1,17 +1,21 @@
-"""`generation_config.json`: how the authors of a checkpoint have it answer.
+"""`generation_config.json`: a checkpoint's own defaults of generation.
 
-It is kept beside a run's tokenizer. lm.generate takes from it what no flag says.
+It is kept beside a run's tokenizer. `lm.generate` and `lm.open(...).generate` take from
+it the settings that the user does not give. Where a checkpoint has no such file, the
+same keys are read from its config.json, as `transformers` does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm.errors import DataError
+from lm.config import schema
+from lm.errors import CheckpointError, DataError
 from lm.hf.formats.files import is_file, read_json
 
 FILE = "generation_config.json"
-# Keys that are no matter of what is said, or whose part in it is elsewhere.
+# Keys without an effect on the text of an answer, or read elsewhere in this project.
 _INERT = """
     bos_token_id pad_token_id eos_token_id decoder_start_token_id transformers_version
     _from_model_config use_cache return_dict_in_generate output_scores output_logits
@@ -20,38 +24,127 @@ _INERT = """
     stop_strings renormalize_logits low_memory
 """
 INERT = frozenset(_INERT.split())
-# Keys of sampling and of beam search, and the fields of lm.decoding.loop.Settings that
-# they are; with what the library takes where they are absent.
+# Keys of sampling, which are fields of lm.decoding.loop.Settings too, and the values
+# that the library takes where they are absent.
 SAMPLING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None}
+# `early_stopping` of the library -> `early_stop` of Settings.
 STOPPING = {False: "heuristic", True: "full", "never": "exact"}
+# Keys of generation that config.json may hold.
+_IN_CONFIG = """
+    eos_token_id max_new_tokens max_length do_sample num_beams num_return_sequences
+    length_penalty early_stopping repetition_penalty stop_strings min_length
+    no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_beam_groups
+    diversity_penalty typical_p forced_bos_token_id forced_eos_token_id
+    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
+"""
+IN_CONFIG = frozenset(_IN_CONFIG.split()) | SAMPLING.keys()
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What generation uses where the user gives no setting.
+
+    Attributes:
+      settings: every field of lm.decoding.loop.Settings by name; those that the user
+        gives are among them.
+      stop: texts that end an answer.
+      max_length: the most tokens of prompt and answer together; None: no such limit.
+      notes: lines for the user on what was taken and what cannot be done.
+    """
+
+    settings: dict[str, Any]
+    stop: tuple[str, ...]
+    max_length: int | None
+    notes: tuple[str, ...]
+
+
+def defaults(
+    directory: Path, fields: Mapping[str, schema.Field], given: Mapping[str, Any]
+) -> Defaults:
+    """Completes the settings that a user gives.
+
+    What is not given comes from the file in `directory`, and else from the default of
+    `Settings`.
+
+    Args:
+      directory: the folder of the run's tokenizer.
+      fields: the fields of lm.decoding.loop.Settings.
+      given: the settings that the user gives, checked.
+
+    Raises:
+      ConfigError: a value of the file is out of bounds.
+    """
+    content, path = read(directory), path_of(directory)
+    found = {
+        name: schema.check(fields[name], value, f"{path}: {name}")
+        for name, value in compatible(settings(content), given).items()
+    }
+    lines = notes(content, path)
+    if found:
+        taken = [f"--{n.replace('_', '-')}={v}" for n, v in found.items()]
+        taken = [text for text, name in zip(taken, found) if name not in given]
+        lines.append(f"{path}: {', '.join(taken) or 'all settings are given'}")
+    usual = {name: field.default for name, field in fields.items()}
+    limit = None if "max_tokens" in given else max_length(content)
+    return Defaults(
+        usual | found | dict(given), tuple(stops(content)), limit, tuple(lines)
+    )
+
+
+def path_of(directory: Path) -> Path:
+    """Returns the file of a directory that holds the keys of generation."""
+    path, config = directory / FILE, directory / "config.json"
+    return config if not is_file(path) and is_file(config) else path
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """Returns the file's content, without what is null; {} where there is none."""
-    path = directory / FILE
-    content = read_json(path) if is_file(path) else {}
+    """Returns the keys of generation in a directory, without those that are null.
+
+    Raises:
+      CheckpointError: generation_config.json is damaged.
+    """
+    path = path_of(directory)
+    if path.name != FILE:
+        content = _in_config(path)
+    else:
+        content = read_json(path) if is_file(path) else {}
     return {key: value for key, value in content.items() if value is not None}
 
 
+def _in_config(path: Path) -> dict[str, Any]:
+    """Returns the keys of generation of a config.json; {} where it is no model's."""
+    try:
+        content = read_json(path)
+    except CheckpointError:  # a file of something else beside a vocabulary
+        return {}
+    if "model_type" not in content:
+        return {}
+    return {key: value for key, value in content.items() if key in IN_CONFIG}
+
+
 def ends(directory: Path, vocab_size: int) -> tuple[int, ...] | None:
-    """Returns the ids that end an answer; None where the file does not say it.
+    """Returns the ids that end an answer; None where no file names any.
+
+    Ids that only config.json names and the tokenizer does not have are left out: there
+    they are often those of the class, and the library never meets them.
 
     Raises:
-      DataError: they are no ids of the tokenizer.
+      DataError: generation_config.json names ids that the tokenizer does not have.
     """
     found = read(directory).get("eos_token_id")
     if found is None:
         return None
     ids = found if isinstance(found, list) else [found]
-    if not ids or not all(type(id) is int and 0 <= id < vocab_size for id in ids):
+    known = [id for id in ids if type(id) is int and 0 <= id < vocab_size]
+    path = path_of(directory)
+    if path.name == FILE and (not ids or known != ids):
         expected = f"ids below {vocab_size}, the size of the tokenizer"
-        where = f"{directory / FILE}: eos_token_id"
-        raise DataError(where, str(found)[:80], expected)
-    return tuple(ids)
+        raise DataError(f"{path}: eos_token_id", str(found)[:80], expected)
+    return tuple(known) or None
 
 
 def settings(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns fields of lm.decoding.loop.Settings, by the keys that say them."""
+    """Returns the fields of lm.decoding.loop.Settings that the keys of a file give."""
     found: dict[str, Any] = {}
     if "max_new_tokens" in content:
         found["max_tokens"] = content["max_new_tokens"]
@@ -72,41 +165,36 @@ def settings(content: Mapping[str, Any]) -> dict[str, Any]:
         }
     if "repetition_penalty" in content and beams == 1:
         found["repetition_penalty"] = content["repetition_penalty"]
-    whole = {"temperature", "top_p", "min_p", "repetition_penalty", "length_penalty"}
+    floats = {"temperature", "top_p", "min_p", "repetition_penalty", "length_penalty"}
     return {
-        key: float(value) if key in whole and type(value) is int else value
+        key: float(value) if key in floats and type(value) is int else value
         for key, value in found.items()
     }
 
 
-def given_way(found: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings that can stand beside the flags: these choose the way.
+def compatible(found: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a file that agree with the method that a user chooses.
 
-    Asked for beams there is no sampling, asked for a temperature there are no beams.
+    Beams that are given exclude the settings of sampling in the file, and a temperature
+    or another setting of sampling excludes its settings of beam search.
     """
     search = ("beams", "n_best", "length_penalty", "penalty", "early_stop")
     sampling = (*SAMPLING, "repetition_penalty")
-    left: tuple[str, ...] = ()
-    if flags.get("beams", 1) > 1:
-        left = sampling
-    elif any(key in flags for key in ("beams", *sampling)):
-        left = search
-    return {key: value for key, value in found.items() if key not in left}
+    excluded: tuple[str, ...] = ()
+    if given.get("beams", 1) > 1:
+        excluded = sampling
+    elif any(key in given for key in ("beams", *sampling)):
+        excluded = search
+    return {key: value for key, value in found.items() if key not in excluded}
 
 
-def max_tokens(
-    content: Mapping[str, Any], prompts: Sequence[Sequence[int]], source: bool
-) -> int | None:
-    """Returns how long answers become by `max_length`, which counts a prompt too.
+def max_length(content: Mapping[str, Any]) -> int | None:
+    """Returns the most tokens of prompt and answer together, if the file limits them.
 
-    Args:
-      prompts: their ids, the longest of which decides.
-      source: whether an encoder reads them: the answer then has one token before it.
+    `max_new_tokens`, which counts the answer alone, comes first where both are given.
     """
     most = content.get("max_length")
-    if type(most) is not int or "max_new_tokens" in content:
-        return None
-    return max(1, most - (1 if source else max(map(len, prompts), default=0)))
+    return most if type(most) is int and "max_new_tokens" not in content else None
 
 
 def stops(content: Mapping[str, Any]) -> list[str]:
@@ -117,11 +205,11 @@ def stops(content: Mapping[str, Any]) -> list[str]:
 
 
 def notes(content: Mapping[str, Any], path: Path) -> list[str]:
-    """Returns a line for each key that asks for what lm.generate does not do."""
+    """Returns a line for each key that has an effect which this project lacks."""
     done = INERT | SAMPLING.keys() | {"repetition_penalty", "early_stopping"}
     neutral: tuple[Any, ...] = (False, 0, 1, [], {})
     asked = sorted(k for k in content.keys() - done if content[k] not in neutral)
-    lines = [f"{path}: {k}={str(content[k])[:60]} is not done here" for k in asked]
+    lines = [f"{path}: {k}={str(content[k])[:60]} is ignored" for k in asked]
     if content.get("do_sample") and content.get("num_beams", 1) != 1:
-        lines.append(f"{path}: num_beams with do_sample is sampling without beams here")
+        lines.append(f"{path}: do_sample with num_beams samples without beams here")
     return lines

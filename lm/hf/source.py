@@ -11,7 +11,13 @@ from typing import Any
 from lm.config import resolve as configs
 from lm.config.resolve import Config
 from lm.errors import CheckpointError
-from lm.hf.checkpoint import PREFIX, directory_of, open_checkpoint, read_config
+from lm.hf.checkpoint import (
+    PREFIX,
+    Checkpoint,
+    directory_of,
+    open_checkpoint,
+    read_config,
+)
 from lm.hf.families.base import DERIVED, TRAINING, USUAL, Family, elsewhere, get, shown
 from lm.hf.tokenizer import section
 
@@ -61,8 +67,39 @@ def check(config: Config, workdir: Path) -> None:
         complete(config, workdir)
         missing = [p for p in config.init.missing if _is_regex(p)]
         opened = open_checkpoint(directory_of(config.init.source), missing)
-        if "classify" in opened.parts and config.objective.name == "classification":
+        if "summary" in config.objective and continues_classifier(opened, config):
+            check_classes(opened)
             _check_rows(opened.family, config)
+
+
+def continues_classifier(opened: Checkpoint, config: Config) -> bool:
+    """Returns whether a run takes over the checkpoint's classifier of texts.
+
+    It does not where `init.map` renames the parameters of that head.
+    """
+    rules = [pattern for pattern, _ in config.init.map if _is_regex(pattern)]
+    head = (p for p, s in opened.sources.items() if s.rule.part == "classify")
+    return any(not any(re.fullmatch(rule, path) for rule in rules) for path in head)
+
+
+def check_classes(opened: Checkpoint) -> None:
+    """Refuses a classifier of texts that does not give each text exactly one class.
+
+    Raises:
+      CheckpointError: the head is one of regression, or of several classes at once.
+    """
+    kind = opened.config.get("problem_type")
+    if opened.sizes["C"] >= 2 and kind in (None, "single_label_classification"):
+        return
+    outputs = opened.sizes["C"]
+    raise CheckpointError(
+        f"{opened.place / 'config.json'}: problem_type",
+        f"{kind!r} with {outputs} output{'s' * (outputs != 1)}",
+        "a head that gives each text one of two or more classes",
+        "start with a new head on its layers: init.source with "
+        "init.map=[('heads/classify/(.*)', 'unused/\\1')] and "
+        "init.missing=('heads/classify/.*',).",
+    )
 
 
 def _check_rows(family: Family, config: Config) -> None:

@@ -235,13 +235,19 @@ def require_path(path: str) -> Path:
     return Path(path)
 
 
-BESIDE = ("tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+BESIDE = (
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "config.json",
+)
 
 
 def keep_beside(path: Path, directory: Path) -> None:
-    """Copies what a checkpoint says of its tokenizer beside it and no id depends on.
+    """Copies the files of a checkpoint that a run reads later and no id depends on.
 
-    Its chat template, how it is to answer, and the settings that an export gives back.
+    They are its chat template, its defaults of generation (config.json holds them where
+    there is no generation_config.json), and the settings that an export writes again.
     """
     folder = path if path.is_dir() else path.parent
     for name in BESIDE:

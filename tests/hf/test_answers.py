@@ -5,13 +5,16 @@ import json
 import jax
 import pytest
 
+import lm
 from lm import convert, generate, transfer
 from lm import run as runs
 from lm.config import resolve as configs
 from lm.decoding import chat, loop
+from lm.decoding.speaker import with_max_length
 from lm.hf import generation
 from lm.workdir import checkpoint
 from tests.hf import goldens, speaking
+from tests.hf.test_adopting import changed, letters
 
 WANTED = json.loads((goldens.PLACE / "answers.json").read_text())
 FEW = ("qwen2",)
@@ -55,10 +58,11 @@ def test_prompts_answers_and_dialogues_are_theirs(case):
         ]
         assert prompts == wanted["prompts"]
         content = generation.read(workdir / "tokenizer")
+        limit = generation.max_length(content)
         for prompt, answer in zip(prompts, wanted["answers"], strict=True):
-            most = generation.max_tokens(content, [prompt], False)
-            changes = {} if most is None else {"max_tokens": most}
-            settings = loop.Settings(**options | changes)
+            settings = with_max_length(
+                loop.Settings(**options), decoder.model, [prompt], limit
+            )
             ((best, *_),) = loop.answer(decoder, [prompt], settings)
             ends = content["eos_token_id"]
             ends = ends if isinstance(ends, list) else [ends]
@@ -79,3 +83,52 @@ def test_an_export_says_how_it_answers(case, tmp_path):
     found = json.loads((out / "generation_config.json").read_text())
     for key in kept:
         assert key == "bos_token_id" or found[key] == kept[key], key
+
+
+@pytest.fixture(scope="module")
+def from_config_json(tmp_path_factory):
+    """A workdir whose checkpoint has its keys of generation in config.json alone."""
+    place = tmp_path_factory.mktemp("old")
+    folder = letters(changed("llama", place / "hf"), eos_token="</s>")
+    path = folder / "config.json"
+    more = {"eos_token_id": [1, 3, 900], "num_beams": 2, "max_length": 7}
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    workdir = place / "run"
+    assert convert.main([f"--from=hf:{folder}", f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+def test_config_json_alone_names_ends_and_settings(from_config_json, tmp_path, capsys):
+    """As `transformers` reads it where there is no generation_config.json."""
+    kept = from_config_json / "tokenizer"
+    assert generation.ends(kept, 29) == (1, 3)
+    assert generation.ends(kept, 901) == (1, 3, 900)
+    _, options = generate.parse([f"--workdir={from_config_json}", "x"])
+    assert (options["beams"], options["early_stop"]) == (2, "heuristic")
+    assert "config.json: --beams=2" in capsys.readouterr().err
+    out = tmp_path / "out"
+    assert convert.main([f"--to=hf:{out}", f"--workdir={from_config_json}"]) == 0
+    written = json.loads((out / "generation_config.json").read_text())
+    assert written["eos_token_id"] == [1, 3] and written["max_length"] == 7
+
+
+def test_a_config_json_of_something_else_is_ignored(tmp_path):
+    for text in ("{", "[]", '{"eos_token_id": 3}'):
+        (tmp_path / "config.json").write_text(text)
+        assert generation.read(tmp_path) == {}
+
+
+@pytest.mark.parametrize("given", [{}, {"temperature": 0.5}, {"max_tokens": 2}])
+def test_python_and_the_command_have_the_same_defaults(from_config_json, given, capsys):
+    """Beams and max_length of the file count in both, and what is given comes first."""
+    run = lm.open(from_config_json)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    capsys.readouterr()
+    argv = [f"--workdir={from_config_json}", *flags, "cab"]
+    assert generate.main(argv) == 0
+    ((text, score),) = run.search(["cab"], **given)[0]
+    shown = text if score is None else f"{score:.4f}\t{text}"
+    assert capsys.readouterr().out == f"{shown}\n"
+    assert (score is None) == ("temperature" in given)
+    answer = run._corpus.codec.encode(text)
+    assert len(answer) <= given.get("max_tokens", 7 - 3)

@@ -3,11 +3,13 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from lm.config import resolve as configs
 from lm.errors import CheckpointError
 from lm.hf import adopting, checkpoint, exporting, source
+from lm.hf.formats import safetensors
 from tests import tiny
 from tests.hf import folders, goldens
 
@@ -53,6 +55,46 @@ def test_an_encoder_without_a_classifier_may_get_any(tmp_path):
     place = folders.bert(tmp_path / "hf", "distilbert_mlm")
     for summary in ("tanh", "relu", "last"):
         source.check(fine_tune(place, summary=summary), tmp_path / "run")
+
+
+MULTI = {"problem_type": "multi_label_classification"}
+NEW_HEAD = {"map": [["heads/classify/(.*)", "unused/\\1"]]}
+NEW_HEAD |= {"missing": ["heads/classify/.*"]}
+
+
+def one_output(place):
+    """Shortens the classifier's tensors to one output, as rerankers have."""
+    file = place / "model.safetensors"
+    held = {name: np.array(value) for name, value in safetensors.read(file).items()}
+    held |= {n: held[n][:1] for n in ("classifier.weight", "classifier.bias")}
+    file.unlink()
+    shapes = {name: (value.dtype, value.shape) for name, value in held.items()}
+    safetensors.write(place, shapes, held.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (MULTI, "'multi_label_classification' with 3 outputs"),
+        ({"problem_type": "regression"}, "'regression' with 3 outputs"),
+        ({"id2label": {"0": "score"}}, "None with 1 output"),
+    ],
+)
+def test_a_run_does_not_continue_a_head_of_another_kind(tmp_path, change, found):
+    """Its parameters may have the right shapes, and softmax would be silently wrong."""
+    place = folders.bert(tmp_path / "hf", "bert_classify")
+    source.check(fine_tune(place), tmp_path / "run")
+    path = place / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    if "id2label" in change:
+        one_output(place)
+    with pytest.raises(CheckpointError, match=found) as caught:
+        source.check(fine_tune(place), tmp_path / "run")
+    assert "init.map=" in caught.value.line() and "\n" not in caught.value.line()
+    # What the line advises works.
+    changed = fine_tune(place)
+    init = configs.Config(changed.init | NEW_HEAD)
+    source.check(configs.Config(changed | {"init": init}), tmp_path / "run")
 
 
 def renamed(case, place, **config):
