@@ -26,7 +26,7 @@ from lm.decoding import chat
 from lm.errors import ConfigError, DataError
 from lm.hf import generation
 from lm.host import files, process, storage
-from lm.tokenizers import ROLES
+from lm.tokenizers.base import ROLES
 
 USAGE = """python -m lm.generate --workdir=DIR [--checkpoint=latest|best|STEP]
     PROMPT ... | --input=FILE.jsonl | --chat | < a prompt on each line

@@ -11,7 +11,7 @@ import pytest
 from lm import generate
 from lm.decoding import chat
 from lm.decoding.speaker import sure
-from lm.tokenizers import Codec
+from lm.tokenizers.base import TextCodec
 from tests import tiny
 
 PAIR = {"source": "a red dog runs", "target": "the old dog sees"}
@@ -256,7 +256,7 @@ def test_special_tokens_of_a_template():
         token={1: "<|im|>", 2: "</s>"}.get,
         encode=lambda text: [ord(c) for c in text],
     )
-    assert Codec.encode_marked(codec, "<|im|>hi</s>") == [1, 104, 105, 2]
+    assert TextCodec.encode_marked(codec, "<|im|>hi</s>") == [1, 104, 105, 2]
 
 
 def test_a_dialogue(say):

@@ -13,7 +13,7 @@ from lm.hf.checkpoint import families
 from lm.hf.families.tokens import PLAIN as PLAIN_CLASSES
 from lm.hf.families.tokens import TokenizerClass
 from lm.hf.formats.files import is_file, parse_json, read_bytes, read_json
-from lm.tokenizers import ROLES
+from lm.tokenizers.base import ROLES
 
 PIECES = ("spiece.model", "tokenizer.model")
 KINDS = {"WordPiece": "wordpiece", "BPE": "bpe", "Unigram": "unigram"}

@@ -11,7 +11,7 @@ from lm.errors import DataError
 from lm.hf import pieces
 from lm.hf.families.base import Family
 from lm.host import storage
-from lm.tokenizers import ROLES
+from lm.tokenizers.base import ROLES
 
 
 def roles(config: Config, codec: Any) -> dict[str, int]:

@@ -16,23 +16,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lm.errors import DataError
-from lm.tokenizers import (
+from lm.tokenizers.base import (
     Codec,
     Span,
+    TextCodec,
     Texts,
-    alphabet_too_large,
     find_roles,
+    refuse_reachable,
+)
+from lm.tokenizers.files import (
     fingerprint,
     guarded,
     index_tokens,
     keep_beside,
-    no_texts,
     read_lines,
     read_text,
-    refuse_reachable,
     require_path,
     write_options,
 )
+from lm.tokenizers.hf_training import bert_normalizer, train_bpe, train_wordpiece
 
 BOUNDS = {
     "vocab_size": "[1, 16777216]",
@@ -53,10 +55,6 @@ LAYOUTS = {
     ),
     "unigram": ({"tokenizer.json": "tokenizer.json"},),
 }
-NEW_SPECIAL = {
-    "wordpiece": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
-    "bpe": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Tokenizer:
         WordPiece without an upper-case piece does, everything else does not.
       add_prefix_space: BPE reads the first word of a text as if a space preceded it.
       special: role → token for vocabularies with unusual names, for example
-        {"bos": "<|begin_of_text|>"}; `lm.tokenizers.ROLES` lists the usual ones.
+        {"bos": "<|begin_of_text|>"}; `lm.tokenizers.base.ROLES` lists the usual ones.
     """
 
     kind: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
@@ -105,12 +103,25 @@ class Tokenizer:
                 'tokenizer.name="spm" trains one',
             )
         elif self.kind == "wordpiece":
-            tokens = train_wordpiece(texts, self)
+            tokens = train_wordpiece(
+                texts,
+                self.vocab_size,
+                min_frequency=self.min_frequency,
+                character_coverage=self.character_coverage,
+                lowercase=self.lowercase is not False,
+            )
             (directory / "vocab.txt").write_text(
                 "".join(token + "\n" for token in tokens), encoding="utf-8", newline=""
             )
         else:
-            train_bpe(texts, self, directory)
+            train_bpe(
+                texts,
+                self.vocab_size,
+                directory,
+                min_frequency=self.min_frequency,
+                lowercase=bool(self.lowercase),
+                add_prefix_space=self.add_prefix_space,
+            )
         write_options(self, directory)
         self.load(directory)
 
@@ -154,7 +165,7 @@ class Tokenizer:
         return refuse_reachable(codec, path)
 
 
-class HFCodec(Codec):
+class HFCodec(TextCodec):
     """`Codec` over a `tokenizers.Tokenizer`.
 
     Args:
@@ -173,7 +184,7 @@ class HFCodec(Codec):
     ):
         super().__init__(*args, **kwargs)
         self._tokenizer, self._where = tokenizer, where
-        names = [self.token(id) for id in sorted(self._unwritten)] if breaks else []
+        names = [self.token(id) for id in sorted(self._skipped)] if breaks else []
         special = "|".join(re.escape(name[1:]) for name in names if len(name) > 1)
         firsts = "".join({re.escape(name[0]) for name in names})
         self._written = (
@@ -297,18 +308,6 @@ def read_wordpiece(directory: Path, options: Tokenizer) -> Any:
     return tokenizer
 
 
-def bert_normalizer(lowercase: bool) -> Any:
-    """Cleans control characters, parts Chinese characters; accents go with the case."""
-    from tokenizers.normalizers import BertNormalizer
-
-    return BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=True,
-        strip_accents=lowercase,
-        lowercase=lowercase,
-    )
-
-
 def read_bpe(directory: Path, options: Tokenizer) -> Any:
     """GPT-2's tokenizer from `vocab.json` and `merges.txt`."""
     import tokenizers
@@ -410,91 +409,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(str(path), type(value).__name__, "a JSON object")
     return value
-
-
-def train_wordpiece(texts: Texts, options: Tokenizer) -> list[str]:
-    """The pieces of a WordPiece vocabulary, the same in every process.
-
-    The library's `WordPieceTrainer` gives ids in hash order. Here its BPE trainer makes
-    the merges, and every single-character piece has its id beforehand.
-    """
-    import tokenizers
-
-    normalizer = bert_normalizer(options.lowercase is not False)
-    words: Counter[str] = Counter()
-    for text in texts():
-        words.update(normalizer.normalize_str(text).split())
-    first, inner = Counter[str](), set[str]()
-    for word, count in words.items():
-        for character in word:
-            first[character] += count
-        inner.update(word[1:])
-    if not first:
-        raise no_texts()
-    kept, covered, total = [], 0, first.total()
-    for character, count in sorted(first.items(), key=lambda item: (-item[1], item[0])):
-        if covered >= options.character_coverage * total:
-            break
-        kept.append(character)
-        covered += count
-    kept.sort()
-    seeds = NEW_SPECIAL["wordpiece"] + kept + ["##" + c for c in kept if c in inner]
-    if len(seeds) > options.vocab_size:
-        raise alphabet_too_large(
-            "WordPiece",
-            len(seeds),
-            options.vocab_size,
-            "raise it, or lower tokenizer.character_coverage",
-        )
-    dropped = {ord(character): " " for character in first.keys() - {*kept}}
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=options.vocab_size,
-        min_frequency=options.min_frequency,
-        special_tokens=seeds,
-        continuing_subword_prefix="##",
-        show_progress=False,
-    )
-    model = tokenizers.models.BPE(continuing_subword_prefix="##")
-    tokenizer = tokenizers.Tokenizer(model)
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(
-        (normalizer.normalize_str(text).translate(dropped) for text in texts()), trainer
-    )
-    ids = tokenizer.get_vocab()
-    return sorted(ids, key=ids.__getitem__)
-
-
-def train_bpe(texts: Texts, options: Tokenizer, directory: Path) -> None:
-    """Trains byte-level BPE and writes `vocab.json` and `merges.txt`."""
-    import tokenizers
-
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    seeds = NEW_SPECIAL["bpe"] + alphabet
-    if len(seeds) > options.vocab_size:
-        raise alphabet_too_large(
-            "byte-level", len(seeds), options.vocab_size, "raise it"
-        )
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=options.vocab_size,
-        min_frequency=options.min_frequency,
-        special_tokens=seeds,
-        show_progress=False,
-    )
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    if options.lowercase:
-        tokenizer.normalizer = tokenizers.normalizers.Lowercase()
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
-        add_prefix_space=options.add_prefix_space
-    )
-    seen = False
-
-    def counted():
-        nonlocal seen
-        for text in texts():
-            seen = seen or bool(text.strip())
-            yield text
-
-    tokenizer.train_from_iterator(counted(), trainer)
-    if not seen:
-        raise no_texts()
-    tokenizer.model.save(str(directory))

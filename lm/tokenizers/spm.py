@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lm.errors import DataError
-from lm.tokenizers import (
+from lm.tokenizers.base import (
     Codec,
     Span,
+    TextCodec,
     Texts,
-    alphabet_too_large,
     find_roles,
+    refuse_reachable,
+)
+from lm.tokenizers.files import (
+    alphabet_too_large,
     fingerprint,
     guarded,
     keep_beside,
     no_texts,
-    refuse_reachable,
     require_path,
     write_options,
 )
@@ -128,7 +131,7 @@ class Tokenizer:
         return refuse_reachable(codec, path)
 
 
-class SentencePieceCodec(Codec):
+class SentencePieceCodec(TextCodec):
     """`Codec` over a `sentencepiece.SentencePieceProcessor`."""
 
     def __init__(self, *args: Any, processor: Any, where: Path, **kwargs: Any):

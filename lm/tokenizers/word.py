@@ -10,13 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lm.errors import ConfigError, DataError
-from lm.tokenizers import (
-    ROLES,
-    Codec,
-    Span,
-    Texts,
+from lm.tokenizers.base import ROLES, Codec, Span, TextCodec, Texts, find_roles
+from lm.tokenizers.files import (
     alphabet_too_large,
-    find_roles,
     fingerprint,
     index_tokens,
     no_texts,
@@ -186,7 +182,7 @@ class Tokenizer:
         return sorted(kept, key=lambda token: (-counts[token], token))[:room]
 
 
-class ListCodec(Codec):
+class ListCodec(TextCodec):
     """What the three have in common: `plain` has the tokens that text can produce."""
 
     def __init__(
@@ -208,16 +204,16 @@ class ListCodec(Codec):
 
     @abc.abstractmethod
     def _encode(self, text: str) -> list[int]:
-        """The ids of a text, lower-cased where the options say so."""
+        """Returns the ids of a text that is lower-cased, if at all, already."""
 
     @abc.abstractmethod
     def _spans(self, text: str) -> list[Span]:
-        """The span of each token of a text, before it is lower-cased."""
+        """Returns the span of each token of a text that is not lower-cased yet."""
 
     def _look_up(self, tokens: Iterable[str]) -> list[int]:
-        """The ids of tokens, unknown ones included."""
+        """Returns the ids of tokens; that of the unknown token for unknown ones."""
         find, unk = self._plain.get, self.unk_id
-        assert unk is not None  # `load` refuses a vocabulary without it
+        assert unk is not None  # `load` refuses a vocabulary without it.
         return [find(token, unk) for token in tokens]
 
 

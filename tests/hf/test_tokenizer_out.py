@@ -10,7 +10,7 @@ import tokenizers
 
 from lm.hf import tokenizer_out
 from lm.hf.checkpoint import families
-from lm.tokenizers import ROLES
+from lm.tokenizers.base import ROLES
 from tests import tiny
 
 PEER = os.environ.get("LM_TRANSFORMERS_PYTHON")

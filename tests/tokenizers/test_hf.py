@@ -13,7 +13,7 @@ import tokenizers as library
 
 import lm
 from lm.errors import ConfigError, DataError
-from lm.tokenizers import Codec
+from lm.tokenizers.base import Codec
 from lm.tokenizers.hf import Tokenizer, starts_word
 
 TEXTS = [

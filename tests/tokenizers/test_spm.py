@@ -11,7 +11,7 @@ import pytest
 
 import lm
 from lm.errors import ConfigError, DataError
-from lm.tokenizers import Codec
+from lm.tokenizers.base import Codec
 from lm.tokenizers.spm import Tokenizer
 
 TEXTS = [f"the quick brown fox {i} jumps over\nthe lazy dog, naïve!" for i in range(40)]

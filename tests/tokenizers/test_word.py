@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lm.errors import ConfigError, DataError
-from lm.tokenizers import Codec
+from lm.tokenizers.base import Codec
 from lm.tokenizers.word import Tokenizer
 
 TEXTS = ["b a b c", "a b d\n<unk> <pad> d", "A é 東"]
