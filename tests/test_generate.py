@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import resource
 import shutil
 import types
 
@@ -181,7 +182,7 @@ def test_an_output_of_something_else_is_refused(say, begun):
         (["a" * 60], 3, "found a prompt of 61 tokens, expected at most 36"),
         (["a", "--max-tokens=0"], 2, "--max-tokens: found 0, expected a whole number"),
         (["a", "--max-tokens=-3"], 2, "--max-tokens: found -3"),
-        (["a", "--max-tokens=48"], 2, "48 with a table of 48 positions"),
+        (["a", "--max-tokens=48"], 2, "48 with a model of 48 positions"),
         (["a", "--temperature=hot"], 2, "--temperature: found 'hot'"),
         (["a", "--top-p=0"], 2, "--top-p: found 0"),
         (["a", "--n-best=2"], 2, "n_best: found 2 with beams=1"),
@@ -189,7 +190,7 @@ def test_an_output_of_something_else_is_refused(say, begun):
         (["a", "--checkpoint=7"], 4, "[2]"),
         (["a", "--checkpoint=newest"], 2, "latest, best or a step"),
         (["a", "--input=x.jsonl"], 2, "prompts and input"),
-        (["--input=absent.jsonl"], 5, "absent.jsonl: found no such file"),
+        (["--input=absent.jsonl"], 3, "absent.jsonl: found no such file"),
         (["a", "--penalty=gnm"], 2, "gnmt"),
     ],
 )
@@ -212,6 +213,37 @@ def test_refused_inputs(say, tmp_path):
         code, _, error = say(f"--input={rows}")
         assert code == 3, content
         assert f"{rows}:2: found" in error
+
+
+def test_F12_a_disk_that_fills_under_the_output_is_named_and_the_rest_follows(
+    say, tmp_path
+):
+    rows, whole, cut = (tmp_path / name for name in ("in.jsonl", "whole", "cut"))
+    prompts = [f"the dog {n}" for n in range(24)]
+    rows.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in prompts))
+    assert say(f"--input={rows}", f"--output={whole}")[0] == 0
+    assert whole.stat().st_size > 1100
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        code, _, error = say(f"--input={rows}", f"--output={cut}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 5, error
+    assert f"error[storage] {cut}: found file too large (need " in error
+    assert re.search(r"free [\d,]+ bytes\)", error) and "--output" in error
+    assert 0 < cut.stat().st_size <= 1000
+    assert say(f"--input={rows}", f"--output={cut}")[0] == 0
+    assert cut.read_bytes() == whole.read_bytes()
+
+
+def test_F12_a_disk_that_is_full_under_standard_output(say, workdir, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        code, _, error = say("the dog")
+        monkeypatch.undo()
+    assert code == 5, error
+    assert "error[storage] standard output: found no space left on device" in error
 
 
 def test_an_encoder_has_nothing_to_say(say, tmp_path_factory):

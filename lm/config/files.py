@@ -1,8 +1,7 @@
-"""What a run is asked for: a config file, its argument and the overrides.
+"""Config files: found, run, described; the argument after the colon is parsed here.
 
-A config file holds `get_config(arg) -> ml_collections.ConfigDict`. Its fields are set
-on the command line as `--config.optim.lr=1e-4` or `--config.optim.lr 1e-4`, those of
-the items of a list by number: `--config.data.sources.0.files=my.txt`.
+A config file defines `get_config(arg) -> ml_collections.ConfigDict`. It is named as
+`FILE[:ARG]`. How the command line overrides its fields: `lm/config/overrides.py`.
 """
 
 import ast
@@ -12,7 +11,6 @@ import runpy
 import sysconfig
 import textwrap
 import traceback
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +23,11 @@ SHARE = "share/lm"  # below the data folder of the Python that lm is installed i
 
 
 def read_file(file_arg: str) -> dict[str, Any]:
-    """What `get_config` of `FILE[:ARG]` returns, as plain dicts and lists."""
+    """Runs `get_config` of `FILE[:ARG]`; returns plain dicts and lists.
+
+    Raises:
+      ConfigError: there is no such file, or it fails; names its line.
+    """
     name, _, arg = file_arg.partition(":")
     path = find_file(name)
     if not path.is_file() or path.suffix != ".py":
@@ -55,24 +57,28 @@ def read_file(file_arg: str) -> dict[str, Any]:
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
-        raise own_line(error, path, "a config file that runs") from error
+        raise user_error(error, path, "a config file that runs") from error
     if not isinstance(tree, dict):
         raise ConfigError(name, shown(tree), "a ConfigDict from get_config")
     return tree
 
 
 def config_folders() -> list[Path]:
-    """The folders that a name `configs/...` is looked for in, the nearest first.
+    """Lists the folders in which `configs/...` is looked up, the nearest first.
 
-    That of the current folder, of the checkout that `lm` is imported from, and the one
-    that an installed package brings.
+    They are that of the current folder, that of the checkout from which `lm` is
+    imported, and that of an installed package; those that do not exist are left out.
     """
     roots = (Path(), Path(__file__).parents[2], Path(sysconfig.get_path("data"), SHARE))
     return [root / "configs" for root in roots if (root / "configs").is_dir()]
 
 
 def find_file(name: str) -> Path:
-    """The config file of a name: that path, or else one of `config_folders`."""
+    """Finds a config file: at that path, or else in one of `config_folders`.
+
+    Returns:
+      The path as it was given where no file is found.
+    """
     path = Path(name)
     if not path.exists() and path.parts[:1] == ("configs",):
         found = (folder.joinpath(*path.parts[1:]) for folder in config_folders())
@@ -81,7 +87,7 @@ def find_file(name: str) -> Path:
 
 
 def _first_line(file: Path) -> str:
-    """The first line of a file's docstring; nothing where it cannot be read."""
+    """Reads the first line of a file's docstring; "" where it cannot be read."""
     try:
         text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
     except (OSError, SyntaxError, ValueError):
@@ -90,7 +96,7 @@ def _first_line(file: Path) -> str:
 
 
 def describe_files() -> str:
-    """Names each config file there is, with the first line of its docstring."""
+    """Lists all config files, each with the first line of its docstring."""
     files: dict[str, Path] = {}
     for folder in config_folders():
         for file in sorted(folder.glob("*.py")):
@@ -110,8 +116,8 @@ def describe_files() -> str:
     return "\n".join(["configs:", *texts])
 
 
-def own_line(error: BaseException, path: Path, expected: str) -> ConfigError:
-    """Makes the error for a file of the user's that fails, at its line in that file."""
+def user_error(error: BaseException, path: Path, expected: str) -> ConfigError:
+    """Makes the error for a user's file that fails; names the line of that file."""
     lines = [
         (frame.lineno, frame.line)
         for frame in traceback.extract_tb(error.__traceback__)
@@ -129,7 +135,14 @@ def own_line(error: BaseException, path: Path, expected: str) -> ConfigError:
 
 
 def plain(value: Any, where: str, depth: int = 0) -> Any:
-    """Any mapping as a dict, and any list or tuple as a list, all the way down."""
+    """Copies a tree: every mapping becomes a dict, every list or tuple a list.
+
+    Args:
+      where: what the tree is, for the error.
+
+    Raises:
+      ConfigError: it has more than 32 levels, as one that contains itself.
+    """
     if depth > 32:
         raise ConfigError(where, "more than 32 levels", "a config that ends")
     if isinstance(value, list | tuple):
@@ -139,72 +152,15 @@ def plain(value: Any, where: str, depth: int = 0) -> Any:
     return value
 
 
-def override(tree: dict[str, Any], given: list[str] | Mapping[str, Any]) -> None:
-    """Sets fields in the tree; later ones win.
+def parse_arg(arg: str, **defaults: Any) -> SimpleNamespace:
+    """Parses the argument of a config, `--config=FILE:ARG`.
+
+    ARG is a list of words and assignments: "quick", "task=mnli,quick".
 
     Args:
-      given: flags, `--config.<field>=<value>`, or values by dotted path.
-
-    Raises:
-      ConfigError: a flag that is no `--config.<field>=<value>`, or has no place.
-    """
-    if isinstance(given, Mapping):
-        for path, value in given.items():
-            _set(tree, path, plain(value, path))
-    else:
-        for path, text in _pairs(given):
-            _set(tree, path, Text(text))
-
-
-def _pairs(overrides: list[str]) -> Iterator[tuple[str, str]]:
-    """The (path, text) of each `--config.path=text` or `--config.path text`."""
-    rest = iter(overrides)
-    for flag in rest:
-        if not flag.startswith("--config."):
-            raise ConfigError(
-                flag,
-                "an unknown flag",
-                "--config.<field>=<value> or a flag of the command",
-            )
-        path, equals, value = flag.removeprefix("--config.").partition("=")
-        text = value if equals else next(rest, None)
-        if text is None or (not equals and text.startswith("--")):
-            raise ConfigError(flag, "no value", f"--config.{path}=<value>")
-        if not re.fullmatch(r"[^.\[\]\s]+(\.[^.\[\]\s]+)*", path):
-            raise ConfigError(
-                flag, shown(path), "names joined by dots, such as data.sources.0.files"
-            )
-        yield path, text
-
-
-def _set(tree: Any, path: str, value: Any) -> None:
-    keys = path.split(".")
-    key: str | int
-    for i, key in enumerate(keys):
-        where = ".".join(keys[:i])
-        if isinstance(tree, list):
-            if not re.fullmatch("[0-9]{1,6}", key) or int(key) >= len(tree):
-                span = f"an item from 0 to {len(tree) - 1}"
-                raise ConfigError(where, f"item {key}", span)
-            key = int(key)
-        elif not isinstance(tree, dict):
-            raise ConfigError(path, f"a field within {where}", f"a value for {where}")
-        if i == len(keys) - 1:
-            tree[key] = value
-            return
-        if isinstance(tree, dict) and tree.get(key) is None:
-            tree[key] = {}
-        if isinstance(tree[key], Text):
-            tree[key] = plain(schema.literal(tree[key]), path)
-        tree = tree[key]
-
-
-def parse_arg(arg: str, **defaults: Any) -> SimpleNamespace:
-    """The argument of a config, `--config=FILE:ARG`, in the types of the defaults.
-
-    ARG is a list of words and assignments: "quick", "task=mnli,quick". A default of
-    False is a word that may be given; a number or text is assigned; a tuple of text
-    lists the choices, the first being the default.
+      defaults: each name with its default. False: the name alone sets it; a number or
+        text: it is assigned, in the type of the default; a tuple of texts: one of
+        these is assigned, and the first is the default.
 
     Raises:
       ConfigError: an unknown name (the known ones are listed), or a wrong value.
@@ -238,7 +194,10 @@ def parse_arg(arg: str, **defaults: Any) -> SimpleNamespace:
 
 
 def default_workdir(file_arg: str) -> Path:
-    """`runs/<file stem>[-<arg>]`, with all but letters, digits, `_` and `.` as "-"."""
+    """Names the workdir of a config: `runs/<file stem>[-<arg>]`.
+
+    Characters of the argument other than letters, digits, `_` and `.` become "-".
+    """
     name, _, arg = file_arg.partition(":")
     arg = re.sub(r"[^\w.]+", "-", arg).strip("-.")
     return Path("runs") / (Path(name).stem + (f"-{arg}" if arg else ""))

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from lm.config import jobs, schema
+from lm.config import classes, jobs, schema
 from lm.config import resolve as configs
 from lm.config.resolve import Config
 from lm.errors import ConfigError, Rule, require
@@ -52,7 +52,7 @@ def build_class(
     Raises:
       ConfigError: the class lacks a method that every one of its kind has.
     """
-    choice = configs.CHOICE[kind]
+    choice = classes.CHOICE[kind]
     cls = configs.load_class(kind, section[choice])
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     if missing:

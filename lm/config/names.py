@@ -1,13 +1,13 @@
-"""Finds what a config names: files, modules and functions, read and never imported.
+"""Finds the files, modules and functions that a config names, without importing them.
 
-A name without a dot is a file of a room of `lm`. A dotted name is a module of the
+A name without a dot is a file of a folder of `lm`. A dotted name is a module of the
 user's own and is found by Python's own rule: in the current folder, on PYTHONPATH, or
 installed. Modules of `lm` come from `lm` alone, whatever the current folder holds.
 
-A dotted name is code that runs. So it counts where the user wrote it, in a config file
-or on the command line, and not where a `config.json` of a workdir holds it, which may
-be somebody else's: `Foreign` marks it there, and `check_trusted` refuses it unless
-`--allow-code` names it.
+A dotted name leads to code that runs. It is trusted where the user wrote it, in a
+config file or on the command line, but not where the `config.json` of a workdir holds
+it, since that may be somebody else's. `Untrusted` marks it there, and `check_trusted`
+refuses it unless `--allow-code` names it.
 """
 
 import ast
@@ -28,12 +28,12 @@ CODE_KEYS = ("name", "evaluator", "job")  # the keys of a config that name modul
 _allowed: frozenset[str] = frozenset()
 
 
-class Foreign(str):
-    """A dotted name that a file says, such as the config.json of a workdir."""
+class Untrusted(str):
+    """A dotted name that the config.json of a workdir holds, not the user's config."""
 
 
 def is_dotted(name: Any) -> bool:
-    """Whether a name could be that of a module within a package."""
+    """Returns whether a name could be that of a module within a package."""
     return (
         isinstance(name, str)
         and "." in name
@@ -42,7 +42,7 @@ def is_dotted(name: Any) -> bool:
 
 
 def allow_code(names: str) -> None:
-    """Sets which dotted names of files may run in this process: "a.b,c.d".
+    """Sets which untrusted names may run in this process: "a.b,c.d".
 
     Raises:
       ConfigError: one of them is no dotted name of a module.
@@ -57,35 +57,31 @@ def allow_code(names: str) -> None:
     _allowed = frozenset(given)
 
 
-def mark_foreign(value: Any, root: Path) -> Any:
-    """Marks each dotted name in the tree of a file, but modules of `lm`."""
+def mark_untrusted(value: Any, root: Path) -> Any:
+    """Copies the tree of a config.json, and marks its dotted names outside of `lm`."""
     if isinstance(value, list):
-        return [mark_foreign(item, root) for item in value]
+        return [mark_untrusted(item, root) for item in value]
     if not isinstance(value, dict):
         return value
-    out = {key: mark_foreign(item, root) for key, item in value.items()}
+    out = {key: mark_untrusted(item, root) for key, item in value.items()}
     for key in CODE_KEYS:
         name = out.get(key)
-        if (
-            isinstance(name, str)
-            and is_dotted(name)
-            and not name.startswith(f"{root.name}.")
-        ):
-            out[key] = Foreign(name)
+        if is_dotted(name) and not str(name).startswith(f"{root.name}."):
+            out[key] = Untrusted(name)
     return out
 
 
 def check_trusted(name: Any, where: str) -> None:
-    """Refuses code that a file names and the user does not.
+    """Refuses an untrusted name that `allow_code` does not allow.
 
     Raises:
-      ConfigError: says which flag would allow it.
+      ConfigError: names the flag that would allow it.
     """
-    if isinstance(name, Foreign) and name not in _allowed:
+    if isinstance(name, Untrusted) and name not in _allowed:
         raise ConfigError(
             where,
             f"{str(name)!r}, code that the run's own config.json names",
-            "a module of lm: what a workdir names is not run unasked",
+            "a module of lm: code that a workdir names does not run unasked",
             f"read that code, then add --allow-code={name} if you trust it.",
         )
 
@@ -116,30 +112,30 @@ def _find(parts: list[str], root: Path) -> ModuleSpec | None:
         return None
     importlib.invalidate_caches()
     spec = PathFinder.find_spec(parts[0], _path(root))
-    for finder in sys.meta_path:  # of packages that are installed to be edited
+    for finder in sys.meta_path:  # Editable installations bring finders of their own.
         if spec is None and finder is not PathFinder and hasattr(finder, "find_spec"):
             spec = finder.find_spec(parts[0], None)
     for part in parts[1:]:
         if spec is None or spec.submodule_search_locations is None:
             return None
-        # By its last part: the full name would ask for its parent, imported.
+        # The full name would make the finder import the parent package.
         spec = PathFinder.find_spec(part, [*spec.submodule_search_locations])
     return spec
 
 
 def _path(root: Path) -> list[str]:
-    """Python's path, and at its end the current folder and the one that holds lm.
+    """Lists sys.path, then the current folder and the one that holds lm.
 
-    A console script has neither on its path.
+    Python puts neither on the path of a console script.
     """
     return list(dict.fromkeys([*sys.path, str(Path.cwd()), str(root.parent)]))
 
 
 def import_module(dotted: str, root: Path) -> ModuleType:
-    """Imports what `find_module` finds.
+    """Imports the module that `find_module` finds.
 
     Raises:
-      ConfigError: the module is the user's own, and fails; names its line.
+      ConfigError: a module of the user's own fails; names its line.
     """
     if dotted.startswith(f"{root.name}."):
         return importlib.import_module(dotted)
@@ -147,19 +143,19 @@ def import_module(dotted: str, root: Path) -> ModuleType:
     try:
         return importlib.import_module(dotted)
     except (Exception, SystemExit) as error:
-        from lm.config.files import own_line
+        from lm.config.files import user_error
 
         file = find_module(dotted, root)
-        raise own_line(
+        raise user_error(
             error, file or Path(dotted), "a module that can be imported"
         ) from error
 
 
 def no_module(where: str, dotted: str, known: Iterable[str], root: Path) -> ConfigError:
-    """Makes the error for a dotted name that leads nowhere; says where it looked.
+    """Makes the error for a dotted name of no module; lists where it was looked up.
 
     Args:
-      known: the names without a dot that would do.
+      known: the names without a dot that exist.
     """
     parts = dotted.split(".")
     if parts[0] == root.name:
@@ -181,11 +177,11 @@ def no_module(where: str, dotted: str, known: Iterable[str], root: Path) -> Conf
     )
 
 
-# ── Names that a room or a module lists by itself ───────────────────────────────────
+# ── Lists of names that are made from the source ────────────────────────────────────
 
 
 def modules(folder: Path, name: str) -> list[str]:
-    """Lists the files of a folder that define a class or a value, `base` aside."""
+    """Lists the files of a folder that define a class or value; `base` aside."""
     pattern = re.compile(rf"^(class )?{name}\b", re.MULTILINE)
     return sorted(
         file.stem
@@ -195,12 +191,12 @@ def modules(folder: Path, name: str) -> list[str]:
 
 
 def words(place: str, root: Path) -> tuple[str, ...]:
-    """Lists the words that a module or a room offers.
+    """Lists the values of an option that are names of functions or files.
 
     Args:
-      place: "training.schedules:*" for the public functions of a module, in the order
-        in which they stand there; "ops.attention.*:LIMITS" for the files of a folder
-        that define LIMITS, in alphabetical order.
+      place: "training.schedules:*" for the public functions of a module, in source
+        order; "ops.attention.*:LIMITS" for the files of a folder that define LIMITS,
+        in alphabetical order.
       root: the folder of the package `lm`.
 
     Raises:
@@ -221,7 +217,7 @@ def words(place: str, root: Path) -> tuple[str, ...]:
 
 @cache
 def _defined(file: Path, values: bool = False) -> tuple[str, ...]:
-    """The functions of a file; with `values` its classes and variables too."""
+    """Lists the functions of a file; with `values` its classes and variables too."""
     names = []
     for node in ast.parse(file.read_text(encoding="utf-8"), str(file)).body:
         if isinstance(

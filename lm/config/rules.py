@@ -1,10 +1,10 @@
-"""The rules between fields of a config that no model, objective or evaluator owns.
+"""Checks the rules between fields of a config that need no class.
 
-Theirs are asked for in the second stage of the check: `lm/config/match.py`.
+Models, objectives and evaluators have rules of their own, which are checked in the
+second stage: `lm/config/match.py`.
 """
 
 import ast
-import difflib
 import functools
 import importlib.util
 import itertools
@@ -13,14 +13,17 @@ from fractions import Fraction
 from pathlib import Path
 
 from lm.config import durations
+from lm.config.schema import near
 from lm.errors import Rule, require
 
 
 def check_rules(config: Mapping, examples_per_epoch: int | None = None) -> None:
-    """Checks what no field shows alone; again when the size of the data is known.
+    """Checks the rules between fields; again when the size of the data is known.
 
-    Durations in epochs, and what depends on them, pass as long as
-    `examples_per_epoch` is None.
+    Args:
+      config: resolved.
+      examples_per_epoch: None where it is not known yet; then durations in epochs, and
+        what depends on them, are not checked.
 
     Raises:
       ConfigError: the first rule that does not hold.
@@ -37,10 +40,11 @@ def check_rules(config: Mapping, examples_per_epoch: int | None = None) -> None:
 
 
 def _time_rules(c: Mapping, examples_per_epoch: int | None) -> Iterator[Rule]:
+    """Yields the rules of durations; `to_steps` raises for one that is no number."""
     total: int | None = None
 
     def steps(where: str, duration: int | str, least: int = 1) -> int | None:
-        """None as long as it depends on what is unknown; refuses one below `least`."""
+        """Converts to steps; None where that needs a total that is not known yet."""
         number, unit = _parsed(duration)
         unknown = {"epochs": examples_per_epoch, "percent": total}
         if number and unknown.get(unit, 0) is None:
@@ -83,6 +87,7 @@ def _parsed(duration: int | str) -> tuple[Fraction, str]:
 
 
 def _batch_rules(c: Mapping) -> Iterator[Rule]:
+    """Yields whether a batch can be cut into micro-batches."""
     yield Rule(
         c["batch_size"] % c["grad_accum"] == 0,
         "batch_size",
@@ -93,24 +98,24 @@ def _batch_rules(c: Mapping) -> Iterator[Rule]:
 
 
 def _metric_rules(c: Mapping) -> Iterator[Rule]:
-    """Yields whether the metrics that the run follows are of evaluations it has."""
+    """Yields whether `checkpoint.best` and `stop.metric` name an evaluation."""
     for section, field in (("checkpoint", "best"), ("stop", "metric")):
         metric = c[section].get(field)
         if metric is None:
             continue
         name, _, rest = metric.partition("/")
         names = ", ".join(f"{each}/<metric>" for each in c["evals"])
-        near = difflib.get_close_matches(name, c["evals"], n=1)
+        guess = near(name, c["evals"])
         fix = None
-        if name not in c["evals"] and near:
-            fix = f"did you mean {near[0]}/{rest or '<metric>'}?"
+        if name not in c["evals"] and guess:
+            fix = f"did you mean {guess}/{rest or '<metric>'}?"
         holds = name in c["evals"] and rest != ""
         expected = f"a metric of an evaluation ({names or 'none: add evals'})"
         yield Rule(holds, f"{section}.{field}", repr(metric), expected, fix)
 
 
 def _holdout_rules(c: Mapping) -> Iterator[Rule]:
-    """What is held out for an evaluation is not trained on."""
+    """Yields whether records held out for an evaluation are kept from training."""
 
     def content(source: Mapping) -> dict:
         shares = ("weight", "part", "holdout")
@@ -133,10 +138,10 @@ def _holdout_rules(c: Mapping) -> Iterator[Rule]:
 
 
 def _optimiser_rules(c: Mapping) -> Iterator[Rule]:
-    """A name that optax does not even mention; the rest `lm.training.optim` tells."""
+    """Yields whether optax mentions the optimiser; `lm.training.optim` checks more."""
     name, known = c["optim"].get("name"), _optax_names()
-    close = difflib.get_close_matches(str(name), known, n=1)
-    fix = f"did you mean {close[0]}?" if close else None
+    guess = near(str(name), known)
+    fix = f"did you mean {guess}?" if guess else None
     holds = name in known or not known or not c["optim"]
     expected = "an optimiser of optax, such as adamw"
     yield Rule(holds, "optim.name", repr(name), expected, fix)
@@ -144,7 +149,7 @@ def _optimiser_rules(c: Mapping) -> Iterator[Rule]:
 
 @functools.cache
 def _optax_names() -> frozenset[str]:
-    """All names of optax and optax.contrib, read and not imported: that loads jax."""
+    """Lists the names of optax and optax.contrib, whose import would load jax."""
     found = importlib.util.find_spec("optax")
     names: set[str] = set()
     for place in found.submodule_search_locations or () if found else ():

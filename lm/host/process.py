@@ -1,4 +1,4 @@
-"""How a process starts and stops: platform, exit codes, signals, other processes.
+"""Starts and stops a process: platform, exit codes, signals, other processes.
 
 Environment, all optional:
 
@@ -28,6 +28,7 @@ from typing import Any, Protocol, TypeVar
 
 from lm.errors import ConfigError, PeerError, Refusal, StorageError, escape
 from lm.host import environ as environ_numbers
+from lm.host import storage
 
 PREEMPTED, INTERRUPTED, UNREAD = 75, 130, 141
 # Limits of the process: what jax and its threads need at least, and what suits them.
@@ -43,46 +44,51 @@ class Command(Protocol):
 
 
 class Terminated(BaseException):
-    """SIGTERM outside the training loop; not an Exception, so that nothing eats it."""
+    """SIGTERM outside of the training loop; no `except Exception` catches it."""
 
 
 def run_main(run: Callable[[], int | None], *, debug: bool = False) -> int:
-    """Runs a command and turns whatever ends it into an exit code and a line.
+    """Runs a command; turns an exception into one line on stderr and an exit code.
 
     0 done, 1 a bug of ours, 2 flag or config, 3 data, 4 checkpoint, 5 storage or
     memory, 6 numerical, 7 workdir in use, 8 peer, 75 SIGTERM, 130 Ctrl-C,
-    141 nobody reads the output any more.
+    141 the reader of the output has gone.
+
+    One process of several that fails ends at once, without Python's normal exit, in
+    which jax would wait for the other processes.
 
     Args:
       run: the command; returns its exit code, None for 0.
-      debug: shows the traceback of a refusal too.
-
-    A process that fails alone among several ends here and at once: the end of a normal
-    one waits for the others.
+      debug: prints the traceback of a refusal too.
     """
     try:
-        with _terminable():
+        with _interruptible_waits():
             return run() or 0
     except KeyboardInterrupt:
-        _say("stopped by Ctrl-C; the same command again continues")
-        return _end(INTERRUPTED)
+        _report("stopped by Ctrl-C; the same command again continues")
+        return _exit(INTERRUPTED)
     except Terminated:
-        _say("stopped by SIGTERM; the same command again continues")
-        return _end(PREEMPTED)
-    except BrokenPipeError:
-        # Whoever read the output, `head` say, has read enough; nothing more is shown.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _end(UNREAD)
+        _report("stopped by SIGTERM; the same command again continues")
+        return _exit(PREEMPTED)
+    except BrokenPipeError:  # The reader, such as `head`, has read enough.
+        _drop_output()
+        return _exit(UNREAD)
     except Exception as error:
-        refusal = error if isinstance(error, Refusal) else _out_of_memory(error)
+        refusal = error if isinstance(error, Refusal) else _exhausted(error)
         if refusal is None or debug:
             traceback.print_exc()
         if refusal is None:
-            _say(f"error[bug] {type(error).__name__}: an error that was not foreseen")
-            return _end(1)
-        _say(refusal.line())
-        return _end(refusal.exit_code)
+            kind = type(error).__name__
+            _report(f"error[bug] {kind}: an error that was not foreseen")
+            return _exit(1)
+        _report(refusal.line())
+        return _exit(refusal.exit_code)
+
+
+def _drop_output() -> None:
+    """Sends standard output to nowhere, so that the flush at the exit cannot fail."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def command(run: Callable[[list[str]], int | None]) -> Command:
@@ -100,13 +106,13 @@ def command(run: Callable[[list[str]], int | None]) -> Command:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Makes SIGTERM raise, and lets a signal be heard also while the process waits.
+def _interruptible_waits() -> Iterator[None]:
+    """Makes SIGTERM raise, and handles signals also while the main thread waits.
 
-    Python calls a handler between two steps of the main thread. A signal that comes
-    just before that thread begins to wait, or that the system gives to another thread,
-    is not heard until the wait is over, which may be never. So each signal is followed
-    by SIGURG, which breaks the wait off and does nothing else.
+    Python calls a handler between two instructions of the main thread. If a signal
+    comes just before that thread begins to wait, or if the system delivers it to
+    another thread, the handler is called only after the wait, which may never end. So
+    each signal is followed by SIGURG, which interrupts the wait and does nothing else.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -115,32 +121,33 @@ def _terminable() -> Iterator[None]:
     def terminate(*_: Any) -> None:
         raise Terminated
 
-    heard, come = os.pipe()
-    os.set_blocking(come, False)
+    reader, writer = os.pipe()  # Python writes the number of each signal.
+    os.set_blocking(writer, False)
     main, over = threading.get_ident(), threading.Event()
 
     def follow() -> None:
-        while number := os.read(heard, 1):
+        while number := os.read(reader, 1):
             for seconds in (0.1, 0.4, 1.5) if number[0] != signal.SIGURG else ():
                 if not over.wait(seconds):
                     signal.pthread_kill(main, signal.SIGURG)
-        os.close(heard)
+        os.close(reader)
 
     handlers = {signal.SIGTERM: terminate, signal.SIGURG: lambda *_: None}
     before = {number: signal.signal(number, act) for number, act in handlers.items()}
-    fd = signal.set_wakeup_fd(come, warn_on_full_buffer=False)
+    fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=follow, daemon=True, name="signals").start()
     try:
         yield
     finally:
         over.set()
         signal.set_wakeup_fd(fd)
-        os.close(come)
+        os.close(writer)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _end(code: int) -> int:
+def _exit(code: int) -> int:
+    """Returns the code; one process of several ends with it at once."""
     jax = sys.modules.get("jax")
     if jax is not None and jax.distributed.is_initialized():
         sys.stdout.flush()
@@ -148,13 +155,24 @@ def _end(code: int) -> int:
     return code
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
+    """Prints a line on stderr, with control characters escaped."""
     print(escape(" ".join(line.split())), file=sys.stderr, flush=True)
 
 
-def _out_of_memory(error: Exception) -> StorageError | None:
-    """The refusal for memory that ran out on the host or on a device, else None."""
-    # Known by name: jax need not be imported, and the class has moved before.
+def _exhausted(error: Exception) -> StorageError | None:
+    """Makes the refusal for a full disk, or for memory or open files that ran out.
+
+    Returns:
+      None for any other error.
+    """
+    if isinstance(error, OSError) and error.errno in storage.FULL:
+        if error.filename is not None:
+            return storage.refusal(error, Path(os.fsdecode(error.filename)))
+        _drop_output()
+        found = (error.strerror or str(error)).lower()
+        return StorageError("standard output", found, "room to write")
+    # Compared by name: jax may not be imported, and the class has moved before.
     names = {each.__name__ for each in type(error).__mro__}
     device = names & {"JaxRuntimeError", "XlaRuntimeError"}
     text = str(error)
@@ -178,7 +196,7 @@ def _out_of_memory(error: Exception) -> StorageError | None:
 
 
 class Preemption:
-    """Turns SIGTERM and Ctrl-C into a question that the training loop asks each step.
+    """Remembers SIGTERM and Ctrl-C until the training loop asks, after each step.
 
         with Preemption() as preemption:
             for step in ...:
@@ -187,9 +205,9 @@ class Preemption:
                     ...  # save, wait for the save
                     return preemption.exit_code
 
-    Inside the block no signal interrupts anything, a second one neither: a save always
-    finishes. Of several processes all answer True at the same step, one or two steps
-    after the signal reached any of them.
+    Inside the block neither a first nor a second signal interrupts anything, so a save
+    always finishes. In a run of several processes all of them answer True at the same
+    step, one or two steps after the signal reached any of them.
     """
 
     def __init__(self) -> None:
@@ -202,7 +220,7 @@ class Preemption:
 
         self._shared = jax.distributed.is_initialized()
         if threading.current_thread() is not threading.main_thread():
-            _say("note: not in the main thread, so SIGTERM and Ctrl-C do not save")
+            _report("note: not in the main thread, so SIGTERM and Ctrl-C do not save")
             return self
         self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._note)
         if not self._shared:  # There the service of jax has its own handler.
@@ -214,7 +232,7 @@ class Preemption:
             signal.signal(number, handler)
 
     def requested(self, step: int) -> bool:
-        """Whether to save and end after `step`; each process asks at every step."""
+        """Returns whether to save and end after `step`; all processes ask each step."""
         if not self._shared:
             return bool(self._seen)
         from jax.experimental import multihost_utils
@@ -222,9 +240,10 @@ class Preemption:
         return multihost_utils.reached_preemption_sync_point(step)
 
     def wait(self, act: Callable[[], T]) -> T | None:
-        """`act()`, a wait that a signal breaks off: then None, and the loop is to end.
+        """Returns `act()`, which waits; None where a signal interrupts the wait.
 
-        Not with several processes, which go on until all of them know of the signal.
+        With several processes nothing is interrupted: they go on until all of them know
+        of the signal.
         """
         self._waiting = not self._shared
         try:
@@ -236,14 +255,15 @@ class Preemption:
 
     @property
     def exit_code(self) -> int:
+        """Returns the code of the signal that was seen: 130 for Ctrl-C, else 75."""
         return INTERRUPTED if signal.SIGINT in self._seen else PREEMPTED
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if not self._seen:
-            # Not print: the signal may have come in the middle of one.
+            # A print here could fall into the middle of another.
             os.write(2, b"\nstopping: this step ends and is saved first\n")
         self._seen.add(number)
-        if self._shared:  # Tell the service, which tells the other processes.
+        if self._shared:  # jax's service passes SIGTERM on to the other processes.
             os.kill(os.getpid(), signal.SIGTERM)
         if self._waiting:
             self._waiting = False
@@ -251,10 +271,10 @@ class Preemption:
 
 
 def platform_setup(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Starts jax: compilation cache, other processes, devices. Comes before any array.
+    """Starts jax: compilation cache, other processes, devices. Call before any array.
 
     Returns:
-      Lines worth a note in the log of the run.
+      Lines for the log of the run.
 
     Raises:
       ConfigError: a variable of the environment is wrong, or JAX_PLATFORMS names a
@@ -279,9 +299,9 @@ def platform_setup(environ: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def check_limits() -> None:
-    """Raises the limit of open files as far as it may go; refuses limits that kill.
+    """Raises the limit of open files as far as it may go; refuses too low limits.
 
-    Native code aborts the process where it has no file, thread or memory left.
+    Native code would abort the process when it has no file, thread or memory left.
 
     Raises:
       StorageError: names the limit and what a run needs.
@@ -308,13 +328,14 @@ def check_limits() -> None:
 
 
 def is_primary() -> bool:
-    """Whether this is the process that writes what all of them share."""
+    """Returns whether this process writes the files that all processes share."""
     import jax
 
     return jax.process_index() == 0
 
 
 def _compile_cache(environ: Mapping[str, str]) -> list[str]:
+    """Sets jax's compilation cache to a private directory; returns warnings."""
     import jax
 
     choice = environ.get("LM_COMPILE_CACHE", "")
@@ -336,14 +357,14 @@ def _compile_cache(environ: Mapping[str, str]) -> list[str]:
             fix = f"chmod 700 {root}, or LM_COMPILE_CACHE=off"
             raise StorageError(f"LM_COMPILE_CACHE={root}", found, expected, fix)
         return [f"warning: no compilation cache: {root}: {found}, not {expected}"]
-    # A program compiled for one CPU may crash another that shares the home directory.
+    # A program that was compiled for one CPU may crash on another with the same home.
     jax.config.update("jax_compilation_cache_dir", str(root / _cpu()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     return []
 
 
 def _cpu() -> str:
-    """A name for this kind of CPU, such as "x86_64-1f3870be"."""
+    """Names this kind of CPU, such as "x86_64-1f3870be"."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -355,7 +376,7 @@ def _cpu() -> str:
 
 
 def _cluster(environ: Mapping[str, str]) -> dict[str, Any] | None:
-    """The arguments of jax.distributed.initialize, or None for a process alone."""
+    """Makes the arguments of jax.distributed.initialize; None for a single process."""
     several = (
         environ_numbers.whole("SLURM_STEP_NUM_TASKS", 1, 0, 2**24, environ) > 1
         or "," in environ.get("TPU_WORKER_HOSTNAMES", "")
@@ -386,14 +407,14 @@ def _cluster(environ: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 def _join(cluster: dict[str, Any], seconds: int) -> None:
-    """Meets the other processes of the run, or refuses after `seconds`."""
+    """Waits for the other processes of the run; refuses after `seconds`."""
     import jax
 
     failure: list[Exception] = []
 
     def initialize() -> None:
         try:
-            # jax would abort the process at its own limit: ours comes first.
+            # jax aborts the process at its own limit, so that must be the later one.
             limit = seconds + 60
             jax.distributed.initialize(
                 **cluster, initialization_timeout=limit, shutdown_timeout_seconds=60
@@ -401,7 +422,7 @@ def _join(cluster: dict[str, Any], seconds: int) -> None:
         except Exception as error:
             failure.append(error)
 
-    # In a thread, since the call hears no signal and, failing, ends the process.
+    # The call handles no signal, and ends the process when it fails in this thread.
     thread = threading.Thread(target=initialize, daemon=True)
     thread.start()
     thread.join(seconds)

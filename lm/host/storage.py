@@ -59,7 +59,7 @@ def refusal(error: OSError, path: Path, need: int | None = None) -> StorageError
             str(path),
             f"{found.lower()} ({needed}free {shutil.disk_usage(room).free:,} bytes)",
             "room to write",
-            "free some space, or choose another --workdir",
+            "free some space, or write elsewhere (--workdir, --output)",
         )
     return StorageError(
         str(path),

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lm.config.files import default_workdir, override, parse_arg, read_file
+from lm.config.files import default_workdir, parse_arg, read_file
+from lm.config.overrides import set_fields
 from lm.errors import ConfigError
 
 
@@ -74,7 +75,7 @@ def test_broken_files(config_file, text, message):
 def test_overrides_in_both_forms_and_the_last_wins():
     tree = {"optim": {"lr": 1.0}, "sources": [{"name": "text"}], "init": None}
     flags = ["--config.optim.lr=2", "--config.optim.lr", "-3", "--config.a.b=c=d"]
-    override(tree, [*flags, "--config.sources.0.name=csv", "--config.init.source=x"])
+    set_fields(tree, [*flags, "--config.sources.0.name=csv", "--config.init.source=x"])
     assert tree == {
         "optim": {"lr": "-3"},
         "sources": [{"name": "csv"}],
@@ -85,7 +86,7 @@ def test_overrides_in_both_forms_and_the_last_wins():
 
 def test_override_within_a_section_given_as_text():
     tree = {}
-    override(tree, ["--config.optim={'lr': 1, 'clip': 2}", "--config.optim.lr=3"])
+    set_fields(tree, ["--config.optim={'lr': 1, 'clip': 2}", "--config.optim.lr=3"])
     assert tree == {"optim": {"lr": "3", "clip": 2}}
 
 
@@ -105,7 +106,7 @@ def test_override_within_a_section_given_as_text():
 )
 def test_overrides_without_a_place(flags, message):
     with pytest.raises(ConfigError, match=message):
-        override({"steps": 3, "sources": [{"name": "text"}]}, flags)
+        set_fields({"steps": 3, "sources": [{"name": "text"}]}, flags)
 
 
 def parse(arg):

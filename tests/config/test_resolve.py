@@ -179,6 +179,7 @@ def test_a_required_field(tmp_path):
         (["grad_accum=3"], "batch_size: found 32, expected a multiple of grad_accum=3"),
         (["model.attention.windw=5"], "did you mean model.attention.window?"),
         (["model.attention.window=0"], "model.attention.window: found 0, expected"),
+        (["evals.hedlout.every=5"], r"evaluator: .*did you mean evals\.heldout\?"),
         (["checkpoint.best=heldot/loss"], "'heldot/loss', .*did you mean heldout/loss"),
         (["checkpoint.best=heldout"], "checkpoint.best: found 'heldout'"),
         (["stop.metric=loss"], "stop.metric: found 'loss'"),

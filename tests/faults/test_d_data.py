@@ -73,6 +73,27 @@ def test_D1_a_checkpoint_of_other_data_is_refused_by_the_part(part):
     assert caught.value.exit_code == 4
 
 
+def test_F5_an_evaluation_edited_between_kill_and_resume_is_refused(server, tmp_path):
+    """The file of an evaluation is part of the data of a checkpoint."""
+    file, run = tmp_path / "heldout.txt", tmp_path / "run"
+    text = "\n\n".join(document["text"] for document in tiny.documents(12, seed=1))
+    file.write_text(text)
+    source = {"name": "text", "files": str(file)}
+    flags = [f"--config.evals.heldout.data.sources={[source]}"]
+    assert server.run(run, *flags, LM_CRASHPOINT="step:6").code == -9
+    before = tiny.raw_rows(run)
+    file.write_text(text.replace("the", "cat"))
+    refused = server.run(run, *flags)
+    assert refused.code == 4, refused.text()
+    line = refused.error()
+    assert line.startswith("error[checkpoint] data fingerprint: evals.heldout: ")
+    assert tiny.raw_rows(run) == before
+    file.write_text(text)
+    done = server.run(run, *flags)
+    assert done.code == 0, done.text()
+    assert [row["step"] for row in tiny.rows(run)] == [*range(1, 9)]
+
+
 @pytest.mark.slow
 def test_D2_killed_in_later_epochs_with_packing_and_mixing(server, tmp_path):
     flags = {"config": "tests/faults/config.py:mixed"}

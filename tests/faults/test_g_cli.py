@@ -20,6 +20,7 @@ WRONG = [
     ("--config.model.lr=1e-3", "optim.lr"),
     ("--config.model.num_layers=two", "model.num_layers"),
     ("--config.steps=[1]", "steps"),
+    ("--config.evals.hedlout.every=5", "did you mean evals.heldout?"),
     ("--wrkdir=x", "--wrkdir"),
 ]
 OUTSIDE = [
