@@ -146,7 +146,7 @@ class Run:
 
         from lm import run
         from lm.decoding import loop
-        from lm.decoding.speaker import Speaker, with_max_length
+        from lm.decoding.text import TextGenerator, with_max_length
         from lm.hf import generation
 
         if isinstance(texts, str):
@@ -161,20 +161,20 @@ class Run:
         with jax.set_mesh(self._program.mesh):
             if not hasattr(self, "_decoder"):
                 empty = run.make_decoder(self._corpus, self._program)
-                self._decoder = loop.holding(empty, self._params)
+                self._decoder = loop.with_params(empty, self._params)
             objective, codec = self._corpus.objective, self._corpus.codec
             prompts = [objective.prompt(codec, text) for text in texts]
             model, limit = self._decoder.model, defaults.max_length
             chosen = with_max_length(chosen, model, prompts, limit)
             stops = tuple(stop or defaults.stop)
-            speaker = Speaker(self._decoder, chosen, stops, rows)
+            generator = TextGenerator(self._decoder, chosen, stops, rows)
             ids = [
-                speaker.fit(prompt, f"text {n}", truncate=truncate)
+                generator.fit_prompt(prompt, f"text {n}", truncate=truncate)
                 for n, prompt in enumerate(prompts)
             ]
             draws = loop.draws_of(ids)
             batches = (slice(n, n + rows) for n in range(0, len(ids), rows))
-            return [a for b in batches for a in speaker.answers(ids[b], draws[b])]
+            return [a for b in batches for a in generator.answers(ids[b], draws[b])]
 
 
 def open(workdir: str | Path, which: Which = "latest") -> Run:

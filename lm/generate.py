@@ -53,7 +53,7 @@ def run(argv: list[str]) -> int:
 
     from lm import run as runs
     from lm.decoding import loop
-    from lm.decoding.speaker import Speaker, with_max_length
+    from lm.decoding.text import TextGenerator, with_max_length
 
     settings = loop.Settings(**options)
     opened = runs.open_run(
@@ -61,20 +61,21 @@ def run(argv: list[str]) -> int:
     )
     corpus, step = opened.corpus, opened.step
     with opened.on_mesh():
-        decoder = loop.holding(runs.make_decoder(corpus, opened.program), opened.params)
+        decoder = runs.make_decoder(corpus, opened.program)
+        decoder = loop.with_params(decoder, opened.params)
         del opened  # Its weights, where the decoder has copies in another type.
         if flags.chat:
             return converse(decoder, settings, flags, workdir, corpus.objective)
         rows = min(flags.batch_size, len(prompts))
         ids = [corpus.objective.prompt(corpus.codec, prompt.text) for prompt in prompts]
         settings = with_max_length(settings, decoder.model, ids, flags.max_length)
-        speaker = Speaker(decoder, settings, tuple(flags.stop), rows)
+        generator = TextGenerator(decoder, settings, tuple(flags.stop), rows)
         ids = [
-            speaker.fit(row, prompt.where, truncate=flags.truncate)
+            generator.fit_prompt(row, prompt.where, truncate=flags.truncate)
             for row, prompt in zip(ids, prompts)
         ]
         if flags.output is None:
-            show(speaker, ids, flags.stream)
+            show(generator, ids, flags.stream)
         else:
             made = {
                 **dataclasses.asdict(settings),
@@ -83,7 +84,7 @@ def run(argv: list[str]) -> int:
             }
             made |= {"batch_size": flags.batch_size, "truncate": flags.truncate}
             made |= {"weights": "trained"} if flags.weights == "trained" else {}
-            write(speaker, prompts, ids, Path(flags.output), made)
+            write(generator, prompts, ids, Path(flags.output), made)
     return 0
 
 
@@ -227,19 +228,19 @@ def read_utf8(raw: bytes, where: str) -> str:
         raise DataError(where, found, "UTF-8 text") from None
 
 
-def show(speaker: Any, ids: list[list[int]], stream: bool) -> None:
+def show(generator: Any, ids: list[list[int]], stream: bool) -> None:
     """The answers on the terminal, each on lines of its own, with its score if any."""
     from lm.decoding.loop import draws_of
 
     draws = draws_of(ids)
     if stream:
         for prompt, draw in zip(ids, draws):
-            speaker.stream(prompt, draw, say)
+            generator.stream(prompt, draw, say)
             say("\n")
         return
-    for first in range(0, len(ids), speaker.rows):
-        batch = slice(first, first + speaker.rows)
-        for answers in speaker.answers(ids[batch], draws[batch]):
+    for first in range(0, len(ids), generator.rows):
+        batch = slice(first, first + generator.rows)
+        for answers in generator.answers(ids[batch], draws[batch]):
             for text, score in answers:
                 say(f"{text}\n" if score is None else f"{score:.4f}\t{text}\n")
 
@@ -250,7 +251,7 @@ def say(text: str) -> None:
 
 
 def write(
-    speaker: Any,
+    generator: Any,
     prompts: Sequence[Prompt],
     ids: list[list[int]],
     output: Path,
@@ -271,11 +272,11 @@ def write(
         note(f"{output}: {kept} of {len(prompts)} rows are there")
     else:
         storage.write_json(settings_of(output), made)
-    draws, rows = draws_of(ids), speaker.rows
+    draws, rows = draws_of(ids), generator.rows
     file = storage.Appender(output)
     for first in range(kept - kept % rows, len(prompts), rows):
         batch = slice(first, first + rows)
-        found = speaker.answers(ids[batch], draws[batch])
+        found = generator.answers(ids[batch], draws[batch])
         for n, answers in enumerate(found, first):
             said = [
                 {"text": text} | ({} if score is None else {"score": score})
@@ -332,13 +333,13 @@ def converse(
 ) -> int:
     """A dialogue: lines of standard input, and an answer to each."""
     from lm.decoding.loop import draws_of
-    from lm.decoding.speaker import Speaker
+    from lm.decoding.text import TextGenerator
 
     if "encode" in decoder.model.can:
         found = "a model that encodes a source"
         raise ConfigError("--chat", found, "one that continues a text")
     render, stops = form(decoder.codec, workdir, objective)
-    speaker = Speaker(decoder, settings, (*flags.stop, *stops), 1)
+    generator = TextGenerator(decoder, settings, (*flags.stop, *stops), 1)
     context = decoder.model.context
     room = sys.maxsize if context is None else context - settings.max_tokens
     if room < 1:
@@ -361,7 +362,7 @@ def converse(
                 f"more than the context of {context} tokens)"
             )
         del turns[:dropped]
-        answer = speaker.stream(ids, draws_of([ids])[0], say)
+        answer = generator.stream(ids, draws_of([ids])[0], say)
         say("\n")
         turns.append(chat.Turn("assistant", answer.strip()))
     return 0

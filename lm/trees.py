@@ -2,6 +2,12 @@
 
 A leaf is named by its path, "layers/attention/query/kernel": dictionary keys, fields
 of dataclasses and NamedTuples, and positions in sequences, joined by "/".
+
+One name has a meaning: what lies under a key `LAYERS` ("layers"), such as
+"layers/mlp/up/kernel" or "decoder/layers/mlp/up/kernel", is a stack of layers, and
+axis 0 of each leaf has an entry for each of them. A model that scans over its layers
+names them so. The optimiser then treats each layer's part as a parameter of its own,
+errors name the layer, and decoding keeps each layer's part as an array of its own.
 """
 
 import difflib
@@ -10,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lm.errors import ConfigError
@@ -17,7 +24,8 @@ from lm.errors import ConfigError
 Tree = Any
 T = TypeVar("T")
 _REQUIRED = object()
-_STACKED = re.compile(r"((?:.*?/)?layers)/(.+)")
+LAYERS = "layers"
+_STACKED = re.compile(rf"((?:.*?/)?{LAYERS})/(.+)")
 
 
 def path_name(path: Sequence[Any]) -> str:
@@ -63,17 +71,43 @@ def map_with_path(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
 
 
 def layer_stack(path: str) -> str | None:
-    """The stack that a leaf belongs to, or None where it is of no stack.
+    """Returns the stack of layers that a leaf belongs to; None if it is in no stack.
 
-    "layers" for "layers/mlp/up/kernel", "decoder/layers" for the leaves under that.
-    A leaf of a stack carries the layers on its first axis.
+    It is "layers" for "layers/mlp/up/kernel", and "decoder/layers" for the leaves under
+    that.
     """
     found = _STACKED.fullmatch(path)
     return found[1] if found else None
 
 
+def split_layers(tree: Tree) -> Tree:
+    """Replaces each stack of layers by a tuple of trees, one for each layer."""
+    if not isinstance(tree, dict):
+        return tree
+    parts = {k: v if k == LAYERS else split_layers(v) for k, v in tree.items()}
+    if LAYERS in parts:
+        count = len(jax.tree.leaves(parts[LAYERS])[0])
+        parts[LAYERS] = tuple(
+            jax.tree.map(lambda leaf, i=i: leaf[i], parts[LAYERS]) for i in range(count)
+        )
+    return parts
+
+
+def join_layers(tree: Tree) -> Tree:
+    """Undoes `split_layers`."""
+    if not isinstance(tree, dict):
+        return tree
+    parts = {k: v if k == LAYERS else join_layers(v) for k, v in tree.items()}
+    if LAYERS in parts:
+        parts[LAYERS] = jax.tree.map(lambda *each: jnp.stack(each), *parts[LAYERS])
+    return parts
+
+
 def layer_names(path: str, leaf: Any) -> list[str]:
-    """A name per layer for a stacked leaf ("layers/3/mlp/up/kernel"), else its own."""
+    """Returns a name for each layer of a stacked leaf ("layers/3/mlp/up/kernel").
+
+    The name of a leaf in no stack is its path.
+    """
     stack = layer_stack(path)
     if stack is None:
         return [path]

@@ -11,7 +11,7 @@ import pytest
 
 from lm import generate
 from lm.decoding import chat
-from lm.decoding.speaker import sure
+from lm.decoding.text import settled
 from lm.tokenizers.base import TextCodec
 from tests import tiny
 
@@ -264,9 +264,9 @@ def test_truncation(say):
 
 
 def test_what_is_sure():
-    assert sure("caf\ufffd") == "caf"
-    assert sure("a User", ("\nUser:", "User: x")) == "a "
-    assert sure("all of it", ("\nUser:",)) == "all of it"
+    assert settled("caf\ufffd") == "caf"
+    assert settled("a User", ("\nUser:", "User: x")) == "a "
+    assert settled("all of it", ("\nUser:",)) == "all of it"
 
 
 def words(turns):

@@ -25,7 +25,7 @@ ALLOWED = {
     "models": "ops",
     "data": "config host.lock host.storage tokenizers",
     "objectives": "data models ops tokenizers",
-    "decoding": "models.base ops tokenizers",
+    "decoding": "models.base ops tokenizers trees",
     "evaluators": "config data decoding host metrics objectives.base tokenizers",
     "training": "config trees updates",
     "updates": "ops trees",

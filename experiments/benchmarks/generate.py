@@ -46,7 +46,7 @@ def ours(tokens: int) -> tuple[Callable[[int], dict], str]:
     model = config.build(Model, PRESETS["gpt2_small"])
     params = jax.jit(step.make(model, None).init)(jax.random.key(0))
     codec = SimpleNamespace(vocab_size=V, pad_id=None, bos_id=None, eos_id=None)
-    decoder = loop.holding(loop.make_decoder(model, codec), params)
+    decoder = loop.with_params(loop.make_decoder(model, codec), params)
     del params
     settings = loop.Settings(max_tokens=tokens)
 
@@ -54,11 +54,11 @@ def ours(tokens: int) -> tuple[Callable[[int], dict], str]:
         prompts = make_prompts(rows).tolist()
         times = []
 
-        def watch(said: list[list[int]]) -> list[bool]:
-            times.append((len(said[0]), time.perf_counter()))
-            return [False] * len(said)
+        def stopped(generated: list[list[int]]) -> list[bool]:
+            times.append((len(generated[0]), time.perf_counter()))
+            return [False] * len(generated)
 
-        found = loop.answer(decoder, prompts, settings, watch=watch)
+        found = loop.answer(decoder, prompts, settings, should_stop=stopped)
         assert all(len(answer.ids) == tokens for (answer,) in found)
         return {
             "first": pace([t for t in times if t[0] <= max(tokens // 4, 17)]),

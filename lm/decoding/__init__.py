@@ -1,5 +1,5 @@
-"""From a model to text: a cache, a loop over tokens, a search, a dialogue.
+"""Generation: a model with a cache, a loop over tokens, beam search, dialogues.
 
-Models give `make_cache` and `extend`; the command is `lm/generate.py`. Start with
+Models have `make_cache` and `extend`; the command is `lm/generate.py`. Start with
 `loop.py`.
 """

@@ -1,39 +1,48 @@
-"""Dialogues: turns as one prompt, as many as the context holds."""
+"""Dialogues: the newest turns that fit into the context, as one prompt."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from lm.errors import DataError
 
-# Turns, the oldest first, as the tokens after which the model is to answer.
+# Turns, the oldest first -> the tokens after which the model is to answer.
 Render = Callable[[Sequence["Turn"]], list[int]]
 NAMES = {"user": "User", "assistant": "Assistant"}
 STOPS = tuple(f"\n{name}:" for name in NAMES.values())
 
 
 class Turn(NamedTuple):
+    """A turn of a dialogue; the role is a key of NAMES."""
+
     role: str
     content: str
 
 
 def plain(turns: Sequence[Turn]) -> str:
-    """The form for a tokenizer without a chat template; an answer ends at STOPS."""
+    """Writes turns as text, for a tokenizer without a chat template.
+
+    Generation must stop at STOPS, where the next turn would begin.
+    """
     lines = [f"{NAMES[turn.role]}: {turn.content}" for turn in turns]
     return "\n".join([*lines, f"{NAMES['assistant']}:"])
 
 
-def fit(turns: Sequence[Turn], render: Render, room: int) -> tuple[list[int], int]:
-    """The prompt of the newest turns that have room, and how many were left out.
+def fit(turns: Sequence[Turn], render: Render, limit: int) -> tuple[list[int], int]:
+    """Makes a prompt of the newest turns that fit; also returns how many do not.
 
-    The first turn of what is kept is always the user's.
+    The first turn that is kept is always the user's.
+
+    Args:
+      turns: the oldest first, the user's and the assistant's in alternation.
+      limit: the most tokens of the prompt.
 
     Raises:
-      DataError: the last one alone is too long.
+      DataError: the last turn alone is too long.
     """
     for first in range(0, len(turns), 2):
         ids = render(turns[first:])
-        if len(ids) <= room:
+        if len(ids) <= limit:
             return ids, first
     raise DataError(
-        "your last turn", f"{len(ids)} tokens", f"at most {room}", "say it in less"
+        "your last turn", f"{len(ids)} tokens", f"at most {limit}", "say it in less"
     )

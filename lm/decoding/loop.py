@@ -1,12 +1,12 @@
 """Decoding: continues prompts greedily, by sampling or by beam search.
 
-    decoder = holding(make_decoder(model, codec), params)
+    decoder = with_params(make_decoder(model, codec), params)
     [[answer]] = answer(decoder, [codec.encode(text)], Settings(max_tokens=20))
     print(codec.decode(answer.ids))
 
 A prompt is the beginning of a decoder's text, or the source of an encoder-decoder.
-Prompts are padded to a length bucket; each bucket is compiled once, whatever the
-settings that are numbers.
+Prompts are padded to a few lengths (buckets). The program is compiled once for each
+bucket: settings that are numbers are arguments of it, not constants.
 """
 
 import dataclasses
@@ -17,15 +17,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, PyTree, UInt
+from jaxtyping import Bool, Int, PyTree
 
-from lm.decoding import beams
-from lm.decoding.reader import NOTHING, Reader, everywhere, one_token, split
+from lm import trees
+from lm.decoding import beams, sampling
+from lm.decoding.cached import NO_TOKEN, CachedModel
+from lm.decoding.sampling import BLOCK, ArraySettings
 from lm.errors import ConfigError, DataError
 from lm.models.base import Decodes, check_can
-from lm.ops.sampling import choose, penalise
 
 BOUNDS = {
     "max_tokens": "[1, 1048576]",
@@ -39,12 +39,11 @@ BOUNDS = {
     "n_best": "[1, 1024]",
     "length_penalty": "(-inf, inf)",
 }
-BLOCK = 16  # tokens of a dispatch, between which the host looks at what was said
 SMALLEST_BUCKET = 16
 
 Prompt = Sequence[int]
-# Sees what the rows have said so far, and tells which of them are to stop.
-Watch = Callable[[list[list[int]]], Sequence[bool]]
+# The tokens generated so far in each row -> which rows are to stop.
+StopCheck = Callable[[list[list[int]]], Sequence[bool]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Settings:
       repetition_penalty: lowers the logits of tokens that the text already holds; 1 is
         none.
       seed: of the samples, which depend on it and on the prompt, not on other prompts.
-        A prompt that is given again is answered anew.
+        The same prompt given twice gets two independent answers.
       beams: live hypotheses of beam search; 1 is no search.
       n_best: how many answers are wanted, at most as many as beams.
       length_penalty: alpha; the score of a hypothesis is its log-probability divided by
@@ -103,60 +102,27 @@ class Settings:
 
 
 class Answer(NamedTuple):
-    """Ids without the end token, and the score of a search (else None)."""
+    """The ids without the end token, and the score of beam search (else None)."""
 
     ids: list[int]
     score: float | None = None
 
 
-class Numbers(NamedTuple):
-    """The settings that are arrays of the program."""
-
-    temperature: np.float32
-    top_k: np.int32
-    top_p: np.float32
-    min_p: np.float32
-    repetition_penalty: np.float32
-    seed: np.uint32
-
-
-class State(NamedTuple):
-    """A batch of texts that are being continued.
-
-    Attributes:
-      cache: of the model.
-      token: said last, not yet in the cache.
-      position: its place in its text.
-      step: how many tokens were said.
-      ended: rows that are complete.
-      known: which words stand in each row.
-      row: a number for each row, on which its draws depend.
-    """
-
-    cache: PyTree
-    token: Int[Array, "B"]
-    position: Int[Array, "B"]
-    step: Int[Array, ""]
-    ended: Bool[Array, "B"]
-    known: Bool[Array, "B V"]
-    row: UInt[Array, "B"]
-
-
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """A model ready to speak, once it holds parameters.
+    """The compiled functions that generate with a model.
 
     Attributes:
-      model: one that can "extend".
-      params: its parameters, each layer's apart; see `holding`.
+      model: has "extend" in `can`.
+      params: of the model, each layer's apart, from `with_params`; None before.
       codec: the tokenizer.
       prefix: whether all tokens of a prompt see each other, as in a prefix LM.
-      ends: the ids that end a text; no answer holds one.
-      start: (params, prompts, row, numbers, max_tokens) -> State; the first token is
-        said.
-      advance: (params, state, numbers, stopped, count) -> State and tokens (B, BLOCK);
+      ends: the ids that end a text; no answer contains one.
+      start: (params, prompts, row, settings, max_tokens) -> State, which contains the
+        first token.
+      advance: (params, state, settings, stopped, count) -> State and tokens (B, BLOCK);
         the state is donated.
-      search: (params, prompts, alpha, beams, ...) -> lm.decoding.beams.search.
+      search: (params, prompts, alpha, beams=, ...): `lm.decoding.beams.search`.
     """
 
     model: Decodes
@@ -193,44 +159,50 @@ def make_decoder(
     model = model.clone(compute=compute)
     if ends is None:
         ends = [id for id in (codec.eos_id,) if id is not None]
-    assert model.vocab_size is not None  # filled in by the run
-    allowed = may_be_said(codec, model.vocab_size)
+    assert model.vocab_size is not None  # The run fills it in.
+    allowed = allowed_tokens(codec, model.vocab_size)
     allowed[[*ends]] = True
-    reader = Reader(model, allowed, tuple(ends))
+    cached = CachedModel(model, allowed, tuple(ends))
     return Decoder(
         model=model,
         codec=codec,
         prefix=prefix,
         ends=tuple(ends),
-        start=jax.jit(functools.partial(_start, reader), static_argnums=4),
-        advance=jax.jit(functools.partial(_advance, reader), donate_argnums=1),
+        start=jax.jit(functools.partial(sampling.start, cached), static_argnums=4),
+        advance=jax.jit(functools.partial(sampling.advance, cached), donate_argnums=1),
         search=jax.jit(
-            functools.partial(beams.search, reader),
+            functools.partial(beams.search, cached),
             static_argnames=("beams", "max_tokens", "penalty", "early_stop"),
         ),
     )
 
 
-def holding(decoder: Decoder, params: PyTree) -> Decoder:
-    """The decoder with a model's parameters; those of the layers are copied once."""
-    return dataclasses.replace(decoder, params=jax.jit(split)(params))
+def with_params(decoder: Decoder, params: PyTree) -> Decoder:
+    """Returns the decoder with a model's parameters, of which the layers are copied."""
+    split = jax.jit(trees.split_layers)
+    return dataclasses.replace(decoder, params=split(params))
 
 
-def numbers(settings: Settings) -> Numbers:
-    """In the types that the program expects, whatever Python's are."""
-    kinds = Numbers.__annotations__
-    return Numbers(*(kind(getattr(settings, name)) for name, kind in kinds.items()))
+def as_arrays(settings: Settings) -> ArraySettings:
+    """Converts the settings to the types that the compiled program expects."""
+    types = {"top_k": np.int32, "seed": np.uint32}
+    arrays: dict[str, Any] = {
+        name: types.get(name, np.float32)(getattr(settings, name))
+        for name in ArraySettings._fields
+    }
+    return ArraySettings(**arrays)
 
 
 def start_id(codec: Any) -> int | None:
-    """What the decoder of an encoder-decoder reads first: bos, else pad as in T5."""
+    """Returns the first token of a decoder that has an encoder: bos, else pad."""
     return codec.pad_id if codec.bos_id is None else codec.bos_id
 
 
-def may_be_said(codec: Any, size: int) -> Bool[np.ndarray, "V"]:
-    """Every word of the tokenizer but padding and beginning; the end in any case.
+def allowed_tokens(codec: Any, size: int) -> Bool[np.ndarray, "V"]:
+    """Marks the tokens that may be generated: all but padding and bos.
 
-    Ids by which the vocabulary was rounded up stand for no word.
+    The eos token is always allowed, also where it is the padding token. Ids by which
+    the vocabulary was rounded up belong to no token.
     """
     allowed = np.arange(size) < codec.vocab_size
     allowed[[id for id in (codec.pad_id, codec.bos_id) if id is not None]] = False
@@ -239,19 +211,19 @@ def may_be_said(codec: Any, size: int) -> Bool[np.ndarray, "V"]:
     return allowed
 
 
-def most_tokens(model: Decodes, prompts: Iterable[Prompt]) -> int | None:
-    """Gives the longest answer that has room after each prompt; None: any length."""
+def max_answer_tokens(model: Decodes, prompts: Iterable[Prompt]) -> int | None:
+    """Returns the longest answer that fits after each prompt; None: any length."""
     if model.context is None or "beyond" in model.can:
         return None
     longest = 0 if "encode" in model.can else max(map(len, prompts), default=0)
     return max(1, model.context - longest)
 
 
-def room(model: Decodes, max_tokens: int) -> int | None:
-    """Gives the most tokens that a prompt may have; None: any number.
+def max_prompt_tokens(model: Decodes, max_tokens: int) -> int | None:
+    """Returns the most tokens that a prompt may have; None: any number.
 
     Raises:
-      ConfigError: the answer alone is longer than the positions that the model has.
+      ConfigError: an answer of `max_tokens` leaves no position for a prompt.
     """
     if model.context is None or "beyond" in model.can:
         return model.context
@@ -272,23 +244,25 @@ def answer(
     *,
     rows: int | None = None,
     draws: Sequence[int] | None = None,
-    watch: Watch | None = None,
+    should_stop: StopCheck | None = None,
     block: int = BLOCK,
 ) -> list[list[Answer]]:
-    """Answers of one batch of prompts, `n_best` for each, the best first.
+    """Answers one batch of prompts, with `n_best` answers for each, the best first.
 
     Args:
-      rows: the size of the batch; it is filled up, so that a smaller last one is not
-        compiled anew.
-      draws: a number for each prompt, on which its draws depend: `draws_of(prompts)`.
-      watch: called after the first token and after every block; not with a search.
-      block: tokens of a dispatch, at most BLOCK.
+      rows: the size of the batch; rows without a prompt are padding, so that a smaller
+        last batch needs no compilation of its own.
+      draws: a number for each prompt, on which its samples depend; None:
+        `draws_of(prompts)`.
+      should_stop: called after the first token and after every block; beam search does
+        not call it.
+      block: how many tokens to generate between its calls, at most BLOCK.
 
     Raises:
       ConfigError: a table of positions is too short for prompt and answer.
     """
     model, longest = decoder.model, max(map(len, prompts))
-    most = room(model, settings.max_tokens)
+    most = max_prompt_tokens(model, settings.max_tokens)
     if most is not None and longest > most and "beyond" not in model.can:
         raise ConfigError(
             "max_tokens",
@@ -300,20 +274,20 @@ def answer(
         return _search(decoder, batch, len(prompts), settings)
     row = np.zeros(len(batch["inputs"]), np.uint32)
     row[: len(prompts)] = draws_of(prompts) if draws is None else draws
-    given = numbers(settings)
+    given = as_arrays(settings)
     state = decoder.start(decoder.params, batch, row, given, settings.max_tokens)
     stopped = np.zeros(len(row), bool)
-    said: list[list[int]] = [[] for _ in prompts]
+    generated: list[list[int]] = [[] for _ in prompts]
     tokens, count = np.asarray(state.token)[:, None], 1
     while True:
         ended = np.asarray(state.ended)
-        for ids, new in zip(said, tokens.tolist()):
-            ids += [id for id in new if id not in (NOTHING, *decoder.ends)]
-        if watch is not None:
-            stopped[: len(said)] = watch(said)
+        for ids, new in zip(generated, tokens.tolist()):
+            ids += [id for id in new if id not in (NO_TOKEN, *decoder.ends)]
+        if should_stop is not None:
+            stopped[: len(generated)] = should_stop(generated)
         left = settings.max_tokens - count
         if not left or (ended | stopped).all():
-            return [[Answer(ids)] for ids in said]
+            return [[Answer(ids)] for ids in generated]
         new = np.int32(min(left, block))
         state, tokens = decoder.advance(decoder.params, state, given, stopped, new)
         tokens, count = np.asarray(tokens), count + int(new)
@@ -327,10 +301,10 @@ def _search(
     alpha = np.float32(settings.length_penalty)
     found = decoder.search(decoder.params, batch, alpha, **options)
     texts, scores = (np.asarray(array)[:count].tolist() for array in found)
-    not_said = (NOTHING, *decoder.ends)
+    left_out = (NO_TOKEN, *decoder.ends)
     return [
         [
-            Answer([id for id in ids if id not in not_said], score)
+            Answer([id for id in ids if id not in left_out], score)
             for ids, score in zip(each[: settings.n_best], best)
             if score > -np.inf
         ]
@@ -344,17 +318,19 @@ def answer_all(
     settings: Settings,
     *,
     batch_size: int,
-    going: Callable[[Sequence[int]], Iterable[int]] = iter,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> list[list[Answer]]:
-    """Answers of any number of prompts, in their order; batches are of like length.
+    """Answers any number of prompts; returns the answers in the order of the prompts.
+
+    Prompts of similar length share a batch.
 
     Args:
-      going: is given the batches' numbers and gives them back, one after the other.
+      progress: iterates over the numbers of the batches and may report on the way.
     """
     by_length = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
     draws = draws_of(prompts)
     found: dict[int, list[Answer]] = {}
-    for number in going(range(-(-len(prompts) // batch_size))):
+    for number in progress(range(-(-len(prompts) // batch_size))):
         chosen = by_length[number * batch_size : (number + 1) * batch_size]
         answers = answer(
             decoder,
@@ -368,18 +344,18 @@ def answer_all(
 
 
 def draws_of(prompts: Sequence[Prompt]) -> list[int]:
-    """A number for each prompt: of its tokens, and of how often it came before."""
+    """Returns a number for each prompt, from its tokens and its earlier occurrences."""
     seen: Counter[bytes] = Counter()
-    numbers = []
+    draws = []
     for prompt in prompts:
         content = np.asarray(prompt, np.int32).tobytes()
-        numbers.append(zlib.crc32(content, seen[content]))
+        draws.append(zlib.crc32(content, seen[content]))
         seen[content] += 1
-    return numbers
+    return draws
 
 
 def bucket(length: int, context: int | None) -> int:
-    """Gives the length that a prompt is padded to: a power of two, or the context."""
+    """Returns the length that prompts are padded to: a power of two, or the context."""
     size = SMALLEST_BUCKET
     while size < length:
         size *= 2
@@ -389,9 +365,9 @@ def bucket(length: int, context: int | None) -> int:
 def make_batch(
     decoder: Decoder, prompts: Sequence[Prompt], rows: int
 ) -> dict[str, Int[np.ndarray, "B P"]]:
-    """Pads prompts on the left, or the sources of a model that encodes on the right.
+    """Pads prompts on the left, or on the right as the sources of an encoder-decoder.
 
-    Rows without a prompt are padding as a whole, and end before they begin.
+    Rows without a prompt are all padding and count as ended from the start.
     """
     encodes = "encode" in decoder.model.can
     length = bucket(max(map(len, prompts)), decoder.model.context)
@@ -411,83 +387,3 @@ def make_batch(
         "segment_ids": segments.max(axis=1, keepdims=True),
     }
     return first | {f"source_{name}": array for name, array in batch.items()}
-
-
-def _start(
-    reader: Reader,
-    params: PyTree,
-    prompts: dict[str, Array],
-    row: UInt[Array, "B"],
-    numbers: Numbers,
-    max_tokens: int,
-) -> State:
-    # The last token of an answer is never read.
-    logits, cache = reader.read(params, prompts, max_tokens - 1)
-    lines = jnp.arange(len(logits))[:, None]
-    real = prompts["segment_ids"] > 0
-    known = jnp.zeros(logits.shape, bool).at[lines, prompts["inputs"]].max(real)
-    state = State(
-        cache=cache,
-        token=prompts["inputs"][:, -1],
-        position=prompts["positions"][:, -1],
-        step=jnp.zeros((), jnp.int32),
-        ended=~real.any(axis=1),
-        known=known,
-        row=row,
-    )
-    return everywhere(_say(reader, state, logits, numbers))
-
-
-def _advance(
-    reader: Reader,
-    params: PyTree,
-    state: State,
-    numbers: Numbers,
-    stopped: Bool[Array, "B"],
-    count: Int[Array, ""],
-) -> tuple[State, Int[Array, "B T"]]:
-    """Up to `count` tokens more, fewer if all rows end."""
-
-    def going(carry: tuple) -> Array:
-        i, state, _ = carry
-        return (i < count) & ~state.ended.all()
-
-    def token(carry: tuple) -> tuple:
-        i, state, said = carry
-        batch = one_token(state.token, state.position)
-        logits, cache = reader.extend(params, batch, state.cache)
-        state = _say(reader, state._replace(cache=cache), logits, numbers)
-        return i + 1, state, said.at[:, i].set(state.token)
-
-    said = jnp.full((len(state.token), BLOCK), NOTHING, jnp.int32)
-    state = state._replace(ended=state.ended | stopped)
-    _, state, said = jax.lax.while_loop(going, token, (0, state, said))
-    return everywhere((state, said))
-
-
-def _say(reader: Reader, state: State, logits: Array, numbers: Numbers) -> State:
-    """Chooses the next token of each row; in one that has ended it is NOTHING."""
-    key = jax.random.key(numbers.seed)
-    keys = jax.vmap(
-        lambda row: jax.random.fold_in(jax.random.fold_in(key, row), state.step)
-    )(state.row)
-    given: Any = numbers  # within the program they are arrays
-    logits = penalise(logits, state.known, given.repetition_penalty)
-    token = choose(
-        jnp.where(reader.allowed, logits, -jnp.inf),
-        keys,
-        temperature=given.temperature,
-        top_k=given.top_k,
-        top_p=given.top_p,
-        min_p=given.min_p,
-    )
-    token = jnp.where(state.ended, NOTHING, token)
-    # NOTHING is out of bounds, not the last word.
-    place = jnp.where(state.ended, logits.shape[1], token)
-    return state._replace(
-        token=token,
-        position=state.position + 1,
-        step=state.step + 1,
-        ended=state.ended | reader.ended(token),
-        known=state.known.at[jnp.arange(len(token)), place].set(True, mode="drop"),
-    )

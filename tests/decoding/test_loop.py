@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm import trees
 from lm.config import resolve as configs
 from lm.decoding import loop
-from lm.decoding.reader import join, split
 from lm.errors import ConfigError, DataError
 from lm.models.presets import PRESETS
 from lm.models.transformer import Model
@@ -75,7 +75,7 @@ def make(kind, seed=0, words=NO_END, **changes):
 
     params = jax.tree_util.tree_map_with_path(weights, shapes)
     decoder = loop.make_decoder(model, words, prefix=kind == "prefix")
-    return model, params, loop.holding(decoder, params)
+    return model, params, loop.with_params(decoder, params)
 
 
 def ids(answers):
@@ -156,14 +156,18 @@ def test_cached_and_batched_is_the_full_forward_alone(kind):
 def test_a_prefix_prompt_is_seen_as_a_whole():
     """The model above would pass without it, were both sides without a prefix."""
     _, params, decoder = make("prefix")
-    plain = loop.holding(loop.make_decoder(decoder.model, NO_END), params)
+    plain = loop.with_params(loop.make_decoder(decoder.model, NO_END), params)
     assert greedy(decoder, PROMPTS) != greedy(plain, PROMPTS)
 
 
-def test_split_and_join():
+def test_layers_are_split_and_joined():
     _, params, decoder = make("t5")
     assert len(decoder.params["encoder"]["layers"]) == 2
-    jax.tree.map(np.testing.assert_array_equal, join(split(params)), params)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        trees.join_layers(trees.split_layers(params)),
+        params,
+    )
 
 
 def test_rows_that_end():
@@ -185,7 +189,7 @@ def test_padding_beginning_and_rounding_are_never_said():
     assert {id for (said,) in answers for id in said} == {3, 4, 5, 6, 7}
     # An end that is the beginning too, as in GPT-2, may be said.
     both = codec(bos_id=2)
-    assert loop.may_be_said(both, 32).nonzero()[0].tolist() == list(range(1, 29))
+    assert loop.allowed_tokens(both, 32).nonzero()[0].tolist() == list(range(1, 29))
 
 
 SAMPLED = loop.Settings(max_tokens=12, temperature=1.0, top_p=0.9, seed=4)
@@ -212,7 +216,7 @@ def test_all_prompts_in_their_order():
             numbers.append((number, len(batches)))
             yield number
 
-    together = loop.answer_all(decoder, prompts, SAMPLED, batch_size=3, going=going)
+    together = loop.answer_all(decoder, prompts, SAMPLED, batch_size=3, progress=going)
     batches = -(-len(prompts) // 3)
     assert numbers == [(n, batches) for n in range(batches)]
     assert ids(together) == ids(loop.answer(decoder, prompts, SAMPLED))
@@ -252,11 +256,11 @@ def test_blocks_show_what_was_said_and_can_be_stopped():
     settings = loop.Settings(max_tokens=40)
     seen = []
 
-    def watch(said):
-        seen.append([len(row) for row in said])
-        return [len(said[0]) > 10, False]
+    def stopped(generated):
+        seen.append([len(row) for row in generated])
+        return [len(generated[0]) > 10, False]
 
-    answers = ids(loop.answer(decoder, PROMPTS[:2], settings, watch=watch))
+    answers = ids(loop.answer(decoder, PROMPTS[:2], settings, should_stop=stopped))
     assert seen == [[1, 1], [17, 17], [17, 33], [17, 40]]
     whole = ids(loop.answer(decoder, PROMPTS[:2], settings))
     assert answers == [[whole[0][0][:17]], whole[1]]
@@ -266,7 +270,7 @@ def test_a_program_keeps_no_copy_of_weights_or_cache():
     """In the loop each layer is read where it lies, and its cache grows in place."""
     _, _, decoder = make("gpt2", num_layers=4, d_model=64, d_ff=256)
     batch = loop.make_batch(decoder, PROMPTS, 4)
-    numbers, params = loop.numbers(loop.Settings()), decoder.params
+    numbers, params = loop.as_arrays(loop.Settings()), decoder.params
     state = decoder.start(params, batch, np.zeros(4, np.uint32), numbers, 128)
     compiled = decoder.advance.lower(
         params, state, numbers, np.zeros(4, bool), np.int32(16)
@@ -284,7 +288,7 @@ def enumerated(model, params, prompt, words, length, divisor):
     def grow(said, score):
         logits = full_logits(model, params, prompt, said, words)
         logs = np.asarray(jax.nn.log_softmax(logits))
-        for word in np.flatnonzero(loop.may_be_said(words, len(logits))).tolist():
+        for word in np.flatnonzero(loop.allowed_tokens(words, len(logits))).tolist():
             total = score + float(logs[word])
             if word == words.eos_id or len(said) + 1 == length:
                 text = [*said, word] if word != words.eos_id else said

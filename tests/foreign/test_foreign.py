@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lm import convert, evaluate, generate, main, verify
-from lm.decoding.reader import Reader
+from lm.decoding.cached import CachedModel
 from lm.models import base
 from tests import tiny
 from tests.foreign import decay
@@ -85,15 +85,15 @@ def test_no_family_of_hugging_face_has_it(workdirs, name, tmp_path, capsys):
 
 def test_its_state_is_reordered_by_the_axis_that_it_declares():
     model = decay.Model(vocab_size=9)
-    reader = Reader(model, np.ones(9, bool), 2)
+    cached = CachedModel(model, np.ones(9, bool), 2)
     cache = model.make_cache(3, 0, 0)
     rows = jnp.arange(3.0)[None, :, None]
     cache |= {"sums": cache["sums"] + rows}
-    twice = reader.repeat(cache, 2)
+    twice = cached.repeat(cache, 2)
     np.testing.assert_array_equal(twice["sums"][:, :, 0], [[0, 0, 1, 1, 2, 2]] * 2)
-    turned = reader.reorder(twice, jnp.array([1, 0, 2, 2, 5, 4]))
+    turned = cached.reorder(twice, jnp.array([1, 0, 2, 2, 5, 4]))
     np.testing.assert_array_equal(turned["sums"][0, :, 0], [0, 0, 1, 1, 2, 2])
-    turned = reader.reorder(cache, jnp.array([2, 0, 1]))
+    turned = cached.reorder(cache, jnp.array([2, 0, 1]))
     np.testing.assert_array_equal(turned["sums"][1, :, 5], [2, 0, 1])
     assert turned["count"] is cache["count"]
 

@@ -10,7 +10,7 @@ from lm import convert, generate, transfer
 from lm import run as runs
 from lm.config import resolve as configs
 from lm.decoding import chat, loop
-from lm.decoding.speaker import with_max_length
+from lm.decoding.text import with_max_length
 from lm.hf import generation
 from lm.workdir import checkpoint
 from tests.hf import goldens, speaking
@@ -44,7 +44,7 @@ def opened(workdir):
     program = runs.open_program(config, corpus, jax.devices()[:1])
     init = checkpoint.Init(source=str(workdir), checkpoint=0)
     params, _ = transfer.load_params(init, program.params)
-    return corpus, loop.holding(runs.make_decoder(corpus, program), params)
+    return corpus, loop.with_params(runs.make_decoder(corpus, program), params)
 
 
 def test_prompts_answers_and_dialogues_are_theirs(case):

@@ -27,7 +27,7 @@ FEW = ("llama_3_1",)
 def test_the_same_tokens(name):
     opened = checkpoint.open_checkpoint(goldens.PLACE / name)
     decoder = loop.make_decoder(goldens.model(opened), CODEC)
-    decoder = loop.holding(decoder, goldens.params(opened))
+    decoder = loop.with_params(decoder, goldens.params(opened))
     wanted = np.load(goldens.PLACE / name / "generated.npz")
     prompts = [row[row >= 0].tolist() for row in wanted["prompts"]]
     assert jnp.asarray(wanted["greedy"]).shape == (50, 10)

@@ -210,7 +210,7 @@ def trigrams():
     """A decoder of trigrams, and the same distribution written out."""
     texts = random_texts(30, seed=3)
     model, params, _ = fitted([batch_of(texts, 12)], order=3, k=0.2)
-    decoder = loop.holding(loop.make_decoder(model, CODEC), params)
+    decoder = loop.with_params(loop.make_decoder(model, CODEC), params)
     return decoder, written_out(texts, 3, 0.2)
 
 

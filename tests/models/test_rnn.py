@@ -325,7 +325,7 @@ def longest_first(logits_of, prompt, beams, most):
 def test_it_generates_by_the_decoder_of_all_models(cell):
     """Greedily, and by a search whose cache is the state of each hypothesis."""
     model, params = make(cell)
-    decoder = loop.holding(loop.make_decoder(model, Words()), params)
+    decoder = loop.with_params(loop.make_decoder(model, Words()), params)
 
     def logits_of(text):
         return np.array(
@@ -353,7 +353,7 @@ def test_it_generates_by_the_decoder_of_all_models(cell):
 
 def test_draws_do_not_depend_on_the_batch():
     model, params = make()
-    decoder = loop.holding(loop.make_decoder(model, Words()), params)
+    decoder = loop.with_params(loop.make_decoder(model, Words()), params)
     settings = loop.Settings(max_tokens=8, temperature=1.0, seed=3)
     together = loop.answer(decoder, PROMPTS, settings)
     for prompt, answers in zip(PROMPTS, together):

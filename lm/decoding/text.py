@@ -1,4 +1,4 @@
-"""Prompts and answers as text: what fits, stop strings, streaming."""
+"""Generation of text from tokens: prompts that fit, stop strings, streaming."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,16 +8,16 @@ from lm.decoding.loop import Decoder, Settings
 from lm.errors import DataError
 from lm.models.base import Decodes
 
-LOST = "\ufffd"  # what a tokenizer shows for bytes that are no whole character
+INCOMPLETE = "\ufffd"  # stands for bytes that are no whole character
 
 
 @dataclasses.dataclass(frozen=True)
-class Speaker:
-    """A decoder that answers in text.
+class TextGenerator:
+    """A decoder whose answers are texts.
 
     Attributes:
-      stop: an answer ends before the first of these texts.
-      rows: prompts of a batch.
+      stop: an answer ends before the first of these strings.
+      rows: how many prompts a batch has.
     """
 
     decoder: Decoder
@@ -25,55 +25,62 @@ class Speaker:
     stop: tuple[str, ...] = ()
     rows: int = 8
 
-    def fit(self, ids: list[int], where: str, *, truncate: bool) -> list[int]:
-        """Gives the tokens of a prompt, cut to the room there is where that is allowed.
+    def fit_prompt(self, ids: list[int], where: str, *, truncate: bool) -> list[int]:
+        """Returns the tokens of a prompt, with `truncate` cut to what fits.
 
-        The end of a text is kept, and its first token if that is bos; of a source the
-        beginning is kept, and the end token.
+        Of a text to continue, the end is kept, and the first token if that is bos; of
+        the source of an encoder-decoder, the beginning and the last token.
+
+        Args:
+          where: the prompt's name in an error.
 
         Raises:
-          DataError: an empty prompt, or one that is too long.
+          DataError: the prompt is empty, or too long and `truncate` is False.
         """
         codec, model = self.decoder.codec, self.decoder.model
-        room = loop.room(model, self.settings.max_tokens)
+        limit = loop.max_prompt_tokens(model, self.settings.max_tokens)
         if all(id in (codec.bos_id, codec.eos_id) for id in ids):
             raise DataError(where, "an empty prompt", "at least one token of text")
-        if room is None or len(ids) <= room:
+        if limit is None or len(ids) <= limit:
             return ids
         if not truncate:
             raise DataError(
                 where,
                 f"a prompt of {len(ids)} tokens",
-                f"at most {room} (the model has {model.context} positions, "
+                f"at most {limit} (the model has {model.context} positions, "
                 f"max_tokens={self.settings.max_tokens})",
                 "shorten it, lower --max-tokens, or cut it by --truncate",
             )
         if "encode" in model.can:
-            return [*ids[: room - 1], ids[-1]]
+            return [*ids[: limit - 1], ids[-1]]
         first = [id for id in ids[:1] if id == codec.bos_id]
-        return first + ids[len(ids) - room + len(first) :]
+        return first + ids[len(ids) - limit + len(first) :]
 
-    def text(self, prompt: Sequence[int], said: Sequence[int]) -> str:
-        """Decodes an answer, with the space that it begins with after the prompt."""
+    def decode(self, prompt: Sequence[int], answer: Sequence[int]) -> str:
+        """Decodes an answer, with the space between the prompt and it, if any."""
         decode = self.decoder.codec.decode
         if "encode" not in self.decoder.model.can:
-            whole, before = decode([*prompt, *said]), decode(prompt)
+            whole, before = decode([*prompt, *answer]), decode(prompt)
             if whole.startswith(before):
                 return whole[len(before) :]
-        return decode(said)
+        return decode(answer)
 
-    def cut(self, text: str) -> str:
-        """The text before the first stop string."""
+    def cut_at_stop(self, text: str) -> str:
+        """Returns the text before the first stop string."""
         places = [text.find(stop) for stop in self.stop if stop in text]
         return text[: min(places)] if places else text
 
     def answers(
         self, prompts: Sequence[Sequence[int]], draws: Sequence[int]
     ) -> list[list[tuple[str, float | None]]]:
-        """Texts and scores of one batch, at most `rows` prompts."""
+        """Answers at most `rows` prompts; returns the texts and scores for each.
 
-        def stopped(said: list[list[int]]) -> list[bool]:
-            texts = [self.text(*pair) for pair in zip(prompts, said)]
+        Args:
+          draws: a number for each prompt, of `loop.draws_of`.
+        """
+
+        def stopped(generated: list[list[int]]) -> list[bool]:
+            texts = [self.decode(*pair) for pair in zip(prompts, generated)]
             return [any(stop in text for stop in self.stop) for text in texts]
 
         found = loop.answer(
@@ -82,30 +89,33 @@ class Speaker:
             self.settings,
             rows=self.rows,
             draws=draws,
-            watch=stopped if self.stop else None,
+            should_stop=stopped if self.stop else None,
         )
         return [
-            [(self.cut(self.text(prompt, ids)), score) for ids, score in answers]
+            [
+                (self.cut_at_stop(self.decode(prompt, ids)), score)
+                for ids, score in answers
+            ]
             for prompt, answers in zip(prompts, found)
         ]
 
     def stream(
         self, prompt: Sequence[int], draw: int, write: Callable[[str], None]
     ) -> str:
-        """One answer, written as it is said; the whole of it."""
+        """Generates one answer and writes it as it grows; returns the whole answer."""
         shown = text = ""
 
         def show(whole: str) -> None:
             nonlocal shown
-            if whole.startswith(shown):  # Else a later token changed what was said.
+            if whole.startswith(shown):  # Else a later token changed the text before.
                 write(whole[len(shown) :])
                 shown = whole
 
-        def watch(said: list[list[int]]) -> list[bool]:
+        def stopped(generated: list[list[int]]) -> list[bool]:
             nonlocal text
-            whole = self.text(prompt, said[0])
-            text = self.cut(whole)
-            show(text if text != whole else sure(text, self.stop))
+            whole = self.decode(prompt, generated[0])
+            text = self.cut_at_stop(whole)
+            show(text if text != whole else settled(text, self.stop))
             return [text != whole]
 
         loop.answer(
@@ -113,7 +123,7 @@ class Speaker:
             [prompt],
             self.settings,
             draws=[draw],
-            watch=watch,
+            should_stop=stopped,
             block=1,
         )
         show(text)
@@ -141,13 +151,17 @@ def with_max_length(
         return settings
     before = 1 if "encode" in model.can else max(map(len, prompts), default=0)
     most = max(1, max_length - before)
-    most = min(most, loop.most_tokens(model, prompts) or most)
+    most = min(most, loop.max_answer_tokens(model, prompts) or most)
     return dataclasses.replace(settings, max_tokens=most)
 
 
-def sure(text: str, stops: Sequence[str] = ()) -> str:
-    """What no later token takes back: whole characters, no start of a stop string."""
-    text = text.rstrip(LOST)
+def settled(text: str, stops: Sequence[str] = ()) -> str:
+    """Returns the part of a text that later tokens do not change.
+
+    It has whole characters only, and ends before what may be the start of a stop
+    string.
+    """
+    text = text.rstrip(INCOMPLETE)
     held = 0
     for stop in stops:
         sizes = range(1, min(len(stop), len(text)) + 1)
