@@ -42,7 +42,7 @@ class Evaluation:
     note: Callable[[str], None]
 
     def __call__(self, params: PyTree, at: int) -> dict[str, float]:
-        holding = functools.cache(lambda: loop.with_params(self.decoder(), params))
+        decoder = functools.cache(lambda: loop.with_params(self.decoder(), params))
 
         def report(numbers: Sequence[int]) -> Iterator[int]:
             return progress(numbers, len(numbers), self.name, self.note)
@@ -50,7 +50,7 @@ class Evaluation:
         def answer(prompts: Sequence[Any], settings: loop.Settings) -> list:
             size = self.batch_size
             return loop.answer_all(
-                holding(), prompts, settings, batch_size=size, progress=report
+                decoder(), prompts, settings, batch_size=size, progress=report
             )
 
         model = Functions(
