@@ -7,6 +7,7 @@ first one receives what `Index.row` gives: `pieces`, the token ids of the row's 
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -138,9 +139,9 @@ class NextSentence:
 class MaskTokens:
     """Dynamic masking (Devlin et al. 2019, section 3.1; Liu et al. 2019, section 4.1).
 
-    `rate` of the ordinary tokens, at least one, are chosen; of these `mask` become
-    the mask token, `random` a random ordinary token, and the rest stay. Special tokens
-    are never chosen. With `words`, whole words are chosen until the number is reached.
+    `rate` of the ordinary tokens, at least one, are chosen by a function of
+    lm/data/masking.py; of these `mask` become the mask token, `random` a random
+    ordinary token, and the rest stay. Special tokens are never chosen.
 
     Adds `target_positions`, `targets` (`places`,) and `weights` (`places`,).
     """
@@ -148,7 +149,7 @@ class MaskTokens:
     rate: float
     mask: float
     random: float
-    words: bool
+    choose: Callable[..., np.ndarray]
     places: int
     mask_id: int
     ordinary: np.ndarray = dataclasses.field(repr=False)  # (ordinary tokens,) their ids
@@ -159,11 +160,8 @@ class MaskTokens:
         inputs = example["inputs"]
         candidates = np.flatnonzero(~self.is_special[inputs])
         wanted = min(self.places, max(1, round(len(candidates) * self.rate)))
-        chosen = (
-            self._choose_words(inputs, candidates, wanted, rng)
-            if self.words
-            else np.sort(rng.permutation(candidates)[:wanted])
-        )
+        starts = self.starts_word[inputs[candidates]]
+        chosen = self.choose(candidates, starts, wanted, rng)
         draw = rng.random(len(chosen))
         noise = self.ordinary[rng.integers(len(self.ordinary), size=len(chosen))]
         masked = inputs.copy()
@@ -178,26 +176,6 @@ class MaskTokens:
             "targets": filled(inputs[chosen], self.places),
             "weights": filled(np.ones(len(chosen), np.float32), self.places),
         }
-
-    def _choose_words(
-        self,
-        inputs: np.ndarray,
-        candidates: np.ndarray,
-        wanted: int,
-        rng: np.random.Generator,
-    ) -> np.ndarray:
-        """Whole words in random order, skipping those that no longer fit."""
-        starts = self.starts_word[inputs[candidates]]
-        starts[1:] |= np.diff(candidates) > 1  # a special token ends a word too
-        starts[:1] = True
-        words = np.split(candidates, np.flatnonzero(starts)[1:])
-        chosen: list[int] = []
-        for number in rng.permutation(len(words)):
-            if len(chosen) + len(words[number]) <= wanted:
-                chosen.extend(words[number])
-        if not chosen and len(words):  # every word is longer than what is wanted
-            chosen.extend(words[int(rng.integers(len(words)))][:wanted])
-        return np.sort(np.asarray(chosen, dtype=candidates.dtype))
 
 
 @dataclasses.dataclass(frozen=True)

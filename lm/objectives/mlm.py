@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from lm.data import transforms
+from lm.data import masking, transforms
 from lm.data.index import Index, Layout
 from lm.data.layouts import Documents, Sentences
 from lm.errors import DataError, Rule
@@ -32,6 +32,7 @@ BOUNDS = {
     "random": "[0, 1]",
     "short": "[0, 1]",
 }
+WORDS = {"choose": "data.masking:*"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Objective(base.Objective):
     Attributes:
       rate: share of the tokens to predict.
       mask, random: shares of these that become [MASK] or a random token; the rest stay.
-      words: choose whole words.
+      choose: which tokens are predicted, a function of `lm/data/masking.py`.
+      words: an older way to write choose="words".
       next: the task on pairs: `nsp` next sentence, `sop` sentence order, or `none`.
       short: share of the pairs that aim at a random smaller length.
       column: the column of the source that holds the text.
@@ -50,6 +52,7 @@ class Objective(base.Objective):
     rate: float = 0.15
     mask: float = 0.8
     random: float = 0.1
+    choose: str = "tokens"
     words: bool = False
     next: Literal["none", "nsp", "sop"] = "none"
     short: float = 0.1
@@ -76,6 +79,9 @@ class Objective(base.Objective):
         expected = f"2, for the two sentences of objective.next={self.next}, or 0"
         holds = self.next == "none" or types != 1
         yield Rule(holds, "model.token_types", types, expected)
+        holds = not self.words or self.choose in ("tokens", "words")
+        found, expected = f"true with choose={self.choose}", "false: choose says it"
+        yield Rule(holds, "objective.words", found, expected)
 
     def heads(self) -> tuple[Head, ...]:
         masked = Head("mlm", MaskedToken, logits=True)
@@ -112,7 +118,7 @@ class Objective(base.Objective):
             rate=self.rate,
             mask=self.mask,
             random=self.random,
-            words=self.words,
+            choose=getattr(masking, "words" if self.words else self.choose),
             places=math.ceil(seq_len * self.rate),
             mask_id=codec.mask_id,
             ordinary=np.flatnonzero(~special).astype(np.int32),

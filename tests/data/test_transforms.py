@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lm.data import transforms
+from lm.data import masking, transforms
 from lm.data.index import Index
 
 CLS, SEP, MASK, PAD = 1, 2, 3, 0
@@ -19,7 +19,7 @@ def masker(**changes):
         "rate": 0.15,
         "mask": 0.8,
         "random": 0.1,
-        "words": False,
+        "choose": masking.tokens,
         "places": 20,
         "mask_id": MASK,
         "ordinary": np.flatnonzero(~SPECIAL).astype(np.int32),
@@ -118,7 +118,7 @@ def test_whole_words_are_masked_whole():
     # Ids from 50 on continue a word: words are 1, 3 and 2 tokens long.
     inputs = np.array([CLS, 10, 11, 60, 61, 12, 62, SEP], np.int32)
     words = [{1}, {2, 3, 4}, {5, 6}]
-    mask = masker(words=True, rate=0.5, mask=1.0, random=0.0)
+    mask = masker(choose=masking.words, rate=0.5, mask=1.0, random=0.0)
     seen = set()
     for seed in range(50):
         out = mask({"inputs": inputs}, rng(seed))
@@ -131,7 +131,7 @@ def test_whole_words_are_masked_whole():
 
 def test_a_word_ends_at_a_special_token():
     inputs = np.array([CLS, 10, SEP, CLS, 60, SEP], np.int32)
-    mask = masker(words=True, rate=0.5, mask=1.0, random=0.0)
+    mask = masker(choose=masking.words, rate=0.5, mask=1.0, random=0.0)
     chosen = [
         mask({"inputs": inputs}, rng(seed))["target_positions"][0] for seed in range(30)
     ]
