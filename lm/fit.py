@@ -26,16 +26,16 @@ from lm.config import resolve as configs
 from lm.config.durations import Times
 from lm.config.resolve import Config
 from lm.data import pipeline
-from lm.data import summary as data_summary
+from lm.data.corpus import Corpus
 from lm.errors import ConfigError, NumericalError
 from lm.host import process, timing, watch
-from lm.training import guard, sharding
+from lm.training import sharding
+from lm.training.conclude import Life, conclude, save
 from lm.training.progress import Progress
 from lm.training.step import Program, State
 from lm.workdir import adopt, checkpoint
-from lm.workdir.checkpoint import Checkpointer
 from lm.workdir.summary import finished
-from lm.workdir.writer import Log, Writer, plain_row
+from lm.workdir.writer import Log, Writer
 
 # What lm.config.jobs asks.
 JOB = {"loss": False, "needs": ("fit",), "unused": ("optim", "update", "grad_accum")}
@@ -44,7 +44,7 @@ JOB = {"loss": False, "needs": ("fit",), "unused": ("optim", "update", "grad_acc
 class Parts(NamedTuple):
     """What a pass works with."""
 
-    corpus: runs.Corpus
+    corpus: Corpus
     program: Program
     timer: timing.StepTimer
     preemption: process.Preemption
@@ -66,37 +66,28 @@ def fit(
     """
     config = runs.with_tokenizer(config, workdir)
     check_weights(config)
-    primary = jax.process_index() == 0
-    writer = Writer(workdir, configs.build(Log, config.log), primary=primary)
+    log = configs.build(Log, config.log)
+    writer = Writer(workdir, log, primary=jax.process_index() == 0)
     with writer, watch.of_run(workdir) as watching:
         # ── The workdir: a new run, or one to go on with ────────────────────────────
-        _, changes = adopt.check_config(config, workdir, allow_change)
-        for note in (*notes, *adopt.describe_changes(changes)):
-            writer.note(note)
-        checkpointer = Checkpointer(
+        _, changes, checkpointer, latest = adopt.open_workdir(
+            config,
             workdir,
-            configs.build(checkpoint.Checkpoint, config.checkpoint),
-            config=config,
-            allow_change=allow_change,
-            note=writer.note,
+            writer.note,
             strict=strict,
+            allow_change=allow_change,
+            notes=notes,
         )
-        latest = checkpointer.latest()
-        if primary and latest is None:
-            adopt.adopt(config, workdir, changes)
 
         # ── Data: a pass over all rows is a step, and an epoch ──────────────────────
         watching.at("data", times=math.inf)  # Nobody knows how long they are.
         corpus = runs.open_corpus(config, workdir, writer.note)
         whole = Config(config | {"batch_size": len(corpus.stream)})
         times = Times.of(config, runs.durations(whole, corpus))
-        writer.note(describe(corpus, times.total))
+        writer.note(corpus.describe(f"passes over them: {times.total:,}"))
 
         # ── Where the run stands; perhaps it is finished ────────────────────────────
-        stop = configs.build(guard.Stop, config.stop)
-        best = guard.Best(config.checkpoint.best, config.checkpoint.best_mode)
-        data = corpus.identity()
-        at = Progress.begin(stop, best, data)
+        at = Progress.begin(config, corpus.identity())
         if latest is not None and adopt.complete(workdir, latest, times.total):
             writer.note(finished(workdir, latest, times.total))
             return 0
@@ -116,8 +107,7 @@ def fit(
                 if at.row is None and (at.enough or at.step >= times.total):
                     writer.note(finished(workdir, at.step, times.total, at.why))
                     return 0
-                if primary:
-                    adopt.adopt(config, workdir, changes)
+                adopt.adopt(config, workdir, changes)
                 writer.note(f"continuing from step {at.step}")
             else:
                 at = replace(at, state=begin(config, corpus, program, writer.note))
@@ -125,41 +115,22 @@ def fit(
             timer = timing.StepTimer(devices=program.mesh.size)
 
             # ── The passes ──────────────────────────────────────────────────────────
-            exit_code, saved = 0, at.step
+            life = Life(times, evals, checkpointer, writer, watching, timer)
+            exit_code = 0
             with process.Preemption() as preemption:
                 parts = Parts(corpus, program, timer, preemption, writer.note)
-                # An evaluation of this pass may have failed before: it comes first.
-                while at.step < times.total or at.row is not None:
-                    again, tokens = at.row is not None, 0
-                    if not again:
-                        sums, tokens = sum_up(parts, at, watching)
-                        if sums is None:
-                            exit_code = preemption.exit_code
-                            break
-                        at = improve(program, at, sums)
-                    values, lap = dict(at.row or {}), timer.lap(tokens)
-                    try:
-                        with timer.aside():
-                            for name in times.to_evaluate(at.step):
-                                watching.at(f"evaluation {name}", times=10)
-                                values |= evals[name](at.state.params, at.step)
-                        at = at.observe(values)
-                    except Exception:
-                        keep(checkpointer, writer, at)
-                        raise
-                    writer.row(at.step, values, lap)
-                    over = at.step >= times.total or at.enough
-                    best_now = at.best.step == at.step
-                    if again or over or best_now or times.to_save(at.step):
-                        watching.at(f"save {at.step}")
-                        if again:  # The checkpoint of this pass lacks its evaluations.
-                            checkpointer.drop_after(at.step - 1)
-                        save(checkpointer, writer, at)
-                        saved = at.step
-                    if over:
+                if at.row is not None:  # An evaluation of this pass has failed before.
+                    at, _ = conclude(life, at, (dict(at.row), timer.lap(0)), last=True)
+                while at.step < times.total and not at.enough:
+                    sums, tokens = sum_up(parts, at, watching)
+                    if sums is None:
+                        exit_code = preemption.exit_code
                         break
-                if saved != at.step:
-                    save(checkpointer, writer, at)
+                    at, values = improve(program, at, sums)
+                    row = values, timer.lap(tokens)
+                    at, _ = conclude(life, at, row, last=at.step == times.total)
+                if exit_code and at.step:
+                    save(life, at)
                 checkpointer.close()
 
         # ── The end ─────────────────────────────────────────────────────────────────
@@ -187,17 +158,6 @@ def check_weights(config: Config) -> None:
             )
 
 
-def describe(corpus: runs.Corpus, passes: int) -> str:
-    """Returns lines for the log: a summary of the data."""
-    rows = len(corpus.stream)
-    tokens = sum(index.facts["tokens"] for index in corpus.stream.indices)
-    first = (
-        f"data: {rows:,} rows, {tokens:,} tokens, vocabulary "
-        f"{corpus.codec.vocab_size:,}; passes: {passes:,}"
-    )
-    return "\n".join([first, *data_summary.describe(corpus.stream, corpus.evals)])
-
-
 def size(params: Any) -> str:
     """Returns how many parameters there are, and their bytes, for the log."""
     leaves = jax.tree.leaves(params)
@@ -211,7 +171,7 @@ def size(params: Any) -> str:
 
 
 def begin(
-    config: Config, corpus: runs.Corpus, program: Program, note: Callable[[str], None]
+    config: Config, corpus: Corpus, program: Program, note: Callable[[str], None]
 ) -> State:
     """Returns the state before the first pass, with init.source's weights if it is set.
 
@@ -260,25 +220,6 @@ def as_saved(program: Program) -> Callable[[Path], dict[str, Any]]:
     whole = NamedSharding(program.mesh, PartitionSpec())
 
     return lambda step: transfer.saved_shapes(step, whole)
-
-
-def keep(checkpointer: Checkpointer, writer: Writer, at: Progress) -> None:
-    """Saves a pass whose evaluation has failed; a second failure is only a warning."""
-    try:
-        watch.barrier("failed evaluation", 30)  # Whoever has not failed does not come.
-        save(checkpointer, writer, at)
-        checkpointer.wait()
-        text = f"step {at.step} is saved; its evaluations are still to come"
-    except Exception as error:
-        text = f"warning: step {at.step} could not be saved: {error}"
-    writer.note(text)
-
-
-def save(checkpointer: Checkpointer, writer: Writer, at: Progress) -> None:
-    """Saves where the run stands, once its rows are durable."""
-    writer.sync()
-    value = at.best.value if at.best.step == at.step else None
-    checkpointer.save(at.step, at.state.saved(), at.asdict(), value=value)
 
 
 # ── A pass ──────────────────────────────────────────────────────────────────────────
@@ -403,8 +344,11 @@ def from_all_processes(own: Any) -> Iterator[Any]:
         yield jax.tree.unflatten(structure, arrays)
 
 
-def improve(program: Program, at: Progress, sums: Any) -> Progress:
-    """Returns the progress after a pass; its row has measurements as train/<name>.
+def improve(program: Program, at: Progress, sums: Any) -> tuple[Progress, dict]:
+    """Improves the parameters by the statistics of a pass.
+
+    Returns:
+      The progress after the pass, and its measurements as train/<name>.
 
     Raises:
       NumericalError: a measurement is not finite; the last checkpoint is from before.
@@ -423,5 +367,4 @@ def improve(program: Program, at: Progress, sums: Any) -> Progress:
             "finite numbers",
             "look at the data and the model's options; nothing of this pass is saved",
         )
-    at = at.advance(place(program, at.step + 1, params, memory))
-    return replace(at, row=plain_row(values))
+    return at.advance(place(program, at.step + 1, params, memory)), values

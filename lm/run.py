@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from lm import transfer
 from lm.config import match
 from lm.config import resolve as configs
 from lm.config.resolve import Config
-from lm.data import pipeline, summary
+from lm.data import pipeline
+from lm.data.corpus import Corpus
 from lm.data.pipeline import Data, Shares, Stream
 from lm.decoding import loop
 from lm.errors import ConfigError, DataError
@@ -34,57 +34,6 @@ from lm.workdir import checkpoint
 from lm.workdir.adopt import begun
 
 Note = Callable[[str], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Corpus:
-    """The data of a run.
-
-    Attributes:
-      objective: the task, which says how rows become examples.
-      codec: the tokenizer.
-      shares: which process this is.
-      open: (section, seed, train, changes) -> the stream of a `data` section, with the
-        fields of the objective that differ in it.
-      note: where lines for the log go.
-      ends: the ids that end an answer; None: the tokenizer's eos.
-    """
-
-    config: Config
-    objective: Any
-    codec: Any
-    shares: Shares
-    open: Callable[..., Stream]
-    note: Note
-    ends: tuple[int, ...] | None = None
-
-    @functools.cached_property
-    def stream(self) -> Stream:
-        """The training examples."""
-        return self.open(self.config.data, seed=self.config.seed, train=True)
-
-    @functools.cached_property
-    def evals(self) -> dict[str, Stream]:
-        """The examples of each evaluation."""
-        return {
-            name: self.open(e.data, seed=e.seed, train=False, changes=e.objective)
-            for name, e in self.config.evals.items()
-        }
-
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the data (`lm.data.pipeline.fingerprint`)."""
-        evals = {
-            name: pipeline.identity_of(self.config.evals[name], stream)
-            for name, stream in self.evals.items()
-        }
-        size = self.config.batch_size
-        return pipeline.fingerprint(self.stream, self.codec, size, evals)
-
-    def token_counts(self) -> np.ndarray:
-        """(V,) how often each token stands in the training rows."""
-        size = self.codec.vocab_size
-        counts = [index.token_counts(size) for index in self.stream.indices]
-        return np.sum(counts, axis=0)
 
 
 def check(config: Config) -> None:
@@ -254,22 +203,6 @@ def durations(config: Config, corpus: Corpus) -> Callable[..., int]:
     return functools.partial(configs.to_steps, **known, total_steps=total)
 
 
-def describe_data(corpus: Corpus, total: int) -> str:
-    """Returns lines for the log: a summary of the data, and how often they are seen."""
-    rows, batch_size = len(corpus.stream), corpus.config.batch_size
-    tokens = sum(index.facts["tokens"] for index in corpus.stream.indices)
-    names = corpus.config.objective.get("labels", ())
-    return "\n".join(
-        [
-            f"data: {rows:,} rows, {tokens:,} tokens, vocabulary "
-            f"{corpus.codec.vocab_size:,}",
-            f"  {total:,} steps of {batch_size} rows are "
-            f"{total * batch_size / rows:.1f} epochs",
-            *summary.describe(corpus.stream, corpus.evals, names),
-        ]
-    )
-
-
 def open_program(
     config: Config, corpus: Corpus, devices: Sequence[Any] | None = None
 ) -> Program:
@@ -282,18 +215,7 @@ def open_program(
     mesh = sharding.make_mesh(mesh_config, devices)
     model = open_model(config, corpus.objective, vocab_size(config, corpus))
     program = step.make(model, corpus.objective)
-    shapes = jax.eval_shape(program.init, jax.random.key(0))
-    axes = step.logical_axes(model)
-    shardings = sharding.param_shardings(axes, shapes, mesh, mesh_config.rules)
-    whole = NamedSharding(mesh, PartitionSpec())
-    return program._replace(
-        mesh=mesh,
-        params=sharding.placed(shapes, shardings),
-        axes=axes,
-        init=jax.jit(program.init, out_shardings=shardings),
-        metrics=jax.jit(program.metrics, out_shardings=whole),
-        predict=jax.jit(program.predict, out_shardings=whole),
-    )
+    return step.compile_program(program, mesh, mesh_config.rules)
 
 
 def open_objective(config: Config) -> Any:
@@ -346,19 +268,8 @@ def open_training(
     # What is rematerialised is traced as one piece; to look into it, it may not be.
     compute = dataclasses.replace(program.model.compute, remat="none")
     visible = make(program.model.clone(compute=compute))
-    shapes = jax.eval_shape(training.start, program.params)
-    rules = config.mesh.rules
-    shardings = sharding.state_shardings(shapes, program.axes, mesh, rules)
-    whole = NamedSharding(mesh, PartitionSpec())
-    return training._replace(
-        state=sharding.placed(shapes, shardings),
-        start=jax.jit(training.start, out_shardings=shardings),
-        update=jax.jit(
-            training.update, out_shardings=(shardings, whole), donate_argnums=0
-        ),
-        loss=visible.loss,
-        gradients=jax.jit(training.gradients, out_shardings=shardings.params),
-    )
+    training = training._replace(loss=visible.loss)
+    return step.compile_training(training, program, config.mesh.rules)
 
 
 def carries(config: Config, model: Model) -> bool:

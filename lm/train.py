@@ -16,29 +16,33 @@ from lm import transfer
 from lm.config import resolve as configs
 from lm.config.durations import Times
 from lm.config.resolve import Config
+from lm.data.corpus import Corpus
 from lm.errors import NumericalError
 from lm.host import process, timing, watch
 from lm.training import diagnose, guard, optim, sharding
+from lm.training.conclude import Life, Row, conclude
 from lm.training.progress import Progress
 from lm.training.step import Batch, Program, State, Training
 from lm.workdir import adopt, checkpoint
 from lm.workdir.checkpoint import Checkpointer
 from lm.workdir.summary import finished
-from lm.workdir.writer import Log, Writer, plain_row
+from lm.workdir.writer import Log, Writer
 
 
 class Parts(NamedTuple):
-    """What a run works with, once all is open."""
+    """What a step works with.
 
-    corpus: runs.Corpus
+    Attributes:
+      corpus: the data.
+      program: the model and its functions.
+      training: the update.
+      life: what the end of a step works with.
+    """
+
+    corpus: Corpus
     program: Program
     training: Training
-    times: Times
-    checkpointer: Checkpointer
-    writer: Writer
-    watching: watch.Watch
-    timer: timing.StepTimer
-    evals: dict[str, runs.Evaluation]
+    life: Life
 
 
 # What lm.config.jobs asks.
@@ -51,9 +55,6 @@ class Pending(NamedTuple):
     step: int
     measurements: dict[str, jax.Array]
     tokens: int
-
-
-Row = tuple[dict[str, Any], dict[str, float]]  # values, and times (StepTimer.lap)
 
 
 def train(
@@ -77,37 +78,28 @@ def train(
       The exit code: 0, or that of a run that was told to stop and has saved.
     """
     config = runs.with_tokenizer(config, workdir)
-    primary = jax.process_index() == 0
-    writer = Writer(workdir, configs.build(Log, config.log), primary=primary)
+    log = configs.build(Log, config.log)
+    writer = Writer(workdir, log, primary=jax.process_index() == 0)
     with writer, watch.of_run(workdir) as watching:
         # ── The workdir: a new run, or one to go on with ────────────────────────────
-        before, changes = adopt.check_config(config, workdir, allow_change)
-        for note in (*notes, *adopt.describe_changes(changes)):
-            writer.note(note)
-        checkpointer = Checkpointer(
+        before, changes, checkpointer, latest = adopt.open_workdir(
+            config,
             workdir,
-            configs.build(checkpoint.Checkpoint, config.checkpoint),
-            config=config,
-            allow_change=allow_change,
-            note=writer.note,
+            writer.note,
             strict=strict,
+            allow_change=allow_change,
+            notes=notes,
         )
-        latest = checkpointer.latest()
-        if primary and latest is None:
-            adopt.adopt(config, workdir, changes)
 
         # ── Data: tokenizer, rows, and from here on durations are steps ─────────────
         watching.at("data", times=math.inf)  # Nobody knows how long they are.
         corpus = runs.open_corpus(config, workdir, writer.note)
         steps_of = runs.durations(config, corpus)
         times = Times.of(config, steps_of)
-        writer.note(runs.describe_data(corpus, times.total))
+        writer.note(corpus.describe(epochs(corpus, times.total)))
 
         # ── Where the run stands; perhaps it is finished ────────────────────────────
-        stop = configs.build(guard.Stop, config.stop)
-        best = guard.Best(config.checkpoint.best, config.checkpoint.best_mode)
-        data = corpus.identity()
-        at = Progress.begin(stop, best, data)
+        at = Progress.begin(config, corpus.identity())
         if latest is not None and adopt.complete(workdir, latest, times.total):
             writer.note(finished(workdir, latest, times.total))
             return 0
@@ -132,8 +124,7 @@ def train(
                 writer.note(f"continuing from step {at.step}")
                 for line in resumed(before, config, corpus, at):
                     writer.note(line)
-                if primary:
-                    adopt.adopt(config, workdir, changes)
+                adopt.adopt(config, workdir, changes)
             else:
                 at = replace(at, state=begin(config, program, training, writer))
 
@@ -151,10 +142,11 @@ def train(
                 peak=timing.device_peak(config.compute.dtype),
                 devices=program.mesh.size,
             )
-            parts = Parts(
-                *(corpus, program, training, times, checkpointer, writer, watching),
-                *(timer, evals),
+            life = Life(
+                *(times, evals, checkpointer, writer, watching, timer),
+                weights=config.optim.weights,
             )
+            parts = Parts(corpus, program, training, life)
             writer.start(at.rows, every=times.log, total_steps=times.total)
 
             # ── The loop ────────────────────────────────────────────────────────────
@@ -162,7 +154,7 @@ def train(
             exit_code = 0
             with process.Preemption() as preemption:
                 if at.row is not None:  # An evaluation of this step has failed before.
-                    at, _ = conclude(parts, at, (dict(at.row), timer.lap(0)), True)
+                    at, _ = conclude(life, at, (dict(at.row), timer.lap(0)), last=True)
                 while at.step < times.total and not at.enough:
                     if batches is None:  # The run has gone back.
                         span = at.batches(times.total)
@@ -194,7 +186,7 @@ def train(
                     if row is None:
                         batches = None
                         continue
-                    at, over = conclude(parts, at, row, over)
+                    at, over = conclude(life, at, row, last=over)
                     if over:
                         exit_code = preemption.exit_code if asked else 0
                         break
@@ -209,6 +201,13 @@ def train(
                 writer.note(f"{needs}; {timing.describe_peak(update)}")
                 writer.note(finished(workdir, at.step, times.total, at.why))
                 return 0
+
+
+def epochs(corpus: Corpus, total: int) -> str:
+    """Describes how long the training is, for the log."""
+    rows, batch_size = len(corpus.stream), corpus.config.batch_size
+    share = total * batch_size / rows
+    return f"{total:,} steps of {batch_size} rows are {share:.1f} epochs"
 
 
 def begin(
@@ -248,7 +247,7 @@ def restore(
 
 
 def resumed(
-    before: Config | None, config: Config, corpus: runs.Corpus, at: Progress
+    before: Config | None, config: Config, corpus: Corpus, at: Progress
 ) -> Iterator[str]:
     """Yields lines on what goes on otherwise than in the run so far, `before`."""
     if before is None:
@@ -294,7 +293,7 @@ def read(parts: Parts, at: Progress, done: Pending) -> tuple[Progress, Row | Non
     Raises:
       NumericalError: the step ends the run.
     """
-    values, lap = jax.device_get(done.measurements), parts.timer.lap(done.tokens)
+    values, lap = jax.device_get(done.measurements), parts.life.timer.lap(done.tokens)
     faults, fault, action = guard.judge(at.stop, at.faults, done.step, values)
     at, number = replace(at, faults=faults), faults.batch(done.step)
     if fault is not None:
@@ -309,7 +308,7 @@ def read(parts: Parts, at: Progress, done: Pending) -> tuple[Progress, Row | Non
         )
         if action == "stop":
             raise fault
-        parts.writer.note(f"warning: {fault}")
+        parts.life.writer.note(f"warning: {fault}")
         if action == "rollback":
             return go_back(parts, at, done.step, fault), None
     return at, (values | {"train/batch": number}, lap)
@@ -323,76 +322,18 @@ def go_back(parts: Parts, at: Progress, bad: int, fault: NumericalError) -> Prog
     Raises:
       NumericalError: `fault`, since there is no checkpoint to go back to.
     """
-    parts.checkpointer.wait()
-    steps = [s for s in parts.checkpointer.steps() if s < bad]
-    regular = [s for s in steps if parts.times.to_save(s)]
+    parts.life.checkpointer.wait()
+    steps = [s for s in parts.life.checkpointer.steps() if s < bad]
+    regular = [s for s in steps if parts.life.times.to_save(s)]
     if not steps:
         raise fault
-    back = restore(parts.checkpointer, parts.training, at, max(regular or steps))
-    parts.checkpointer.drop_after(back.step)
+    back = restore(parts.life.checkpointer, parts.training, at, max(regular or steps))
+    parts.life.checkpointer.drop_after(back.step)
     faults = at.faults.back_to(back.faults, back.step, bad)
-    parts.writer.start(back.step, every=parts.times.log, total_steps=parts.times.total)
-    parts.writer.note(f"back to step {back.step}, without the batches up to step {bad}")
+    parts.life.writer.start(
+        back.step, every=parts.life.times.log, total_steps=parts.life.times.total
+    )
+    parts.life.writer.note(
+        f"back to step {back.step}, without the batches up to step {bad}"
+    )
     return replace(back, faults=faults)
-
-
-def conclude(parts: Parts, at: Progress, row: Row, last: bool) -> tuple[Progress, bool]:
-    """Ends a step that is sound: its evaluations, its row, and a save where it is due.
-
-    A step whose evaluation fails is saved before the failure ends the run, so that the
-    same command again begins with that evaluation.
-
-    Args:
-      last: whether the run ends after this step in any case.
-
-    Returns:
-      The progress, and whether the run ends here.
-    """
-    values, lap = row
-    again = at.row is not None
-    at = replace(at, row=plain_row(values))
-    weights = at.state.weights(parts.corpus.config.optim.weights)
-    with parts.timer.aside():
-        try:
-            for name in parts.times.to_evaluate(at.step):
-                parts.watching.at(f"evaluation {name}", times=10)
-                values |= parts.evals[name](weights, at.step)
-            at = at.observe(values)
-        except Exception:
-            keep(parts, at)
-            raise
-    parts.writer.row(at.step, values, lap)
-    for followed in {
-        at.best.metric: at.best,
-        at.following.metric: at.following,
-    }.values():
-        if (line := guard.undefined(followed, values)) is not None:
-            parts.writer.note(f"warning: step {at.step}: {line}")
-    over = last or at.enough
-    if over or at.best.step == at.step or parts.times.to_save(at.step):
-        parts.watching.at(f"save {at.step}")
-        with parts.timer.aside():
-            if again:  # The checkpoint of this step lacks its evaluations.
-                parts.checkpointer.drop_after(at.step - 1)
-            save(parts, at)
-    return at, over
-
-
-def keep(parts: Parts, at: Progress) -> None:
-    """Saves a step whose evaluation has failed; a second failure is only a warning."""
-    parts.watching.at(f"save {at.step}")
-    try:
-        watch.barrier("failed evaluation", 30)  # Whoever has not failed does not come.
-        save(parts, at)
-        parts.checkpointer.wait()
-        text = f"step {at.step} is saved; its evaluations are still to come"
-    except Exception as error:
-        text = f"warning: step {at.step} could not be saved: {error}"
-    parts.writer.note(text)
-
-
-def save(parts: Parts, at: Progress) -> None:
-    """Saves where the run stands, once its rows are durable."""
-    parts.writer.sync()
-    value = at.best.value if at.best.step == at.step else None
-    parts.checkpointer.save(at.step, at.state.saved(), at.asdict(), value=value)

@@ -27,7 +27,7 @@ ALLOWED = {
     "objectives": "data models ops tokenizers",
     "decoding": "models.base ops tokenizers trees",
     "evaluators": "config data decoding host metrics objectives.base tokenizers",
-    "training": "config trees updates",
+    "training": "config host trees updates workdir",
     "updates": "ops trees",
     "workdir": "config host trees",
     "hf": "config host.storage tokenizers",

@@ -1,9 +1,11 @@
 """Where a run stands: all that a checkpoint brings back."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lm.config import resolve as configs
+from lm.config.resolve import Config
 from lm.training import guard
 from lm.training.guard import Best, Faults, Stop
 from lm.training.step import State
@@ -36,10 +38,12 @@ class Progress:
     row: Mapping[str, Any] | None = None
 
     @staticmethod
-    def begin(stop: Stop, best: Best, data: Mapping[str, Any]) -> "Progress":
-        """Returns where a run stands before its first step, without a state yet."""
+    def begin(config: Config, data: Mapping[str, Any]) -> "Progress":
+        """Returns the progress before the first step, without a state yet."""
         nothing: Any = {}
         empty = State(nothing, {}, {})
+        stop = configs.build(Stop, config.stop)
+        best = Best(config.checkpoint.best, config.checkpoint.best_mode)
         return Progress(0, empty, stop, data, best, guard.follow(stop))
 
     def advance(self, state: State) -> "Progress":
@@ -58,6 +62,12 @@ class Progress:
             following=self.following.observe(self.step, values),
             row=None,
         )
+
+    def undefined(self, values: Mapping[str, Any]) -> Iterator[str]:
+        """Yields a line for each metric followed that is not a finite number."""
+        for followed in {b.metric: b for b in (self.best, self.following)}.values():
+            if (line := guard.undefined(followed, values)) is not None:
+                yield line
 
     def asdict(self) -> dict[str, Any]:
         """Returns all but the arrays, for JSON."""

@@ -7,8 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
+from lm.training import sharding
 from lm.training.optim import Optimizer, global_norm
 from lm.updates.base import Rows, Update
 
@@ -45,7 +47,7 @@ class State(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A model and an objective as functions; `run.open_program` compiles them.
+    """A model and an objective as functions; `compile_program` compiles them.
 
     Attributes:
       model: the module.
@@ -68,7 +70,7 @@ class Program(NamedTuple):
 
 
 class Training(NamedTuple):
-    """What an optimiser adds; `run.open_training` compiles it.
+    """What an optimiser adds; `compile_training` compiles it.
 
     Attributes:
       start: parameters -> State, before the first update.
@@ -84,6 +86,46 @@ class Training(NamedTuple):
     loss: Callable[[State, Batch], Float[Array, ""]]
     gradients: Callable[[State, Batch], PyTree]
     state: Any = None
+
+
+def compile_program(program: Program, mesh: Mesh, rules: sharding.Rules) -> Program:
+    """Lays the parameters of a program out over a mesh, and compiles its functions.
+
+    Args:
+      rules: which mesh axes shard an axis of a parameter (`config.mesh.rules`).
+    """
+    shapes = jax.eval_shape(program.init, jax.random.key(0))
+    axes = logical_axes(program.model)
+    shardings = sharding.param_shardings(axes, shapes, mesh, rules)
+    whole = NamedSharding(mesh, PartitionSpec())
+    return program._replace(
+        mesh=mesh,
+        params=sharding.placed(shapes, shardings),
+        axes=axes,
+        init=jax.jit(program.init, out_shardings=shardings),
+        metrics=jax.jit(program.metrics, out_shardings=whole),
+        predict=jax.jit(program.predict, out_shardings=whole),
+    )
+
+
+def compile_training(
+    training: Training, program: Program, rules: sharding.Rules
+) -> Training:
+    """Lays the state out over the program's mesh, and compiles the update.
+
+    `loss` is left as it is, for whoever runs it operation by operation.
+    """
+    shapes = jax.eval_shape(training.start, program.params)
+    shardings = sharding.state_shardings(shapes, program.axes, program.mesh, rules)
+    whole = NamedSharding(program.mesh, PartitionSpec())
+    return training._replace(
+        state=sharding.placed(shapes, shardings),
+        start=jax.jit(training.start, out_shardings=shardings),
+        update=jax.jit(
+            training.update, out_shardings=(shardings, whole), donate_argnums=0
+        ),
+        gradients=jax.jit(training.gradients, out_shardings=shardings.params),
+    )
 
 
 def logical_axes(model: Any) -> PyTree:

@@ -1,9 +1,9 @@
 """A workdir becomes the run of a config, or is refused to it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from lm.config.resolve import Config
 from lm.errors import CheckpointError
 from lm.host import files, storage
 from lm.workdir import steps
+from lm.workdir.checkpoint import Checkpoint, Checkpointer
 
 # (path of the field, old value, new value, whether it may change on resume)
 Change = tuple[str, Any, Any, bool]
@@ -45,11 +46,67 @@ def check_config(
     return kept, steps.refuse_changes(kept, config, allow_change, run)
 
 
-def adopt(config: Config, workdir: Path, changes: list[Change]) -> None:
-    """Makes the workdir this config's. Process 0 alone calls it.
+class Opened(NamedTuple):
+    """The workdir of a new run, or of one that goes on.
 
-    A run that has not saved yet makes its tokenizer anew if its config has changed.
+    Attributes:
+      before: the config of the run so far; None for a new run.
+      changes: what differs from it.
+      checkpointer: writes and reads its checkpoints.
+      latest: the newest checkpoint, not verified yet; None where there is none.
     """
+
+    before: Config | None
+    changes: list[Change]
+    checkpointer: Checkpointer
+    latest: int | None
+
+
+def open_workdir(
+    config: Config,
+    workdir: Path,
+    note: Callable[[str], None],
+    *,
+    strict: bool = False,
+    allow_change: tuple[str, ...] = (),
+    notes: Sequence[str] = (),
+) -> Opened:
+    """Opens a workdir for the run of a config, and notes what the config changes.
+
+    The run of a workdir that has checkpoints becomes this config's later, when one of
+    them is restored: a command that is refused changes no file.
+
+    Args:
+      strict, allow_change: see `Checkpointer`.
+      notes: lines to write to the log first.
+
+    Raises:
+      CheckpointError: as `check_config`.
+    """
+    before, changes = check_config(config, workdir, allow_change)
+    for line in (*notes, *describe_changes(changes)):
+        note(line)
+    checkpointer = Checkpointer(
+        workdir,
+        configs.build(Checkpoint, config.checkpoint),
+        config=config,
+        allow_change=allow_change,
+        note=note,
+        strict=strict,
+    )
+    latest = checkpointer.latest()
+    if latest is None:
+        adopt(config, workdir, changes)
+    return Opened(before, changes, checkpointer, latest)
+
+
+def adopt(config: Config, workdir: Path, changes: list[Change]) -> None:
+    """Makes the workdir this config's; only process 0 writes.
+
+    A run that has not saved yet trains its tokenizer anew if its config has changed.
+    """
+    if jax.process_index() != 0:
+        return
     if changes and not begun(workdir):
         storage.remove_tree(workdir / "tokenizer")
     storage.write_text(workdir / "config.json", configs.to_json(config))
