@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lm.config import overrides, schema
 from lm.config import resolve as configs
-from lm.config import schema
 from lm.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -388,7 +388,7 @@ def test_any_value_in_any_field_is_taken_or_refused(tree, path, value, as_text):
     try:
         if as_text:
             text = value if isinstance(value, str) else repr(value)
-            configs.override(tree, [f"--config.{path}={text}"])
+            overrides.override(tree, [f"--config.{path}={text}"])
         else:
             *parents, last = path.split(".")
             node = tree
