@@ -37,6 +37,12 @@ a text "prompt"; one of --output has it and "answers"."""
 
 
 MOST = 2**30  # bytes of all prompts, or of an --output
+# No evaluation is run, so that none can refuse what is asked for.
+UNEVALUATED = [
+    "--config.evals={}",
+    "--config.checkpoint.best=none",
+    "--config.stop.metric=none",
+]
 
 
 class Prompt(NamedTuple):
@@ -47,7 +53,7 @@ class Prompt(NamedTuple):
 def run(argv: list[str]) -> int:
     flags, options = parse(argv)
     workdir, which = Path(flags.workdir), flags.checkpoint
-    config = configs.of_run(workdir)
+    config = configs.of_run(workdir, UNEVALUATED)
     prompts = [] if flags.chat else read_prompts(flags)
     process.platform_setup()
 
@@ -56,6 +62,7 @@ def run(argv: list[str]) -> int:
     from lm.decoding.text import TextGenerator, with_max_length
 
     settings = loop.Settings(**options)
+    runs.check(config, {"logits", "extend", "prompt"}, "lm.generate")
     opened = runs.open_run(
         workdir, which, config=config, weights=flags.weights, note=note
     )

@@ -254,6 +254,35 @@ def test_an_encoder_has_nothing_to_say(say, tmp_path_factory):
     assert "cannot continue a text from a cache" in error
 
 
+def test_an_objective_without_prompts_is_refused_before_the_weights_are_read(
+    say, tmp_path_factory
+):
+    workdir = tmp_path_factory.mktemp("classifier")
+    items = tuple({"text": "a red dog", "label": n % 2} for n in range(8))
+    config = settings(
+        objective={"name": "classification", "summary": "last"},
+        data={"sources": [{"name": "memory", "items": items}], "pack": False},
+    )
+    assert tiny.run(config, workdir) == 0
+    shutil.rmtree(workdir / "checkpoints")
+    code, _, error = say("a", where=workdir)
+    assert code == 2, error
+    assert "objective.name: found 'classification', which does not offer" in error
+    assert "(prompt)" in error and "for lm.generate" in error
+
+
+def test_what_a_run_evaluates_does_not_matter_here(say, workdir, tmp_path):
+    """Such as a metric whose package is not installed on this machine."""
+    own = tmp_path / "run"
+    shutil.copytree(workdir, own)
+    config = json.loads((own / "config.json").read_text())
+    source = {"sources": [{"name": "memory", "items": [{"text": "a"}]}]}
+    config["evals"] = {"x": {"evaluator": "predictions", "data": source}}
+    config["checkpoint"]["best"] = "x/accuracy"
+    (own / "config.json").write_text(json.dumps(config))
+    assert say("a", where=own)[:2] == say("a")[:2]
+
+
 def test_truncation(say):
     long = "".join(chr(97 + n % 26) for n in range(60))
     # 48 places less 12, one of them for the beginning of the text.

@@ -8,7 +8,7 @@ themselves: what they need, offer and yield. All this is before the workdir is t
 import ast
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from lm.config import classes, jobs, schema
@@ -16,15 +16,20 @@ from lm.config import resolve as configs
 from lm.config.resolve import Config
 from lm.errors import ConfigError, Rule, require
 from lm.models.base import ABILITIES
+from lm.ops.attention.limits import Wanted, check_implementation
 
 Open = Callable[[Config], tuple[Any, Any]]
 
 
-def check(config: Config, build: Open) -> None:
+def check(
+    config: Config, build: Open, needs: Iterable[str] = (), asker: str = ""
+) -> None:
     """Checks that the parts of a config fit together.
 
     Args:
       build: config -> (model, objective), neither with data or parameters.
+      needs: words of `can` that the model or the objective must offer to a command.
+      asker: the name of that command, for the error.
 
     Raises:
       ConfigError: the first thing that does not fit.
@@ -38,6 +43,15 @@ def check(config: Config, build: Open) -> None:
         raise ConfigError("model.name", found, f"one that can, for job {config.job}")
     if lacks := _lacks(config, model, objective):
         raise _misfit(config, build, lacks, model)
+    for word in sorted({*needs} - model.can - objective.can):
+        section = "model" if word in ABILITIES else "objective"
+        lack = f"cannot {ABILITIES[word]}" if word in ABILITIES else "does not offer it"
+        raise ConfigError(
+            f"{section}.name",
+            f"{config[section].name!r}, which {lack} ({word})",
+            f"one that does, for {asker}",
+        )
+    _check_kernel(config, model, objective)
     require(_general(config, model, objective))
     require(objective.rules(config))
     yielded = dict(_check_evaluations(config, model, objective))
@@ -150,6 +164,22 @@ def _general(config: Config, model: Any, objective: Any) -> Iterator[Rule]:
         expected = f"at most {model.context}, the positions that the model has"
         fix = f"lower {where}, or give the model more (model.max_len, where it has it)."
         yield Rule(length <= model.context, where, length, expected, fix)
+
+
+def _check_kernel(config: Config, model: Any, objective: Any) -> None:
+    """Refuses a kernel of attention that cannot compute the objective's batches.
+
+    What the model itself asks of the kernel, its constructor checks. Whether there is a
+    prefix, only the objective knows.
+
+    Raises:
+      ConfigError: the LIMITS of `compute.attention` exclude a prefix.
+    """
+    wanted = Wanted(
+        dtype=config.compute.dtype, prefix="prefix" in objective.gives & model.can
+    )
+    if wanted.prefix:
+        check_implementation(config.compute.attention, wanted)
 
 
 def _check_evaluations(

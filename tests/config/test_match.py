@@ -10,6 +10,7 @@ from lm.config import match
 from lm.config import resolve as configs
 from lm.errors import ConfigError
 from lm.objectives import causal_lm
+from lm.ops.attention import limits
 from tests import tiny
 
 TRAINS = {
@@ -294,3 +295,22 @@ def test_a_class_without_a_method_is_refused_by_name(tmp_path, monkeypatch):
         "predictions",
         "samples",
     ]
+
+
+def test_a_kernel_without_a_prefix_trains_no_prefix_lm():
+    """What the LIMITS of a kernel exclude is refused before anything is compiled."""
+    decoder = {"kind": "decoder", "attention": {"head_dim": 8, "dropout": 0.0}}
+    compute = {"attention": "splash", "dtype": "bfloat16"}
+    check({"name": "causal_lm"}, model=decoder, compute=compute)
+    line = r"compute\.attention: found splash with positions that all .*\(a prefix\)"
+    with pytest.raises(ConfigError, match=line):
+        check({"name": "prefix_lm"}, model=decoder, compute=compute)
+    # An encoder-decoder has its prefix in the encoder, where all is visible anyway.
+    both = {"kind": "encoder_decoder", "attention": {"head_dim": 8, "dropout": 0.0}}
+    objective = {"name": "prefix_lm", "kind": "encoder_decoder"}
+    check(objective, model=both, compute=compute)
+    # The mask of cuDNN and of XLA holds a prefix.
+    for kernel in ("cudnn", "xla"):
+        assert "prefix" not in limits.limits(kernel)
+        changed = compute | {"attention": kernel}
+        check({"name": "prefix_lm"}, model=decoder, compute=changed)
