@@ -7,7 +7,7 @@ checkpoint means the same to each of them.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,14 +30,18 @@ from lm.hf.checkpoint import directory_of
 from lm.models.base import Compute, Model
 from lm.training import optim, sharding, step
 from lm.training.step import Program, Training
+from lm.tokenizers import Codec
 from lm.workdir import checkpoint
 from lm.workdir.adopt import begun
 
 Note = Callable[[str], None]
 
 
-def check(config: Config) -> None:
+def check(config: Config, needs: Iterable[str] = (), asker: str = "") -> None:
     """Checks, without data or devices, that the parts of a config fit together.
+
+    Args:
+      needs, asker: the abilities that a command asks for, and its name.
 
     Raises:
       ConfigError: model, objective and evaluations do not fit (lm/config/match.py).
@@ -47,7 +51,7 @@ def check(config: Config) -> None:
         objective = match.build_class("objective", config.objective, "objective")
         return open_model(config, objective), objective
 
-    match.check(config, build)
+    match.check(config, build, needs, asker)
 
 
 @dataclasses.dataclass(frozen=True)

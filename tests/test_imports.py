@@ -21,7 +21,7 @@ ALLOWED = {
     "trees": "",
     "host": "",
     # parts
-    "config": "host.files models.base",
+    "config": "host.files models.base ops.attention.limits",
     "models": "ops",
     "data": "config host.lock host.storage tokenizers",
     "objectives": "data models ops tokenizers",

@@ -22,6 +22,7 @@ import numpy as np
 from lm.data.sources.base import Record
 from lm.errors import CheckpointError, DataError, StorageError
 from lm.host import storage
+from lm.tokenizers import Codec
 
 FORMAT = 2  # Raise it where the files, or the rows of an unchanged config, differ.
 BATCH = 512  # records handed to the tokenizer at a time
@@ -257,7 +258,9 @@ class Layout(Protocol):
         """
 
 
-def fingerprint(source: Any, layout: Layout, codec: Any, rules: dict[str, Any]) -> str:
+def fingerprint(
+    source: Any, layout: Layout, codec: Codec, rules: dict[str, Any]
+) -> str:
     """What the rows depend on, as sixteen hexadecimal digits."""
     identity = {
         "format": FORMAT,
@@ -312,7 +315,7 @@ def build(
     folder: Path,
     source: Any,
     layout: Layout,
-    codec: Any,
+    codec: Codec,
     *,
     skip_bad: bool,
     max_bad: float,
@@ -348,7 +351,7 @@ def _fill(
     folder: Path,
     source: Any,
     layout: Layout,
-    codec: Any,
+    codec: Codec,
     skip_bad: bool,
     max_bad: float,
     note: Callable[[str], None],

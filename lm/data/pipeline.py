@@ -29,6 +29,7 @@ from lm.data.transforms import Example
 from lm.errors import ConfigError, DataError, StorageError
 from lm.host import storage
 from lm.host.lock import Lock
+from lm.tokenizers import Codec
 
 WAIT = 6 * 3600  # seconds for another run that builds the same index
 BOUNDS = {
@@ -352,7 +353,7 @@ def copy_tokenizer(theirs: Path, own: Path) -> None:
 def open_stream(
     data: Data,
     objective: Any,
-    codec: Any,
+    codec: Codec,
     *,
     seq_len: int,
     seed: int,
@@ -425,7 +426,7 @@ def open_stream(
     )
 
 
-def check_unknown(index: indices.Index, codec: Any, most: float, place: str) -> None:
+def check_unknown(index: indices.Index, codec: Codec, most: float, place: str) -> None:
     """Refuses a source of which too large a share has no token.
 
     Raises:
@@ -447,7 +448,10 @@ ROWS = ("name", "records", "skipped", "rows", "tokens")
 
 
 def fingerprint(
-    stream: Stream, codec: Any, batch_size: int, evals: Mapping[str, Any] | None = None
+    stream: Stream,
+    codec: Codec,
+    batch_size: int,
+    evals: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint keeps, to notice that the data are other than they were.
 

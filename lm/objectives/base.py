@@ -12,6 +12,7 @@ from lm.data.index import Index, Layout
 from lm.data.sources.base import Record
 from lm.errors import Rule
 from lm.models.base import Head, Sequence
+from lm.tokenizers import Codec
 
 Batch = dict[str, Array]
 Rows = dict[str, np.ndarray]  # A batch on the host.
@@ -127,7 +128,7 @@ class Objective(abc.ABC):
         return ("text",)
 
     @abc.abstractmethod
-    def layout(self, codec: Any, *, seq_len: int, pack: bool) -> Layout:
+    def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
         """Returns how records become rows; it is part of the index's fingerprint.
 
         Raises:
@@ -137,7 +138,7 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def transforms(
-        self, index: Index, codec: Any, *, seq_len: int
+        self, index: Index, codec: Codec, *, seq_len: int
     ) -> tuple[Callable[..., dict[str, Any]], ...]:
         """Returns the functions (example, rng) -> example that a row goes through."""
 
@@ -183,11 +184,11 @@ class Objective(abc.ABC):
 
     # ── What some can, beside training ──────────────────────────────────────────────
 
-    def show(self, batch: Rows, predictions: Rows, codec: Any, row: int) -> str:
+    def show(self, batch: Rows, predictions: Rows, codec: Codec, row: int) -> str:
         """Returns a row of a batch as text, with its predictions ("show")."""
         raise NotImplementedError(f"{type(self).__module__} cannot show")
 
-    def prompt(self, codec: Any, text: str) -> list[int]:
+    def prompt(self, codec: Codec, text: str) -> list[int]:
         """Returns the token ids by which the model is asked to go on ("prompt")."""
         raise NotImplementedError(f"{type(self).__module__} cannot prompt")
 

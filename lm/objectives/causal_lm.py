@@ -18,6 +18,7 @@ from lm.models.base import Predicts
 from lm.objectives.base import Batch, Terms
 from lm.objectives.teacher_forcing import TeacherForcing
 from lm.ops import losses
+from lm.tokenizers import Codec
 
 BOUNDS = {"stride": "[1, 16777216]"}
 
@@ -59,12 +60,12 @@ class Objective(TeacherForcing):
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
 
-    def prompt(self, codec: Any, text: str) -> list[int]:
+    def prompt(self, codec: Codec, text: str) -> list[int]:
         """Returns the text's tokens as a row begins, without an end token."""
         first = [codec.bos_id] if self.bos and codec.bos_id is not None else []
         return first + codec.encode(text)
 
-    def layout(self, codec: Any, *, seq_len: int, pack: bool) -> Layout:
+    def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
         bos_id = codec.bos_id if self.bos else None
         eos_id = codec.eos_id if self.eos else None
         if self.borders != "row":
@@ -95,7 +96,7 @@ class Objective(TeacherForcing):
         )
 
     def transforms(
-        self, index: Index, codec: Any, *, seq_len: int
+        self, index: Index, codec: Codec, *, seq_len: int
     ) -> tuple[Callable, ...]:
         names = ("inputs", "positions", "segment_ids", "targets", "weights")
         pad = transforms.PadSides(seq_len, seq_len, codec.pad_id or 0)

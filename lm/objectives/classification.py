@@ -18,6 +18,7 @@ from lm.objectives import base
 from lm.objectives.base import Batch, Terms
 from lm.objectives.teacher_forcing import start_and_end
 from lm.ops import losses
+from lm.tokenizers import Codec
 
 BOUNDS = {"classes": "[2, 1000000]", "separators": "[1, 8]"}
 
@@ -104,7 +105,7 @@ class Objective(base.Objective):
     def columns(self) -> tuple[str, ...]:
         return (self.text, self.pair) if self.pair else (self.text,)
 
-    def layout(self, codec: Any, *, seq_len: int, pack: bool) -> Layout:
+    def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
         several = len(self.columns()) - 1
         if self.summary == "last":
             overhead = len(self._start(codec))
@@ -131,11 +132,11 @@ class Objective(base.Objective):
             least=int(overhead == 0),  # A row is read at its last token.
         )
 
-    def _start(self, codec: Any) -> tuple[int, ...]:
+    def _start(self, codec: Codec) -> tuple[int, ...]:
         return (codec.bos_id,) if self.bos and codec.bos_id is not None else ()
 
     def transforms(
-        self, index: Index, codec: Any, *, seq_len: int
+        self, index: Index, codec: Codec, *, seq_len: int
     ) -> tuple[Callable, ...]:
         pad = transforms.Pad(seq_len, codec.pad_id or 0)
         names: tuple[str, ...] = ("inputs", "positions", "segment_ids", "token_types")

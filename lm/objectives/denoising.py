@@ -11,6 +11,7 @@ from typing import Any
 from lm.data import spans
 from lm.errors import ConfigError
 from lm.objectives.span_corruption import Corruption
+from lm.tokenizers import Codec
 
 FIELDS: dict[str, Any] = {
     "kind": "spans",
@@ -72,7 +73,7 @@ class Objective(Corruption):
                 found = repr(value) if name in FIELDS else "an unknown field"
                 raise ConfigError(f"{where}.{name}", found, wanted)
 
-    def forms(self, codec: Any) -> tuple[spans.Form, ...]:
+    def forms(self, codec: Codec) -> tuple[spans.Form, ...]:
         forms: list[spans.Form] = []
         for denoiser in self.denoisers:
             d = FIELDS | denoiser

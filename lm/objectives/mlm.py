@@ -25,6 +25,7 @@ from lm.models.blocks.heads import Linear, MaskedToken
 from lm.objectives import base
 from lm.objectives.base import Batch, Rows, Terms
 from lm.ops import losses
+from lm.tokenizers import Codec
 
 BOUNDS = {
     "rate": "(0, 1)",
@@ -93,7 +94,7 @@ class Objective(base.Objective):
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
 
-    def layout(self, codec: Any, *, seq_len: int, pack: bool) -> Layout:
+    def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
         if codec.mask_id is None:
             raise DataError(
                 "tokenizer",
@@ -111,7 +112,7 @@ class Objective(base.Objective):
         return Sentences(seq_len, self.short, self.column)
 
     def transforms(
-        self, index: Index, codec: Any, *, seq_len: int
+        self, index: Index, codec: Codec, *, seq_len: int
     ) -> tuple[Callable, ...]:
         special = np.isin(np.arange(codec.vocab_size), list(codec.special_ids))
         mask = transforms.MaskTokens(
@@ -189,7 +190,7 @@ class Objective(base.Objective):
         logits, targets, _ = self._outputs(model, batch, False)["mlm"]
         return -losses.token_losses(logits, targets)
 
-    def show(self, batch: Rows, predictions: Rows, codec: Any, row: int) -> str:
+    def show(self, batch: Rows, predictions: Rows, codec: Codec, row: int) -> str:
         """Shows each masked position as [predicted] or [predicted|target]."""
         tokens = batch["inputs"][row].copy()
         shown = {}

@@ -14,6 +14,7 @@ from lm.data.layouts import Chunks
 from lm.errors import ConfigError
 from lm.objectives.base import SOURCE
 from lm.objectives.teacher_forcing import TeacherForcing, start_and_end
+from lm.tokenizers import Codec
 
 BOUNDS = {"target_len": "[2, 16777216]"}
 
@@ -61,13 +62,13 @@ class Objective(TeacherForcing):
     def sees_prompt(self) -> bool:
         return self.kind == "decoder"
 
-    def prompt(self, codec: Any, text: str) -> list[int]:
+    def prompt(self, codec: Codec, text: str) -> list[int]:
         if self.kind == "encoder_decoder":
             return super().prompt(codec, text)
         start, _ = start_and_end(codec, "prefix_lm")
         return [start, *codec.encode(text)]
 
-    def layout(self, codec: Any, *, seq_len: int, pack: bool) -> Layout:
+    def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
         _, end = start_and_end(codec, "prefix_lm")
         if self.kind == "decoder":
             form = Whole()
@@ -80,7 +81,7 @@ class Objective(TeacherForcing):
         return Chunks(raw, lengths, (self.FORM,), pack, column=self.column)
 
     def transforms(
-        self, index: Index, codec: Any, *, seq_len: int
+        self, index: Index, codec: Codec, *, seq_len: int
     ) -> tuple[Callable, ...]:
         start, end = start_and_end(codec, "prefix_lm")
         pad_id = codec.pad_id or 0

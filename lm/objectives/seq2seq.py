@@ -14,6 +14,7 @@ from lm.data.layouts import Pairs, texts_of
 from lm.data.sources.base import Record
 from lm.objectives.base import SOURCE, Rows
 from lm.objectives.teacher_forcing import TeacherForcing, start_and_end
+from lm.tokenizers import Codec
 
 BOUNDS = {"source_len": "[2, 16777216]"}
 
@@ -65,10 +66,10 @@ class Objective(TeacherForcing):
     def columns(self) -> tuple[str, ...]:
         return (self.source, self.target)
 
-    def prompt(self, codec: Any, text: str) -> list[int]:
+    def prompt(self, codec: Codec, text: str) -> list[int]:
         return super().prompt(codec, self.prefix + text)
 
-    def layout(self, codec: Any, *, seq_len: int, pack: bool) -> Layout:
+    def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
         start_and_end(codec, "seq2seq")
         return Pairs(
             source_length=self.source_len or seq_len,
@@ -90,7 +91,7 @@ class Objective(TeacherForcing):
         return example["source_inputs"][example["source_segment_ids"] == 1].tolist()
 
     def transforms(
-        self, index: Index, codec: Any, *, seq_len: int
+        self, index: Index, codec: Codec, *, seq_len: int
     ) -> tuple[Callable, ...]:
         pad = transforms.PadSides(
             self.source_len or seq_len, seq_len, codec.pad_id or 0

@@ -14,6 +14,7 @@ from lm.data.layouts import Chunks
 from lm.errors import ConfigError, DataError
 from lm.objectives.base import SOURCE
 from lm.objectives.teacher_forcing import TeacherForcing, start_and_end
+from lm.tokenizers import Codec
 
 BOUNDS = {"rate": "(0, 1)", "span": "[1, inf)", "target_len": "[3, 16777216]"}
 
@@ -50,7 +51,7 @@ class Corruption(TeacherForcing):
     def small(self) -> dict[str, Any]:
         return {"target_len": self.target_len and min(self.target_len, 128)}
 
-    def forms(self, codec: Any) -> tuple[spans.Form, ...]:
+    def forms(self, codec: Codec) -> tuple[spans.Form, ...]:
         """Returns the ways in which a piece may be corrupted."""
         raise NotImplementedError
 
@@ -75,7 +76,7 @@ class Corruption(TeacherForcing):
         needed = max(form.lengths(raw)[1] for form in forms)
         return raw, seq_len, self.target_len or needed
 
-    def layout(self, codec: Any, *, seq_len: int, pack: bool) -> Layout:
+    def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
         start_and_end(codec, "span corruption")
         forms = self.forms(codec)
         raw, *capacity = self._lengths(forms, seq_len)
@@ -90,7 +91,7 @@ class Corruption(TeacherForcing):
         return Chunks(raw, tuple(capacity), forms, pack, column=self.column)
 
     def transforms(
-        self, index: Index, codec: Any, *, seq_len: int
+        self, index: Index, codec: Codec, *, seq_len: int
     ) -> tuple[Callable, ...]:
         forms = self.forms(codec)
         _, source, target = self._lengths(forms, seq_len)
@@ -115,5 +116,5 @@ class Objective(Corruption):
     rate: float = 0.15
     span: float = 3.0
 
-    def forms(self, codec: Any) -> tuple[spans.Form, ...]:
+    def forms(self, codec: Codec) -> tuple[spans.Form, ...]:
         return (spans.Spans(self.rate, self.span),)

@@ -14,6 +14,7 @@ from lm.models.base import Predicts, Sequence
 from lm.objectives import base
 from lm.objectives.base import Batch, Rows, Terms
 from lm.ops import losses
+from lm.tokenizers import Codec
 
 BOUNDS = {"label_smoothing": "[0, 1)", "z_loss": "[0, inf)"}
 
@@ -78,11 +79,11 @@ class TeacherForcing(base.Objective):
         logits = model.logits(model(batch, train=False))
         return -losses.token_losses(logits, batch["targets"])
 
-    def prompt(self, codec: Any, text: str) -> list[int]:
+    def prompt(self, codec: Codec, text: str) -> list[int]:
         """Returns a text as an encoder reads it, with the end token."""
         return [*codec.encode(text), codec.eos_id]
 
-    def show(self, batch: Rows, predictions: Rows, codec: Any, row: int) -> str:
+    def show(self, batch: Rows, predictions: Rows, codec: Codec, row: int) -> str:
         """Shows the first segment: source or prefix, target, and what was predicted."""
         first = batch["segment_ids"][row] == 1
         said = first & (batch["weights"][row] > 0)
@@ -101,7 +102,7 @@ class TeacherForcing(base.Objective):
         )
 
 
-def _shown(ids: list[int], codec: Any) -> str:
+def _shown(ids: list[int], codec: Codec) -> str:
     """Decodes ids with their sentinels, which `decode` leaves out."""
     known = [i for i in ids if i < codec.vocab_size]  # a model's may be rounded up
     text: list[str] = []
@@ -111,7 +112,7 @@ def _shown(ids: list[int], codec: Any) -> str:
     return " ".join(text)
 
 
-def start_and_end(codec: Any, objective: str) -> tuple[int, int]:
+def start_and_end(codec: Codec, objective: str) -> tuple[int, int]:
     """Returns the decoder's first input (bos, else pad as in T5) and the end token.
 
     Raises:
