@@ -22,11 +22,13 @@ Runs the evaluations of a config on a checkpoint and prints one JSON object: the
 step and every metric; null stands for one that is not defined, and a line on
 stderr tells why. The config is the run's own, or that of --config, whose
 evaluations are then run on the run's weights."""
-# Nothing is trained or kept here, so nothing is followed, whatever the config says.
+# Evaluating neither stops a run nor keeps a checkpoint, so that these fields, which may
+# name an evaluation that was replaced, are not used.
 FOLLOWED = ["--config.checkpoint.best=none", "--config.stop.metric=none"]
 
 
 def run(argv: list[str]) -> int:
+    """Runs the command; returns its exit code."""
     parser = Parser("lm.evaluate", USAGE)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="the run")
     parser.add_argument(
@@ -79,13 +81,13 @@ def run(argv: list[str]) -> int:
 
 
 def only(config: configs.Config, names: str | None) -> configs.Config:
-    """Leaves the evaluations of these names.
+    """Returns a config with only some of its evaluations.
 
     Args:
-      names: separated by commas; None: all.
+      names: their names, separated by commas; None is all.
 
     Raises:
-      ConfigError: there is no such evaluation, or none at all.
+      ConfigError: there is no such evaluation, or the config has none.
     """
     if not config.evals:
         raise ConfigError("evals", "no evaluation", "at least one")
@@ -99,7 +101,7 @@ def only(config: configs.Config, names: str | None) -> configs.Config:
 
 
 def to_json(found: dict[str, float], note: Callable[[str], None]) -> str:
-    """Writes metrics as JSON, which has no number for what is not finite: null."""
+    """Formats metrics as JSON; a value that is not finite is null, with a note."""
     for name, value in found.items():
         if not math.isfinite(value):
             note(f"{name}: null, for its value is {value}, which JSON cannot hold")

@@ -1,8 +1,9 @@
-"""The second stage of the check: asks the classes that a config names.
+"""The second stage of the check: whether the parts of a config fit together.
 
-Types, bounds and general rules are checked without importing anything (`rules.py`).
-Here the model, the objective and the evaluators are built, without data, and answer for
-themselves: what they need, offer and yield. All this is before the workdir is touched.
+The first stage checks types, bounds and general rules and imports no class
+(`rules.py`). This stage builds the model, the objective and the evaluators without data
+and compares the abilities that they require and offer. Both come before the workdir is
+touched.
 """
 
 import ast
@@ -28,11 +29,12 @@ def check(
 
     Args:
       build: config -> (model, objective), neither with data or parameters.
-      needs: words of `can` that the model or the objective must offer to a command.
+      needs: abilities (words of `can`) that a command requires of the model or the
+        objective.
       asker: the name of that command, for the error.
 
     Raises:
-      ConfigError: the first thing that does not fit.
+      ConfigError: the first rule that does not hold.
     """
     model, objective = build(config)
     job = jobs.read(config.job, configs.ROOT)
@@ -61,10 +63,15 @@ def check(
 def build_class(
     kind: str, section: Mapping[str, Any], where: str, **wiring: Any
 ) -> Any:
-    """Builds what a section names.
+    """Builds the object whose class a section names.
+
+    Args:
+      kind: "model", "objective" or "evaluator".
+      where: the path of the section, for the error.
+      wiring: arguments of the class that no config sets.
 
     Raises:
-      ConfigError: the class lacks a method that every one of its kind has.
+      ConfigError: the class lacks a required method.
     """
     choice = classes.CHOICE[kind]
     cls = configs.load_class(kind, section[choice])
@@ -77,15 +84,22 @@ def build_class(
 
 
 def _lacks(config: Config, model: Any, objective: Any) -> list[str]:
-    """Lists by what a model does not fit an objective."""
+    """Lists missing abilities of the model, then missing arrays of the objective."""
     needs = objective.needs
     if not jobs.read(config.job, configs.ROOT)["loss"]:
-        needs -= {"hidden"}  # What the loss is computed from.
+        needs -= {"hidden"}  # Only the loss is computed from hidden states.
     return sorted(needs - model.can) + sorted(model.reads - objective.gives)
 
 
 def _misfit(config: Config, build: Open, lacks: list[str], model: Any) -> ConfigError:
-    """Makes the error for model and objective, with a field that would mend it."""
+    """Makes the error for a model that does not fit the objective.
+
+    The error names the first field of either whose change would mend it, if there is
+    one.
+
+    Args:
+      lacks: the result of `_lacks`, not empty.
+    """
     names = f"objective {config.objective.name} with model {config.model.name}"
     lack = lacks[0]
     does = f"reads {lack}"
@@ -94,7 +108,9 @@ def _misfit(config: Config, build: Open, lacks: list[str], model: Any) -> Config
     for section in ("objective", "model"):
         for field in configs.options(section, config[section].name).values():
             counts = {
-                value: _left(lacks, _with(config, section, field.name, value), build)
+                value: _remaining(
+                    lacks, _changed(config, section, field.name, value), build
+                )
                 for value in _values(field)
             }
             least = min(counts.values(), default=math.inf)
@@ -112,7 +128,7 @@ def _misfit(config: Config, build: Open, lacks: list[str], model: Any) -> Config
 
 
 def _values(field: schema.Field) -> list[Any]:
-    """Returns the words that a field may hold; of a whole number, 0 where it may."""
+    """Returns values to try for a field: its words, or 0 for a number that may be 0."""
     match field.type:
         case ast.Subscript(ast.Name("Literal"), ast.Tuple(words)):
             return [ast.literal_eval(word) for word in words]
@@ -121,26 +137,22 @@ def _values(field: schema.Field) -> list[Any]:
     return []
 
 
-def _with(config: Config, section: str, name: str, value: Any) -> Config:
-    """Changes one field of a config."""
+def _changed(config: Config, section: str, name: str, value: Any) -> Config:
+    """Returns a config with one field changed."""
     return Config(config | {section: Config(config[section] | {name: value})})
 
 
-def _left(lacks: list[str], config: Config, build: Open) -> float:
-    """Counts what another config lacks; infinite where the first of `lacks` stays."""
+def _remaining(lacks: list[str], config: Config, build: Open) -> float:
+    """Counts what another config lacks; infinity if it lacks the first of `lacks`."""
     try:
-        left = _lacks(config, *build(config))
+        remaining = _lacks(config, *build(config))
     except ConfigError:
         return math.inf
-    return math.inf if lacks[0] in left else len(left)
-
-
-def _weights(config: Config) -> list[str]:
-    return [str(source["weight"]) for source in config.data.sources]
+    return math.inf if lacks[0] in remaining else len(remaining)
 
 
 def _general(config: Config, model: Any, objective: Any) -> Iterator[Rule]:
-    """Yields the conditions that follow from what model and objective declare."""
+    """Yields the rules that follow from the properties of model and objective."""
     name, parts = config.objective.name, config.grad_accum
     expected = f"1: the examples of objective {name} depend on each other"
     yield Rule(not objective.interacts or parts == 1, "grad_accum", parts, expected)
@@ -151,7 +163,8 @@ def _general(config: Config, model: Any, objective: Any) -> Iterator[Rule]:
         fix = f"set {where}.pack=false."
         holds = objective.packs or not data.pack
         yield Rule(holds, f"{where}.pack", "true", expected, fix)
-    streams, weights = config.data.order == "stream", _weights(config)
+    streams = config.data.order == "stream"
+    weights = [str(source["weight"]) for source in config.data.sources]
     expected = "one source, or several that follow each other: all of one weight"
     found = f"'stream' with sources of weights {', '.join(weights)}"
     yield Rule(not streams or len({*weights}) == 1, "data.order", found, expected)
@@ -167,10 +180,10 @@ def _general(config: Config, model: Any, objective: Any) -> Iterator[Rule]:
 
 
 def _check_kernel(config: Config, model: Any, objective: Any) -> None:
-    """Refuses a kernel of attention that cannot compute the objective's batches.
+    """Refuses an attention kernel that does not support the objective's batches.
 
-    What the model itself asks of the kernel, its constructor checks. Whether there is a
-    prefix, only the objective knows.
+    The constructor of the model checks the kernel for the model's own options. Whether
+    batches have a prefix depends on the objective.
 
     Raises:
       ConfigError: the LIMITS of `compute.attention` exclude a prefix.
@@ -185,11 +198,11 @@ def _check_kernel(config: Config, model: Any, objective: Any) -> None:
 def _check_evaluations(
     config: Config, model: Any, objective: Any
 ) -> Iterator[tuple[str, tuple[str, ...] | None]]:
-    """Yields (name, the metrics that it may yield) of each evaluation."""
+    """Checks the evaluations, and yields (name, names of its metrics) for each."""
     for name, section in config.evals.items():
         where = f"evals.{name}"
         evaluator = build_class("evaluator", section, where)
-        changes = _checked(config, section.objective, f"{where}.objective")
+        changes = _checked_changes(config, section.objective, f"{where}.objective")
         changed = configs.Config(config.objective | changes)
         own = build_class("objective", changed, "objective")
         lacks = sorted(evaluator.needs - (model.can | own.can))
@@ -207,14 +220,20 @@ def _check_evaluations(
 
 
 def _fitting(offered: frozenset[str]) -> Iterator[str]:
-    """Yields the evaluators that need no more than what is offered."""
+    """Yields the names of evaluators whose needs are among the abilities offered."""
     for name in configs.known("evaluator"):
         if configs.load_class("evaluator", name)().needs <= offered:
             yield name
 
 
-def _checked(config: Config, changes: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Checks the fields of the objective that an evaluation changes."""
+def _checked_changes(
+    config: Config, changes: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Checks the fields of the objective that an evaluation changes.
+
+    Raises:
+      ConfigError: a field is unknown, or its value has the wrong type or bounds.
+    """
     options = configs.options("objective", config.objective.name)
     for name in changes:
         if name not in options:
@@ -228,7 +247,11 @@ def _checked(config: Config, changes: Mapping[str, Any], where: str) -> dict[str
 def _metric_rules(
     config: Config, yielded: Mapping[str, tuple[str, ...] | None]
 ) -> Iterator[Rule]:
-    """Yields whether the metrics that the run follows will exist."""
+    """Yields the rule that the metrics which the run follows will exist.
+
+    Args:
+      yielded: the names of the metrics of each evaluation; None where they are unknown.
+    """
     for where in ("checkpoint.best", "stop.metric"):
         section, _, field = where.partition(".")
         metric = config[section][field]
@@ -248,10 +271,10 @@ def _metric_rules(
 
 
 def changed(objective: Any, changes: Mapping[str, Any]) -> Any:
-    """Replaces some fields of the objective, as an evaluation asks.
+    """Returns an objective with the changes of an evaluation.
 
     Raises:
-      ConfigError: it has no such field.
+      ConfigError: the objective has no such field.
     """
     known = [field.name for field in dataclasses.fields(objective)]
     for name in changes:

@@ -433,7 +433,7 @@ def check_unknown(index: indices.Index, codec: Codec, most: float, place: str) -
       DataError: names the share, and the limit.
     """
     unknown, tokens = index.facts["unknown"], index.facts["encoded"]
-    if unknown > most * tokens:
+    if codec.unk_id is not None and unknown > most * tokens:
         name = codec.token(codec.unk_id)
         raise DataError(
             place,

@@ -1,4 +1,4 @@
-"""The contract of an evaluator, and the three records that it works with."""
+"""The contract of an evaluator, and the three records that it receives."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,13 +24,13 @@ class Examples:
     """An evaluation set.
 
     Attributes:
-      stream: its examples by their number.
-      rows: how many of them count; `batches` fills up with padding rows.
-      batches: starts a pass over the set, as batches on the devices.
-      records: starts a pass over the records that the rows were made of, in order.
+      stream: returns an example by its number.
+      rows: the number of examples to evaluate; `batches` adds padding rows.
+      batches: begins a pass over the set; the batches are on the devices.
+      records: begins a pass over the records of the rows, in the same order.
       objective: the run's objective with the changes of this evaluation.
       codec: the tokenizer.
-      train_counts: returns (V,) how often each token stands in the training rows.
+      train_counts: returns how often each token occurs in the training rows, (V,).
     """
 
     stream: Stream
@@ -44,12 +44,13 @@ class Examples:
 
 @dataclasses.dataclass(frozen=True)
 class Functions:
-    """The model's functions, with the parameters to evaluate in them.
+    """The functions of a model, with the parameters to evaluate already bound.
 
     Attributes:
       metrics: batch -> {metric: (sum, count)}.
-      predict: batch -> (batch, predictions), whole arrays on every process.
-      answer: (prompts as ids, settings) -> the answers to each, best first.
+      predict: batch -> (batch, predictions), as complete arrays on every process.
+      answer: (prompts as token ids, settings) -> generated answers per prompt, the best
+        first.
     """
 
     metrics: Callable[[Batch], Terms]
@@ -59,7 +60,7 @@ class Functions:
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """Where an evaluator writes what is no number.
+    """Where an evaluator writes texts and messages.
 
     Attributes:
       samples: the file for texts; only process 0 writes it.
@@ -78,9 +79,9 @@ class Evaluator:
       data: the sources, like config.data.
       objective: fields of the run's objective that differ here.
       every: how often it runs; it runs once more at the end.
-      batch_size: None is the training's.
-      limit: at most so many examples, from the beginning; None is all.
-      seed: of the masks of an evaluation, the same at every step.
+      batch_size: None is that of training.
+      limit: the number of examples to use, from the beginning; None is all.
+      seed: for the masks and samples of an evaluation, the same at every step.
     """
 
     data: dict = dataclasses.field(default_factory=dict)
@@ -92,9 +93,10 @@ class Evaluator:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the model or the objective must offer, as words of their `can`.
+        """Lists the abilities that the model or the objective must offer.
 
-        Checked before step 1; see lm/models/base.py and lm/objectives/base.py.
+        They are words of `can` in lm/models/base.py and lm/objectives/base.py, and are
+        checked before step 1.
         """
         return frozenset()
 
@@ -103,12 +105,12 @@ class Evaluator:
 
         Args:
           config: the complete config.
-          where: the path of its section, such as "evals.dev".
+          where: the path of this evaluator's section, such as "evals.dev".
         """
         yield from ()
 
     def yields(self, objective: Objective) -> tuple[str, ...] | None:
-        """Names the metrics that `run` may yield; None where they are not known before.
+        """Returns the names that `run` may yield; None if they are not known before.
 
         `checkpoint.best` and `stop.metric` are checked against them before step 1.
         """
@@ -117,8 +119,8 @@ class Evaluator:
     def run(
         self, examples: Examples, model: Functions, out: Outputs
     ) -> Iterator[tuple[str, float]]:
-        """Yields (metric, value) of the set.
+        """Yields (metric, value) for the set.
 
-        A value that is not defined is NaN, and `out.note` tells why.
+        An undefined value is NaN, and `out.note` logs the reason.
         """
         raise NotImplementedError(f"{type(self).__module__} has no method run")

@@ -1,4 +1,4 @@
-"""An evaluation of a run: an evaluator with its set and the model's functions."""
+"""An evaluation of a run: an evaluator, its set and the functions of the model."""
 
 import dataclasses
 import functools
@@ -18,16 +18,16 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """One evaluation of a run: (params, step) -> its metrics, as `<name>/<metric>`.
+    """One evaluation of a run: (params, step) -> {`<name>/<metric>`: value}.
 
     Attributes:
-      name: of the section in config.evals.
-      evaluator: what is computed.
+      name: the name of the section in config.evals.
+      evaluator: computes the metrics.
       examples: the set.
       batch_size: rows of a batch, over all devices.
-      metrics, predict: of (params, batch); see `Functions`.
-      decoder: makes the run's decoder, once for all evaluations.
-      workdir: where samples are written.
+      metrics, predict: functions of (params, batch); see `Functions`.
+      decoder: builds the run's decoder; the evaluations share one.
+      workdir: samples are written to its folder `samples`.
       note: writes a line to the log.
     """
 
@@ -41,7 +41,8 @@ class Evaluation:
     workdir: Path
     note: Callable[[str], None]
 
-    def __call__(self, params: PyTree, at: int) -> dict[str, float]:
+    def __call__(self, params: PyTree, step: int) -> dict[str, float]:
+        # Only evaluators that generate text need the decoder's copy of the weights.
         decoder = functools.cache(lambda: loop.with_params(self.decoder(), params))
 
         def report(numbers: Sequence[int]) -> Iterator[int]:
@@ -58,7 +59,7 @@ class Evaluation:
             predict=functools.partial(self.predict, params),
             answer=answer,
         )
-        samples = self.workdir / "samples" / f"{self.name}-{at}.txt"
+        samples = self.workdir / "samples" / f"{self.name}-{step}.txt"
         out = Outputs(samples, self.note)
         found = self.evaluator.run(self.examples, model, out)
         return {f"{self.name}/{metric}": value for metric, value in found}
@@ -67,5 +68,5 @@ class Evaluation:
 def progress(
     items: Iterable[T], total: int, name: str, note: Callable[[str], None]
 ) -> Iterator[T]:
-    """Yields the items of an evaluation, and notes now and then how far it is."""
+    """Yields the items of an evaluation, and logs its progress now and then."""
     return timing.told(items, total, lambda text: note(f"{name}: batch {text}"))

@@ -1,4 +1,4 @@
-"""What a model generates: translations and summaries by their references, samples."""
+"""Scores generated texts by their references, and writes samples."""
 
 import dataclasses
 import importlib.util
@@ -28,21 +28,21 @@ CHANGEABLE = ("tokenize", "stem")
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator(base.Evaluator):
-    """Metrics of what the model answers to each question of the set.
+    """Metrics of the texts that the model generates for the examples of a set.
 
-    They need an objective with references (seq2seq), and unpacked data. Without
-    `metrics` it is for any decoder: the answers to `prompts` are written to `samples/`.
+    Metrics require an objective with references (seq2seq) and unpacked data. Without
+    `metrics` any decoder will do: the answers to `prompts` are written to `samples/`.
 
     Attributes:
-      metrics: their names: each public function of lm/metrics/text.py is one.
-      tokenize: how BLEU and ROUGE cut words, a tokenizer of sacrebleu; "auto" chooses
-        by what the references are written in (lm/metrics/words.py). It stands in the
-        signature of the score, in the log.
-      stem: whether ROUGE compares English stems; "auto": of Latin letters.
-      prompts: texts to continue, as samples, beside the set's own.
+      metrics: names of public functions of lm/metrics/text.py.
+      tokenize: the tokenizer of sacrebleu that splits texts into words for BLEU and
+        ROUGE; "auto" chooses by the script of the references (lm/metrics/words.py).
+        The log shows the choice in the signature of the score.
+      stem: whether ROUGE compares English stems; "auto" does in Latin script.
+      prompts: texts to continue or answer as samples, beside those of the set.
       max_tokens, beams, length_penalty, temperature: see lm.decoding.loop.Settings.
-      rows: how many answers are written to the samples; the hypotheses of the whole set
-        are written in any case, one in a line.
+      rows: the number of answers in the samples. The hypotheses of the whole set are
+        written in any case, one per line.
     """
 
     metrics: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class Evaluator(base.Evaluator):
     def rules(self, config: Mapping[str, Any], where: str) -> Iterator[Rule]:
         packed = self.metrics and self.data.get("pack")
         fix = f"set {where}.data.pack=false."
-        expected = "false: a row of one record has references"
+        expected = "false: only a row of one record has references"
         yield Rule(not packed, f"{where}.data.pack", "true", expected, fix)
         package = PACKAGES.get(self.tokenize)
         yield Rule(
@@ -109,6 +109,12 @@ class Evaluator(base.Evaluator):
         out: base.Outputs,
         shown: list[str],
     ) -> Iterator[tuple[str, float]]:
+        """Generates an answer to each example, and yields the scores of all.
+
+        Args:
+          shown: the parts of the file of samples; the signatures and the first answers
+            are added.
+        """
         objective, decode = examples.objective, examples.codec.decode
         references = [objective.references(record) for record in examples.records()]
         numbers = range(examples.rows)

@@ -17,28 +17,31 @@ from lm.objectives.base import Objective
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator(base.Evaluator):
-    """The objective's metrics, each the sum over the set by its count.
+    """The objective's metrics: the sum over the set divided by the count.
 
     Yields `loss` (the sum of all metrics `<term>_loss`, in nats) and all metrics of the
-    objective. Where the targets of a term are tokens, also
+    objective. If the targets of a term are tokens, also
 
         perplexity     exp of that term's loss
-        unknown_share  share of the targets that are the tokenizer's unknown token;
-                       where it is large, loss and perplexity say little about the text
-        unigram_loss   with baseline="unigram": the loss on the same targets of the
-                       unigram distribution of the training rows (one added to each
-                       count, without the special tokens that are no target)
+        unknown_share  share of the targets that are the tokenizer's unknown token; if
+                       it is large, loss and perplexity say little about the text
+        unigram_loss   with baseline="unigram": the loss that the unigram distribution
+                       of the training rows has on the same targets (1 is added to each
+                       count; special tokens that are never a target are left out)
 
-    and where each token of a text is a target once (decoders), comparable across
-    tokenizers:
+    and if each token of a text is a target at most once (decoders), two metrics that
+    can be compared across tokenizers:
 
-        bits_per_byte              the loss of all targets in bits, the end tokens
-                                   among them, by the UTF-8 bytes of the targets
+        bits_per_byte              the loss of all targets, end tokens included, in
+                                   bits, divided by the UTF-8 bytes of the targets
         bits_per_byte_without_end  the same without the loss of the end tokens
 
-    An end token has no bytes: it is the cost of knowing where a text ends, and weighs
-    where texts are short. The first token of a text is no target unless a bos token
-    stands before it; its bytes are then left out, too.
+    An end token costs bits but has no bytes, which matters in short texts. The first
+    token of a text is a target only if a bos token precedes it; otherwise its bytes are
+    not counted either.
+
+    Attributes:
+      baseline: whether `unigram_loss` is computed.
     """
 
     baseline: Literal["none", "unigram"] = "none"
@@ -85,6 +88,7 @@ class Evaluator(base.Evaluator):
             )
         term = f"{objective.token_term}_loss"
         if tokens:
+            # Beyond 709 nats a float overflows.
             yield "perplexity", math.exp(min(means[term], 700.0))
         if "bytes" in objective.can and (size := target_bytes(examples)):
             bits = 1 / size / math.log(2)
@@ -111,10 +115,10 @@ def target_bytes(examples: base.Examples) -> float:
 
 
 def unigram_loss(examples: base.Examples) -> float:
-    """Mean of -log p(target) in nats, p being the training rows' unigram distribution.
+    """Computes the mean of -log p(target) in nats for the unigrams of the training set.
 
     Args:
-      examples: of an objective with "tokens".
+      examples: a set whose objective offers "tokens".
     """
     counts = examples.train_counts() + 1.0
     wanted = np.zeros(len(counts))

@@ -1,4 +1,4 @@
-"""Metrics that need every prediction of a set at once: F1, AUC and the like."""
+"""Metrics that need all predictions of a set at once, such as F1 and AUC."""
 
 import dataclasses
 import math
@@ -15,10 +15,10 @@ WORDS = {"metrics": "metrics.classification:*"}
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator(base.Evaluator):
-    """Named metrics of lm/metrics/classification.py over the exact set.
+    """Metrics of lm/metrics/classification.py over the set, without padding rows.
 
     Attributes:
-      metrics: their names: each public function of that file is one.
+      metrics: names of public functions of that file.
     """
 
     metrics: tuple[str, ...] = ("accuracy", "precision", "recall", "f1", "auc")
@@ -39,20 +39,21 @@ class Evaluator(base.Evaluator):
             real = np.asarray(batch["label_weights"]) > 0
             labels.append(np.asarray(batch["labels"])[real])
             probabilities.append(np.asarray(predictions["probabilities"])[real])
-        known, guessed = np.concatenate(labels), np.concatenate(probabilities)
-        if not np.isfinite(guessed).all():
+        known, predicted = np.concatenate(labels), np.concatenate(probabilities)
+        if not np.isfinite(predicted).all():
             out.note("the model's probabilities are not finite: nor are the metrics")
             yield from ((name, math.nan) for name in self.metrics)
             return
         for name in self.metrics:
-            value = getattr(classification, name)(known, guessed)
+            value = getattr(classification, name)(known, predicted)
             if math.isnan(value):
-                out.note(f"{name} is not defined here: {classes_of(known, guessed)}")
+                found = describe_classes(known, predicted)
+                out.note(f"{name} is not defined here: {found}")
             yield name, value
 
 
-def classes_of(labels: np.ndarray, probabilities: np.ndarray) -> str:
-    """Describes how many examples each class has, the absent ones by name."""
+def describe_classes(labels: np.ndarray, probabilities: np.ndarray) -> str:
+    """Lists classes without examples; if there are none, the examples per class."""
     counts = np.bincount(labels, minlength=probabilities.shape[1])
     absent = ", ".join(map(str, np.flatnonzero(counts == 0)[:10]))
     return f"no example of class {absent}" if absent else f"{counts.tolist()} examples"

@@ -1,4 +1,4 @@
-"""A few rows as text, with what the model predicts: to be read, no number."""
+"""Writes a few rows as text with the model's predictions; yields no metric."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -15,7 +15,11 @@ BOUNDS = {"rows": "[1, 1000]"}
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator(base.Evaluator):
-    """Writes the first `rows` rows of the set to `samples/` in the workdir."""
+    """Writes the first `rows` rows of the set to `samples/` in the workdir.
+
+    Attributes:
+      rows: at most those of one batch are written.
+    """
 
     rows: int = 4
 

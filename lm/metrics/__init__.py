@@ -1,1 +1,4 @@
-"""Figures of predictions and texts, on the host; nothing here knows a model."""
+"""Metrics of predictions and of generated texts, on the host, without a model.
+
+The public functions of a file are the metrics that a config can name.
+"""

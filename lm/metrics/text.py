@@ -1,8 +1,7 @@
 """Metrics of generated texts, by sacrebleu and rouge-score, in per cent.
 
-Each public function is a metric of this name: (hypotheses, references of each, words)
--> (score, signature). The score is the corpus's; the signature holds what one must know
-to compare it.
+Each public function is a metric: (hypotheses, references per hypothesis, words) ->
+(score of the corpus, signature). Scores can be compared if their signatures are equal.
 """
 
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ WESTERN = Words()
 def bleu(
     hypotheses: Sequence[str], references: References, words: Words = WESTERN
 ) -> Score:
-    """BLEU (Papineni et al. 2002) as sacrebleu computes it (Post 2018)."""
+    """Computes BLEU (Papineni et al. 2002) by sacrebleu (Post 2018)."""
     from sacrebleu.metrics import BLEU
 
     return _sacrebleu(BLEU(tokenize=words.bleu), hypotheses, references)
@@ -28,7 +27,7 @@ def bleu(
 def chrf(
     hypotheses: Sequence[str], references: References, words: Words = WESTERN
 ) -> Score:
-    """chrF (Popović 2015), of character 6-grams; it needs no words."""
+    """Computes chrF (Popović 2015) of character 6-grams; `words` has no effect."""
     from sacrebleu.metrics import CHRF
 
     return _sacrebleu(CHRF(), hypotheses, references)
@@ -37,27 +36,28 @@ def chrf(
 def rouge1(
     hypotheses: Sequence[str], references: References, words: Words = WESTERN
 ) -> Score:
-    """ROUGE-1 (Lin 2004): F1 of single words."""
+    """Computes ROUGE-1 (Lin 2004): F1 of single words."""
     return _rouge("rouge1", hypotheses, references, words)
 
 
 def rouge2(
     hypotheses: Sequence[str], references: References, words: Words = WESTERN
 ) -> Score:
-    """ROUGE-2: F1 of pairs of words."""
+    """Computes ROUGE-2 (Lin 2004): F1 of pairs of words."""
     return _rouge("rouge2", hypotheses, references, words)
 
 
 def rougeL(
     hypotheses: Sequence[str], references: References, words: Words = WESTERN
 ) -> Score:
-    """ROUGE-L: F1 of the longest common subsequence of a text's words."""
+    """Computes ROUGE-L (Lin 2004): F1 of the longest common subsequence of words."""
     return _rouge("rougeL", hypotheses, references, words)
 
 
 def _sacrebleu(metric: Any, hypotheses: Sequence[str], references: References) -> Score:
+    # sacrebleu wants the first references of all texts, then the second ones, and so
+    # on; None stands for a missing one.
     most = max(map(len, references))
-    # One list for each number of a reference; None where a text has fewer.
     streams = [
         [each[n] if n < len(each) else None for each in references] for n in range(most)
     ]
@@ -68,7 +68,7 @@ def _sacrebleu(metric: Any, hypotheses: Sequence[str], references: References) -
 def _rouge(
     kind: str, hypotheses: Sequence[str], references: References, words: Words
 ) -> Score:
-    """The mean over texts, each by the reference with the highest F1."""
+    """Averages over texts the F1 with the reference for which it is highest."""
     from rouge_score.rouge_scorer import RougeScorer
 
     own = words.rouge == "rouge"

@@ -1,7 +1,7 @@
-"""How texts are cut into words before a metric compares them.
+"""Splits texts into words for metrics that count words.
 
-BLEU and ROUGE count words, which some scripts write without spaces: by the usual
-tokenizer an exact copy of a Chinese text scores 0.
+Some scripts have no spaces between words: with the usual tokenizers of BLEU and ROUGE
+an exact copy of a Chinese text scores 0.
 """
 
 import dataclasses
@@ -9,17 +9,17 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
-# Tokenizers of sacrebleu, and the package that one needs beside it.
+# Tokenizers of sacrebleu that need another package, and its name.
 PACKAGES = {"ja-mecab": "MeCab", "ko-mecab": "mecab_ko"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """How the texts of a corpus are cut.
+    """The tokenizers for the texts of a corpus.
 
     Attributes:
-      bleu: a tokenizer of sacrebleu.
-      rouge: the same, or "rouge" for rouge-score's own, which keeps only a-z and 0-9.
+      bleu: the name of a tokenizer of sacrebleu.
+      rouge: the same, or "rouge" for that of rouge-score, which keeps only a-z and 0-9.
       stem: whether ROUGE compares English stems (Porter 1980).
     """
 
@@ -29,18 +29,19 @@ class Words:
 
 
 def choose(tokenize: str, stem: str, references: Iterable[Sequence[str]]) -> Words:
-    """Chooses how to cut a corpus.
+    """Chooses the tokenizers for a corpus.
 
-    With "auto" the script of most letters of the references decides: "zh" for Chinese
-    (each character a word), "char" for Japanese, Korean, Thai and others without spaces
-    (each character; the "-mecab" tokenizers know words), else what sacrebleu and
-    rouge-score use. ROUGE's own tokenizer knows Latin letters only; other alphabets are
-    cut by "intl". Stems are English: "auto" takes them of Latin letters.
+    With "auto" the most frequent script of the references decides. Chinese is split by
+    "zh" and other scripts without spaces (Japanese, Thai) by "char", both into
+    characters; so is Korean, whose words have endings ("ja-mecab" and "ko-mecab" split
+    into words). Latin script is split by the defaults of sacrebleu and rouge-score.
+    rouge-score drops all other letters: those are split by "intl". Stems are English,
+    so "auto" uses them for Latin script alone.
 
     Args:
-      tokenize: "auto" or a tokenizer of sacrebleu.
+      tokenize: "auto" or the name of a tokenizer of sacrebleu.
       stem: "auto", "porter" or "none".
-      references: of each text.
+      references: the references of each text.
     """
     script = script_of(text for texts in references for text in texts)
     bleu = {"han": "zh", "asian": "char"}.get(script, "13a")
@@ -51,7 +52,7 @@ def choose(tokenize: str, stem: str, references: Iterable[Sequence[str]]) -> Wor
     return Words(bleu, rouge, stems)
 
 
-# The first word of a letter's Unicode name, by what it means for cutting.
+# The first word of a letter's Unicode name -> the script as `script_of` groups it.
 NAMES = {"LATIN": "latin", "CJK": "han"} | dict.fromkeys(
     ("HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"),
     "asian",
@@ -59,9 +60,10 @@ NAMES = {"LATIN": "latin", "CJK": "han"} | dict.fromkeys(
 
 
 def script_of(texts: Iterable[str]) -> str:
-    """Returns what most letters are: "latin", "han", "asian" or "other".
+    """Returns the most frequent script: "latin", "han", "asian" or "other".
 
-    Japanese mixes Han characters and kana: a tenth of kana among them is "asian".
+    Japanese mixes Han characters and kana: Han characters with more than a tenth of
+    kana are "asian".
     """
     counts = dict.fromkeys(("latin", "han", "asian", "other"), 0)
     for text in texts:
@@ -75,17 +77,20 @@ def script_of(texts: Iterable[str]) -> str:
 
 
 class Tokenizer:
-    """Cuts texts for rouge-score by a tokenizer of sacrebleu, without punctuation."""
+    """A tokenizer for rouge-score: one of sacrebleu without punctuation marks."""
 
     def __init__(self, name: str, stem: bool):
         from nltk.stem.porter import PorterStemmer
         from sacrebleu.metrics import BLEU
 
-        self._cut: Callable[[str], str] = BLEU(tokenize=name).tokenizer
+        self._split: Callable[[str], str] = BLEU(tokenize=name).tokenizer
         self._stemmer = PorterStemmer() if stem else None
 
     def tokenize(self, text: str) -> list[str]:
-        words = [w for w in self._cut(text.lower()).split() if any(map(str.isalnum, w))]
+        """Returns the words of a text in lower case, stemmed if they are to be."""
+        words = [
+            w for w in self._split(text.lower()).split() if any(map(str.isalnum, w))
+        ]
         if self._stemmer is None:
             return words
         return [self._stemmer.stem(w) if len(w) > 3 else w for w in words]

@@ -1,4 +1,4 @@
-"""Objectives: a task's data on the host and its loss on the device, one file each.
+"""Objectives: the examples of a task (host) and its loss (device), one file each.
 
 Models are not defined here. Start with `base.py` and `mlm.py`.
 """

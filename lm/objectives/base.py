@@ -1,4 +1,4 @@
-"""The contract of an objective: both sides of a task, on the host and on the device."""
+"""The contract of an objective: how examples are made, and the loss on a batch."""
 
 import abc
 import dataclasses
@@ -10,13 +10,13 @@ from jaxtyping import Array, Float
 
 from lm.data.index import Index, Layout
 from lm.data.sources.base import Record
-from lm.errors import Rule
+from lm.errors import ConfigError, DataError, Rule
 from lm.models.base import Head, Sequence
 from lm.tokenizers import Codec
 
 Batch = dict[str, Array]
 Rows = dict[str, np.ndarray]  # A batch on the host.
-# The arrays of an encoder's side.
+# The arrays that an encoder reads.
 SOURCE = frozenset({"source_inputs", "source_positions", "source_segment_ids"})
 Terms = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]  # {term: (sum, count)}
 
@@ -25,111 +25,120 @@ Terms = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]  # {term: (sum, cou
 class Objective(abc.ABC):
     """The base of every objective; the fields of a subclass are `config.objective`.
 
-    On the host, `layout` decides what a row is (made once, cached) and `transforms` how
-    a row becomes an example. On the device, with `model` bound to its parameters,
-    `loss` returns for each term the sum over its targets and their count; `counts`
-    returns the same counts from the batch alone, so that an update can first total them
-    over micro-batches and devices. The loss is the sum over terms of sum / count; a
-    term without targets contributes 0.
+    On the host, `layout` defines the rows (built once and cached), and `transforms`
+    turn a row into an example. On the device, with `model` bound to its parameters,
+    `loss` returns the sum over the targets of each term and their number; `counts`
+    returns the same numbers from the batch alone, so that an update can first total
+    them over micro-batches and devices. The loss is the sum over terms of sum / count;
+    a term without targets contributes 0.
 
-    The arrays of a batch (B rows, T positions) have agreed names:
+    The arrays of a batch (B rows, T positions) have these names:
 
-        inputs, positions, segment_ids (B, T)   a segment is a text of a row, counted
-                                                from 1, 0 is padding; positions count
-                                                within a text
+        inputs, positions, segment_ids (B, T)   segments count the texts of a row from
+                                                1, 0 is padding; positions count the
+                                                tokens of a text from 0
         token_types (B, T)                      sentence A or B
-        prefix (B, T) bool                      positions that all of their text sees
-        targets, weights (B, T)                 or (B, K) beside target_positions (B, K)
-        labels (B,), label_weights (B,)         of a row as a whole
-        source_inputs, ... (B, S)               the same of an encoder's side
+        prefix (B, T) bool                      positions visible to their whole text
+        targets, weights (B, T)                 or (B, K) with target_positions (B, K)
+        labels (B,), label_weights (B,)         one per row
+        source_inputs, ... (B, S)               the same arrays for an encoder
         example_ids (B, 3)                      stays on the host
 
-    An evaluation set is filled up to whole batches by padding rows: copies of the first
-    example in which every array whose name ends in `weights` is zero. Whatever a loss,
-    a count or a metric sums must be multiplied by such an array. No token id means
-    padding by itself; a segment of 0 does.
+    Padding rows fill an evaluation set up to whole batches: copies of the first example
+    in which every array whose name ends in `weights` is zero. A loss, a count or a
+    metric must multiply what it sums by such an array. No token id means padding by
+    itself; segment 0 does.
 
     Attributes:
-      can: what the objective offers beside training, each word with the methods and
-        facts that it promises:
+      can: the abilities that the objective offers beside training. Each word promises
+        methods and properties of the batches:
 
         "tokens"      `token_term` names a term whose targets are token ids, in the
                       arrays `targets` and `weights`
-        "bytes"       rows have the field `bytes`, the UTF-8 bytes of the tokens that
-                      are targets of `token_term`, each token at most once
-        "classes"     `predict` returns `probabilities` (B, C) of the array `labels`
-        "show"        `show`, and `predict` returns what it needs
+        "bytes"       rows have the field `bytes`: the number of UTF-8 bytes of the
+                      tokens that are targets of `token_term`, each token at most once
+        "classes"     `predict` returns `probabilities` (B, C) for the array `labels`
+        "show"        `show`, and `predict` returns the predictions that it needs
         "prompt"      `prompt` and `sees_prompt`
-        "references"  `references` and `question`; a row holds one record (unpacked)
+        "references"  `references` and `question`; an unpacked row holds one record
         "score"       `score`
 
-      token_term: the term of "tokens".
+      token_term: the name of the term that "tokens" promises.
     """
 
     can: ClassVar[frozenset[str]] = frozenset()
     token_term: ClassVar[str | None] = None
 
-    # ── What it asks of the config and the model ────────────────────────────────────
+    # ── Requirements on the config and the model ────────────────────────────────────
 
     @property
     def needs(self) -> frozenset[str]:
-        """The words of `model.can` (lm/models/base.py) that it cannot do without."""
+        """Lists the required abilities of the model (lm/models/base.py)."""
         return frozenset({"hidden", "logits"})
 
     @property
     def gives(self) -> frozenset[str]:
-        """The arrays of its batches that a model may read beside the usual ones.
+        """Lists the arrays of its batches that not every objective has.
 
-        These are `token_types`, `prefix` and SOURCE; a model whose `reads` asks for
-        another is refused.
+        These are `token_types`, `prefix` and SOURCE. A model whose `reads` requires
+        another array is refused.
         """
         return frozenset()
 
     @property
     def packs(self) -> bool:
-        """Whether a row may hold several examples (`data.pack`)."""
+        """Tells whether a row may hold several examples (`data.pack`)."""
         return True
 
     @property
     def interacts(self) -> bool:
-        """Whether the loss of an example depends on others of its batch.
+        """Tells whether the loss of an example depends on the others of its batch.
 
-        In-batch negatives do; such an objective is refused with `grad_accum` above 1.
+        In-batch negatives are a case. Such an objective is refused with `grad_accum`
+        above 1.
         """
         return False
 
     def heads(self) -> tuple[Head, ...]:
-        """The heads that the model must have, under `heads/<name>`."""
+        """Returns the heads that the model must have, under `heads/<name>`."""
         return ()
 
     def rules(self, config: Mapping[str, Any]) -> Iterator[Rule]:
         """Yields the conditions between its own fields and the rest of the config.
 
-        They are checked before the workdir is touched, those of `needs`, `packs`,
-        `interacts` and `lengths` beside them by the caller.
+        The caller checks them before it touches the workdir, and with them what
+        follows from `needs`, `packs`, `interacts` and `lengths`.
         """
         yield from ()
 
     def lengths(self, seq_len: int) -> dict[str, int]:
-        """Returns the positions of a row on each side, by the config field of each."""
+        """Returns the lengths of a row's sequences, by the config field of each."""
         return {"seq_len": seq_len}
 
     def small(self) -> dict[str, Any]:
-        """Its fields that must change for rows of 128 tokens and fewer, and how.
+        """Returns the fields to change for rows of at most 128 tokens.
 
-        `lm.verify` shrinks a config by them.
+        `lm.verify` shrinks a config with them.
         """
         return {}
 
     # ── On the host ─────────────────────────────────────────────────────────────────
 
     def columns(self) -> tuple[str, ...]:
-        """The columns of a record with text; a tokenizer is trained on them."""
+        """Returns the columns that hold text; a tokenizer is trained on them."""
         return ("text",)
 
     @abc.abstractmethod
     def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
-        """Returns how records become rows; it is part of the index's fingerprint.
+        """Returns the rule by which records become rows.
+
+        It is part of the fingerprint of an index: when it changes, rows are built
+        again.
+
+        Args:
+          codec: the tokenizer.
+          seq_len: tokens of a row (`config.seq_len`).
+          pack: whether a row may hold several examples.
 
         Raises:
           ConfigError: the lengths leave no room for an example.
@@ -140,13 +149,17 @@ class Objective(abc.ABC):
     def transforms(
         self, index: Index, codec: Codec, *, seq_len: int
     ) -> tuple[Callable[..., dict[str, Any]], ...]:
-        """Returns the functions (example, rng) -> example that a row goes through."""
+        """Returns functions (example, rng) -> example, applied to a row in order.
+
+        Raises:
+          DataError: the rows of the index cannot become examples.
+        """
 
     def tokens(self, batch: Rows) -> int:
-        """Counts the tokens of a batch, for the throughput.
+        """Counts the tokens of a batch, from which the throughput is computed.
 
-        These are the positions that are no padding or, where a batch has no
-        `segment_ids`, the targets.
+        Tokens are all positions except padding; in a batch without `segment_ids` they
+        are the targets.
         """
         if "segment_ids" in batch:
             return int(np.count_nonzero(batch["segment_ids"]))
@@ -157,14 +170,14 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, model: Sequence, batch: Batch, *, train: bool) -> Terms:
-        """Returns for each term (sum of the losses of its targets in nats, count)."""
+        """Returns (summed loss of the targets in nats, number of targets) per term."""
 
     @abc.abstractmethod
     def counts(self, batch: Batch) -> dict[str, Float[Array, ""]]:
-        """Returns the counts of `loss` from the batch alone."""
+        """Returns the number of targets per term, from the batch alone."""
 
     def metrics(self, model: Sequence, batch: Batch) -> Terms:
-        """Returns what the evaluator `mean` averages, as {metric: (sum, count)}.
+        """Returns {metric: (sum, count)}, which the evaluator `mean` averages.
 
         By default these are the losses without dropout, named `<term>_loss`.
         """
@@ -172,42 +185,64 @@ class Objective(abc.ABC):
         return {f"{term}_loss": pair for term, pair in terms.items()}
 
     def measures(self) -> tuple[str, ...] | None:
-        """Names what `metrics` returns; None where that is not known in advance."""
+        """Returns the names that `metrics` has; None if they are not known before."""
         return None
 
     def predict(self, model: Sequence, batch: Batch) -> dict[str, Array]:
-        """Returns predictions of a batch, rows first, for evaluators that look at each.
+        """Returns the predictions for a batch, with rows on axis 0 of each array.
 
-        Which arrays: see the words of `can` that promise it.
+        The abilities in `can` define which arrays these are.
         """
-        raise NotImplementedError(f"{type(self).__module__} predicts nothing")
+        raise self._lacks("predictions")
 
-    # ── What some can, beside training ──────────────────────────────────────────────
+    # ── Abilities that some objectives declare in `can` ─────────────────────────────
 
     def show(self, batch: Rows, predictions: Rows, codec: Codec, row: int) -> str:
-        """Returns a row of a batch as text, with its predictions ("show")."""
-        raise NotImplementedError(f"{type(self).__module__} cannot show")
+        """Formats a row of a batch and its predictions as text ("show")."""
+        raise self._lacks("show")
 
     def prompt(self, codec: Codec, text: str) -> list[int]:
-        """Returns the token ids by which the model is asked to go on ("prompt")."""
-        raise NotImplementedError(f"{type(self).__module__} cannot prompt")
+        """Encodes a text that the model is to continue or to answer ("prompt")."""
+        raise self._lacks("prompt")
 
     @property
     def sees_prompt(self) -> bool:
-        """Whether all tokens of a prompt see each other, as in a prefix LM."""
+        """Tells whether all tokens of a prompt see each other, as in a prefix LM."""
         return False
 
     def references(self, record: Record) -> tuple[str, ...]:
-        """Returns all right answers to a record, as they were given ("references")."""
-        raise NotImplementedError(f"{type(self).__module__} has no references")
+        """Returns all reference texts of a record, as its source has them."""
+        raise self._lacks("references")
 
     def question(self, example: Rows) -> list[int]:
-        """Returns the token ids of an example that ask for an answer ("references")."""
-        raise NotImplementedError(f"{type(self).__module__} has no references")
+        """Returns the token ids of an example's prompt ("references")."""
+        raise self._lacks("references")
 
     def score(self, model: Sequence, batch: Batch) -> Float[Array, "*targets"]:
         """Returns log p of each target in nats, in the shape of `weights` ("score").
 
-        What stands where a weight is 0 has no meaning.
+        Values at positions of weight 0 have no meaning.
         """
-        raise NotImplementedError(f"{type(self).__module__} cannot score")
+        raise self._lacks("score")
+
+    def _lacks(self, ability: str) -> ConfigError:
+        """Makes the error for a method that a subclass does not offer."""
+        return ConfigError(
+            "objective.name",
+            f"{type(self).__module__}, which does not offer {ability!r}",
+            "an objective that does",
+        )
+
+
+def delimiters(codec: Codec, asker: str, fix: str | None = None) -> tuple[int, int]:
+    """Returns the ids of [CLS] and [SEP].
+
+    Args:
+      asker: the option that needs them, for the error.
+
+    Raises:
+      DataError: the tokenizer lacks one of them.
+    """
+    if codec.cls_id is None or codec.sep_id is None:
+        raise DataError("tokenizer", "no [CLS] or [SEP]", f"both, for {asker}", fix)
+    return codec.cls_id, codec.sep_id

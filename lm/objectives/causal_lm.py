@@ -1,4 +1,4 @@
-"""Causal language modelling: each token given those before it (GPT, Llama).
+"""Causal language modelling: predicts each token from those before it (GPT, Llama).
 
 Bengio et al. 2003; Radford et al. 2019.
 """
@@ -25,21 +25,22 @@ BOUNDS = {"stride": "[1, 16777216]"}
 
 @dataclasses.dataclass(frozen=True)
 class Objective(TeacherForcing):
-    """config.objective of `causal_lm`; a row feeds `seq_len` tokens.
+    """Options of `causal_lm`; a row has `seq_len` input tokens.
 
     Attributes:
       column: the column of the source that holds the text.
-      bos, eos: whether a text begins with the tokenizer's bos token, and ends with eos,
-        where it has them. Without a beginning its first token is not predicted.
-      stride: tokens from one window of a text to the next; None is `seq_len`. Smaller
-        ones are for evaluations (evals.<name>.objective.stride), where a target then
-        has at least seq_len - stride tokens before it, but for those of the beginning.
-      borders: where a text ends. "row": its row ends too, or with data.pack its segment
-        does. Otherwise all texts follow each other and are cut every `seq_len` tokens,
-        as data.order="stream" needs: with "reset" each text is a segment of its own,
-        whose positions begin at 0 (where a carried state is zeroed) and whose first
-        token is no target; with "ignore" there is one segment, and the first token of
-        a text is predicted from the end of the text before.
+      bos, eos: whether a text begins with the tokenizer's bos token and ends with its
+        eos token, if it has them. Without bos the first token is not predicted.
+      stride: distance in tokens between the starts of two windows of a text; None is
+        `seq_len`. Smaller values are for evaluations (evals.<name>.objective.stride):
+        each target then has at least seq_len - stride tokens before it, except at the
+        beginning of a text.
+      borders: what happens at the end of a text. "row": its row ends, or with data.pack
+        its segment. Otherwise all texts are concatenated and cut every `seq_len`
+        tokens, as data.order="stream" requires. "reset": each text is a segment, its
+        positions begin at 0 (where a carried state is zeroed), and its first token is
+        no target. "ignore": a row is one segment, and the first token of a text is
+        predicted from the end of the text before.
     """
 
     column: str = "text"
@@ -61,7 +62,7 @@ class Objective(TeacherForcing):
         return (self.column,)
 
     def prompt(self, codec: Codec, text: str) -> list[int]:
-        """Returns the text's tokens as a row begins, without an end token."""
+        """Encodes a text with the bos token of a row, and without an end token."""
         first = [codec.bos_id] if self.bos and codec.bos_id is not None else []
         return first + codec.encode(text)
 
@@ -87,7 +88,8 @@ class Objective(TeacherForcing):
         return Windows(
             length=seq_len,
             stride=stride,
-            # Windows that share tokens count from their own place on, each in its row.
+            # Windows that share tokens are separate rows: each counts its positions
+            # from its own start.
             pack=pack and stride == seq_len,
             bos_id=bos_id,
             eos_id=eos_id,
@@ -106,6 +108,7 @@ class Objective(TeacherForcing):
         return self._row(seq_len), pad, transforms.Keep(names)
 
     def _row(self, seq_len: int) -> Callable:
+        """Returns the transform that makes inputs and targets of a row's tokens."""
         if self.borders == "row":
             return NextToken()
         return NextInStream(seq_len, reset=self.borders == "reset")
@@ -114,7 +117,7 @@ class Objective(TeacherForcing):
         return (*super().measures(), *(("end_nats",) if self.eos else ()))
 
     def metrics(self, model: Predicts, batch: Batch) -> Terms:
-        """Returns `end_nats` too, the loss of the end tokens, where texts have them."""
+        """Adds `end_nats`, the loss of the end tokens, if texts have end tokens."""
         logits, targets, weights = self._output(model, batch)
         found = self._measured((logits, targets, weights))
         if MarkEnds.NAME in batch:
@@ -125,7 +128,7 @@ class Objective(TeacherForcing):
 
 @dataclasses.dataclass(frozen=True)
 class MarkEnds:
-    """Adds `end_weights` (T,): the weights of targets that are end tokens, else 0."""
+    """Adds `end_weights` (T,): the weights of end tokens, 0 for all other targets."""
 
     eos_id: int
 

@@ -11,21 +11,22 @@ import numpy as np
 from lm.data import transforms
 from lm.data.index import Index, Layout
 from lm.data.layouts import Labelled
-from lm.errors import DataError, Rule
+from lm.errors import Rule
 from lm.models.base import Head, Headed, Sequence
 from lm.models.blocks.heads import Linear
 from lm.objectives import base
-from lm.objectives.base import Batch, Terms
+from lm.objectives.base import Batch, Rows, Terms
 from lm.objectives.teacher_forcing import start_and_end
 from lm.ops import losses
 from lm.tokenizers import Codec
 
 BOUNDS = {"classes": "[2, 1000000]", "separators": "[1, 8]"}
 
+SHOWN = 10  # classes of which `show` writes the probability
 Row = Literal["first", "last"] | None
 Pooler = Literal["tanh", "relu"] | None
-# summary -> the token whose state is read, the pooler's function, and whether the dense
-# layer behind it has a bias.
+# summary -> the position of the hidden state, the activation of the pooler, and whether
+# the output layer has a bias.
 HEADS: dict[str, tuple[Row, Pooler, bool]] = {
     "tanh": ("first", "tanh", True),
     "relu": ("first", "relu", True),
@@ -36,27 +37,28 @@ HEADS: dict[str, tuple[Row, Pooler, bool]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Objective(base.Objective):
-    """config.objective of `classification`.
+    """Options of `classification`.
 
     Attributes:
-      classes: how many classes there are.
+      classes: the number of classes.
       text, pair: the columns of the first text, and of the second if there is one.
       label: the column of the label.
-      labels: the labels in the order of their ids; empty where they are 0, 1, ...
-      summary: where a row's class is read. "tanh" and "relu": at [CLS], through a dense
-        layer and that function (BERT and RoBERTa; DistilBERT). "last": at the last
-        token, as decoders must, whose first one sees no other; a row is then the texts
-        one after the other (Radford et al. 2018, section 3.2, without delimiters).
-        "decoder": an encoder reads the texts, each with the eos token after it, and a
-        decoder says them again; its state where it says the last eos goes through a
-        dense layer and tanh (Lewis et al. 2020, section 3.1; T5 in other libraries).
-      separators: how many [SEP] stand between two texts, with "tanh" and "relu": 1 in
+      labels: the labels in the order of their ids; empty if they are 0, 1, ...
+      summary: the hidden state from which the class is predicted. "tanh" and "relu":
+        that of [CLS], after a dense layer and this activation (BERT and RoBERTa;
+        DistilBERT). "last": that of the last token, the only one of a decoder that
+        depends on all others; a row is then the concatenated texts (Radford et al.
+        2018, section 3.2, without delimiters). "decoder": an encoder reads the texts,
+        each followed by eos, and a decoder reads them again, shifted by one; its last
+        state goes through a dense layer and tanh (Lewis et al. 2020, section 3.1; T5
+        in other libraries).
+      separators: the number of [SEP] between two texts, for "tanh" and "relu": 1 in
         BERT, 2 in RoBERTa.
-      bos: whether a row of summary="last" begins with the tokenizer's bos token, where
-        it has one.
-      too_long: what becomes of texts that do not fit a row: an error, cut at the end of
-        the longer one, or left out. A record without text is refused, kept, or left
-        out in the same way; where a row would be empty it is refused by "cut" too.
+      bos: whether a row of summary="last" begins with the tokenizer's bos token, if it
+        has one.
+      too_long: what to do with texts that do not fit a row: refuse them, cut the end of
+        the longer one, or skip the record. A record without text is refused, kept or
+        skipped accordingly; "cut" refuses it too if its row would have no token.
     """
 
     classes: int = 2
@@ -69,7 +71,7 @@ class Objective(base.Objective):
     bos: bool = True
     too_long: Literal["error", "cut", "window", "skip"] = "cut"
 
-    can: ClassVar[frozenset[str]] = frozenset({"classes"})
+    can: ClassVar[frozenset[str]] = frozenset({"classes", "show"})
 
     @property
     def needs(self) -> frozenset[str]:
@@ -112,14 +114,8 @@ class Objective(base.Objective):
         elif self.summary == "decoder":
             start_and_end(codec, "classification")
             overhead = 1 + several
-        elif codec.cls_id is None or codec.sep_id is None:
-            raise DataError(
-                "tokenizer",
-                "no [CLS] or [SEP]",
-                f"both, for objective.summary={self.summary}",
-                "without them a row is read at its last token: objective.summary=last",
-            )
         else:
+            self._delimiters(codec)
             overhead = 2 + several * self.separators
         return Labelled(
             columns=self.columns(),
@@ -129,10 +125,16 @@ class Objective(base.Objective):
             length=seq_len,
             overhead=overhead,
             too_long=self.too_long,
-            least=int(overhead == 0),  # A row is read at its last token.
+            # A row must have a last token, whose state the head reads.
+            least=int(overhead == 0),
         )
 
+    def _delimiters(self, codec: Codec) -> tuple[int, int]:
+        fix = "without them a row is read at its last token: objective.summary=last"
+        return base.delimiters(codec, f"objective.summary={self.summary}", fix)
+
     def _start(self, codec: Codec) -> tuple[int, ...]:
+        """Returns the special tokens at the start of a row of summary="last"."""
         return (codec.bos_id,) if self.bos and codec.bos_id is not None else ()
 
     def transforms(
@@ -147,16 +149,17 @@ class Objective(base.Objective):
             start, end = start_and_end(codec, "classification")
             sides = transforms.PadSides(seq_len, seq_len, codec.pad_id or 0)
             join = transforms.Join(seq_len, between=(end,), end=(end,))
-            row = (join, Again(start), sides)
+            row = (join, Reread(start), sides)
             names = (*sides.SOURCE, *sides.OWN[:3])
         else:
-            ids = (codec.cls_id, codec.sep_id)
+            ids = self._delimiters(codec)
             row = (transforms.WrapPair(seq_len, *ids, self.separators), pad)
         return (*row, Label(), transforms.Keep((*names, "labels", "label_weights")))
 
     def _output(self, model: Sequence, batch: Batch, train: bool) -> tuple:
+        """Returns (logits (B, classes), labels (B,), weights (B,))."""
         hidden = model(batch, train=train)
-        headed = cast(Headed, model)  # as `needs` has asked
+        headed = cast(Headed, model)  # `needs` requires "head".
         logits = headed.head("classify", hidden, batch["segment_ids"], train=train)
         return logits, batch["labels"], batch["label_weights"]
 
@@ -182,13 +185,48 @@ class Objective(base.Objective):
         logits = self._output(model, batch, False)[0]
         return {"probabilities": jax.nn.softmax(logits)}
 
+    def show(self, batch: Rows, predictions: Rows, codec: Codec, row: int) -> str:
+        """Shows the texts, the label and the probabilities, with the names of classes.
+
+        Of more than SHOWN classes the most probable ones are shown.
+        """
+        found = predictions["probabilities"][row]
+        order = np.argsort(-found, kind="stable").tolist()
+        named = [f"{self._class_name(k)} {found[k]:.3f}" for k in order[:SHOWN]]
+        more = len(order) - len(named)
+        texts = self._texts(batch, codec, row)
+        parts = {
+            **dict(zip(self.columns(), map(codec.decode, texts))),
+            "label": self._class_name(int(batch["labels"][row])),
+            "predicted": self._class_name(order[0]),
+            "probabilities": ", ".join(named) + f" and {more} more" * bool(more),
+        }
+        return "\n".join(f"{name}: {value}" for name, value in parts.items())
+
+    def _texts(self, batch: Rows, codec: Codec, row: int) -> list[list[int]]:
+        """Returns the token ids of each text of a row."""
+        if self.summary == "decoder":
+            ids = batch["source_inputs"][row][batch["source_segment_ids"][row] > 0]
+            ends = np.flatnonzero(ids == codec.eos_id)
+            return [part.tolist() for part in np.split(ids, ends)[: len(ends)]]
+        used = batch["segment_ids"][row] > 0
+        types = batch["token_types"][row]
+        return [
+            batch["inputs"][row][used & (types == n)].tolist()
+            for n in range(len(self.columns()))
+        ]
+
+    def _class_name(self, number: int) -> str:
+        """Returns the label of a class; its number where `labels` has none for it."""
+        return self.labels[number] if number < len(self.labels) else str(number)
+
 
 @dataclasses.dataclass(frozen=True)
-class Again:
-    """The row as an encoder reads it, and as a decoder does that is to say it again.
+class Reread:
+    """Copies a row for the encoder, and shifts it right as the decoder's input.
 
-    Adds `source_inputs`, `source_positions`, `source_segment_ids`; `inputs` begin with
-    `start` and end before the last token.
+    Adds `source_inputs`, `source_positions` and `source_segment_ids`. `inputs` then
+    begin with `start` and lack the last token.
     """
 
     start: int
@@ -202,7 +240,7 @@ class Again:
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """The row's label, with weight 1."""
+    """Adds `labels` and `label_weights`: the label of a row, with weight 1."""
 
     def __call__(self, example: dict, rng: np.random.Generator) -> dict:
         labels = {"labels": np.int32(example["labels"])}

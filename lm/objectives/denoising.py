@@ -1,4 +1,4 @@
-"""A mixture of denoisers: short spans, long or many spans, and the end of a text.
+"""A mixture of denoisers, which remove short spans, long or many spans, or the end.
 
 Tay et al. 2022 (UL2), section 3.1: R-, X- and S-denoisers, each with a mode token
 before the source.
@@ -21,7 +21,7 @@ FIELDS: dict[str, Any] = {
     "mode": None,
 }
 
-# Table 1 of the paper: all with the same weight, the S-denoiser as often as one other.
+# Table 1 of the paper. All denoisers have the same weight.
 UL2 = (
     {"kind": "spans", "rate": 0.15, "span": 3.0, "mode": "[R]"},
     {"kind": "spans", "rate": 0.15, "span": 8.0, "mode": "[R]"},
@@ -35,15 +35,16 @@ UL2 = (
 
 @dataclasses.dataclass(frozen=True)
 class Objective(Corruption):
-    """config.objective of `denoising`; lengths as `Corruption` says.
+    """Options of `denoising`; for the lengths see `Corruption`.
 
-    Each piece draws one of the denoisers. All take pieces of the same raw length: the
-    most of which none is too long for either side.
+    One denoiser is drawn for each piece of text. All pieces have the same raw length:
+    the largest at which source and target fit their rows for every denoiser.
 
     Attributes:
-      denoisers: dicts of `kind` ("spans", or "prefix": the end of the text is left
-        out), `rate`, `span` (spans only), `weight` (how often it is drawn, relative to
-        the others) and `mode` (a text put before the source, or None).
+      denoisers: dicts of `kind` ("spans"; "prefix" removes the end of the text), `rate`
+        (share of the tokens that is removed), `span` (mean length of a span, for
+        "spans"), `weight` (how often it is drawn, relative to the others) and `mode`
+        (a text before the source, or None).
     """
 
     denoisers: tuple[dict[str, Any], ...] = UL2
@@ -56,6 +57,15 @@ class Objective(Corruption):
 
     @staticmethod
     def _check(where: str, d: Mapping[str, Any]) -> None:
+        """Checks the fields of a denoiser.
+
+        Args:
+          where: its path in the config.
+
+        Raises:
+          ConfigError: the first field that is unknown or out of bounds.
+        """
+
         def number(name: str, low: float, high: float) -> bool:
             value = d[name]
             return type(value) in (int, float) and low < value < high

@@ -1,4 +1,4 @@
-"""Masked language modelling, alone or with a task on pairs of sentences.
+"""Masked language modelling, alone or with a task on sentence pairs.
 
 Devlin et al. 2019 (BERT), section 3.1: masked tokens and next-sentence prediction;
 Liu et al. 2019 (RoBERTa): masks drawn anew in every epoch, full documents; Lan et al.
@@ -38,15 +38,16 @@ WORDS = {"choose": "data.masking:*"}
 
 @dataclasses.dataclass(frozen=True)
 class Objective(base.Objective):
-    """config.objective of `mlm`.
+    """Options of `mlm`.
 
     Attributes:
       rate: share of the tokens to predict.
       mask, random: shares of these that become [MASK] or a random token; the rest stay.
       choose: which tokens are predicted, a function of `lm/data/masking.py`.
       words: an older way to write choose="words".
-      next: the task on pairs: `nsp` next sentence, `sop` sentence order, or `none`.
-      short: share of the pairs that aim at a random smaller length.
+      next: the task on sentence pairs: next sentence (`nsp`), sentence order (`sop`),
+        or `none`.
+      short: share of the pairs whose target length is drawn at random below `seq_len`.
       column: the column of the source that holds the text.
     """
 
@@ -95,20 +96,11 @@ class Objective(base.Objective):
         return (self.column,)
 
     def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
-        if codec.mask_id is None:
-            raise DataError(
-                "tokenizer",
-                "no mask token",
-                "one, for objective mlm",
-                "use tokenizer.name=hf with kind=wordpiece, or add a mask token",
-            )
+        _mask_id(codec)
         if self.next == "none":
             overhead = sum(i is not None for i in (codec.cls_id, codec.sep_id))
             return Documents(seq_len, overhead, pack, self.column)
-        if codec.cls_id is None or codec.sep_id is None:
-            raise DataError(
-                "tokenizer", "no [CLS] or [SEP]", f"both, for next={self.next!r}"
-            )
+        base.delimiters(codec, f"objective.next={self.next}")
         return Sentences(seq_len, self.short, self.column)
 
     def transforms(
@@ -121,7 +113,7 @@ class Objective(base.Objective):
             random=self.random,
             choose=getattr(masking, "words" if self.words else self.choose),
             places=math.ceil(seq_len * self.rate),
-            mask_id=codec.mask_id,
+            mask_id=_mask_id(codec),
             ordinary=np.flatnonzero(~special).astype(np.int32),
             is_special=special,
             starts_word=codec.starts_word,
@@ -142,22 +134,23 @@ class Objective(base.Objective):
                     "two or more, for the random sentence of next='nsp'",
                     "split the text into documents, or set objective.next=sop or none",
                 )
+            delimiters = base.delimiters(codec, f"objective.next={self.next}")
             names += ("labels", "label_weights")
             steps = (
                 transforms.NextSentence(index, seq_len - Sentences.OVERHEAD, self.next),
-                transforms.WrapPair(seq_len, codec.cls_id, codec.sep_id),
+                transforms.WrapPair(seq_len, *delimiters),
             )
         pad = transforms.Pad(seq_len, codec.pad_id or 0)
         return (*steps, mask, pad, transforms.Keep(names))
 
     def _outputs(self, model: Sequence, batch: Batch, train: bool) -> dict[str, tuple]:
-        """Returns (logits, targets, weights) of each term, at masked positions only."""
+        """Returns (logits, targets, weights) per term, at masked positions only."""
         hidden = model(batch, train=train)
-        places = batch["target_positions"][..., None]
-        logits = model.logits(jnp.take_along_axis(hidden, places, axis=1))
+        positions = batch["target_positions"][..., None]
+        logits = model.logits(jnp.take_along_axis(hidden, positions, axis=1))
         outputs = {"mlm": (logits, batch["targets"], batch["weights"])}
         if self.next != "none":
-            headed = cast(Headed, model)  # as `needs` has asked
+            headed = cast(Headed, model)  # `needs` requires "head".
             logits = headed.head(self.next, hidden, train=train)
             outputs[self.next] = (logits, batch["labels"], batch["label_weights"])
         return outputs
@@ -182,7 +175,7 @@ class Objective(base.Objective):
         return terms | {f"{t}_accuracy": losses.correct(*o) for t, o in outputs.items()}
 
     def predict(self, model: Sequence, batch: Batch) -> dict[str, Any]:
-        """Returns `tokens` (B, K), the most probable token at each masked position."""
+        """Returns `tokens` (B, K): the most probable token at each masked position."""
         logits = self._outputs(model, batch, False)["mlm"][0]
         return {"tokens": lax.argmax(logits, logits.ndim - 1, jnp.int32)}
 
@@ -191,24 +184,44 @@ class Objective(base.Objective):
         return -losses.token_losses(logits, targets)
 
     def show(self, batch: Rows, predictions: Rows, codec: Codec, row: int) -> str:
-        """Shows each masked position as [predicted] or [predicted|target]."""
-        tokens = batch["inputs"][row].copy()
-        shown = {}
+        """Shows the first text of a row, with masked positions in brackets.
+
+        A right prediction is `[token]`, a wrong one `[predicted|target]`.
+        """
+        tokens = batch["inputs"][row]
+        masked = {}
         for k in np.flatnonzero(batch["weights"][row]):
-            truth, guess = (
+            target, predicted = (
                 codec.decode([int(ids[row, k])]).strip()
                 for ids in (batch["targets"], predictions["tokens"])
             )
-            shown[int(batch["target_positions"][row, k])] = (
-                f"[{guess}]" if guess == truth else f"[{guess}|{truth}]"
+            right = predicted == target
+            masked[int(batch["target_positions"][row, k])] = (
+                f"[{predicted}]" if right else f"[{predicted}|{target}]"
             )
         first = batch["segment_ids"][row] == 1
         text: list[str] = []
         run: list[int] = []
-        for place, token in enumerate(tokens[first]):
-            if place in shown:
-                text += [codec.decode(run), shown[place]]
+        for position, token in enumerate(tokens[first]):
+            if position in masked:
+                text += [codec.decode(run), masked[position]]
                 run = []
             elif int(token) not in codec.special_ids:
                 run.append(int(token))
         return " ".join(part for part in [*text, codec.decode(run)] if part)
+
+
+def _mask_id(codec: Codec) -> int:
+    """Returns the id of [MASK].
+
+    Raises:
+      DataError: the tokenizer has none.
+    """
+    if codec.mask_id is None:
+        raise DataError(
+            "tokenizer",
+            "no mask token",
+            "one, for objective mlm",
+            "use tokenizer.name=hf with kind=wordpiece, or add a mask token",
+        )
+    return codec.mask_id

@@ -1,7 +1,7 @@
-"""Prefix language modelling: splits a text at random, and predicts the rest.
+"""Prefix language modelling: splits a text at random and predicts the second part.
 
-Liu et al. 2018 and Raffel et al. 2020, section 3.2.3: the model sees the prefix as a
-whole, in both directions, and the rest from left to right.
+Liu et al. 2018 and Raffel et al. 2020, section 3.2.3: attention is bidirectional within
+the prefix and causal after it.
 """
 
 import dataclasses
@@ -21,15 +21,16 @@ BOUNDS = {"target_len": "[2, 16777216]"}
 
 @dataclasses.dataclass(frozen=True)
 class Objective(TeacherForcing):
-    """config.objective of `prefix_lm`.
+    """Options of `prefix_lm`.
 
-    With a decoder a row of `seq_len` holds prefix and rest, and `prefix` marks what all
-    of its text sees. With an encoder-decoder the prefix is the source, `seq_len` long
-    at most, and the rest the target. The split is uniform over all places of a piece.
+    For a decoder, a row of `seq_len` tokens holds prefix and rest, and the array
+    `prefix` marks the positions that the whole text sees. For an encoder-decoder the
+    prefix is the source, of at most `seq_len` tokens, and the rest is the target. The
+    split point is uniform over a piece of text.
 
     Attributes:
-      kind: the kind of the model, as model.kind says.
-      target_len: of an encoder-decoder, the length of the decoder; None is `seq_len`.
+      kind: the kind of model that the rows are for; it must agree with the model's.
+      target_len: the length of the decoder in an encoder-decoder; None is `seq_len`.
       column: the column of the source that holds the text.
     """
 
@@ -63,6 +64,7 @@ class Objective(TeacherForcing):
         return self.kind == "decoder"
 
     def prompt(self, codec: Codec, text: str) -> list[int]:
+        """Encodes a text as a prefix; a decoder's begins with the start token."""
         if self.kind == "encoder_decoder":
             return super().prompt(codec, text)
         start, _ = start_and_end(codec, "prefix_lm")
@@ -71,12 +73,12 @@ class Objective(TeacherForcing):
     def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
         _, end = start_and_end(codec, "prefix_lm")
         if self.kind == "decoder":
-            form = Whole()
+            form = Uncorrupted()
             return Chunks(seq_len, (seq_len,), (form,), pack, end, self.column)
         lengths = (seq_len, self.target_len or seq_len)
         raw = spans.raw_length((self.FORM,), *lengths)
         if not raw:
-            expected = "places for two tokens, and an end on each side"
+            expected = "room for two tokens, and an end token on each side"
             raise ConfigError("seq_len", f"lengths {lengths}", expected, "raise them")
         return Chunks(raw, lengths, (self.FORM,), pack, column=self.column)
 
@@ -98,8 +100,8 @@ class Objective(TeacherForcing):
 
 
 @dataclasses.dataclass(frozen=True)
-class Whole:
-    """A piece of a decoder takes as many places as it has tokens."""
+class Uncorrupted:
+    """The length of a decoder's piece of text, whose tokens all stay in one row."""
 
     def lengths(self, n: int) -> tuple[int, ...]:
         return (n,)

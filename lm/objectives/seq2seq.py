@@ -1,7 +1,7 @@
-"""From a source text to a target text: translation, summarisation.
+"""Sequence to sequence: predicts a target text from a source text.
 
-Sutskever et al. 2014 and Vaswani et al. 2017: an encoder reads the source, a decoder
-predicts each token of the target from the true tokens before it.
+Translation and summarisation. Sutskever et al. 2014 and Vaswani et al. 2017: an encoder
+reads the source; a decoder predicts each target token from the true tokens before it.
 """
 
 import dataclasses
@@ -21,19 +21,21 @@ BOUNDS = {"source_len": "[2, 16777216]"}
 
 @dataclasses.dataclass(frozen=True)
 class Objective(TeacherForcing):
-    """config.objective of `seq2seq`; `seq_len` is the length of the decoder.
+    """Options of `seq2seq`; `seq_len` is the length of the decoder.
 
-    With `data.pack` a row holds several pairs, each a segment of its own on both sides.
+    With `data.pack` a row holds several pairs; each is a segment in the encoder and in
+    the decoder.
 
     Attributes:
       source, target: the columns of the texts.
-      prefix: text put before each source, such as T5's "summarize: ".
-      join: what is put between the texts of a source that is a list.
-      targets: of a target that is a list, the first text, or each as a pair of its own.
-        Evaluators that generate see all of them as references, whatever stands here.
+      prefix: a text before each source, such as T5's "summarize: ".
+      join: the separator between the texts of a source that is a list.
+      targets: for a target that is a list, whether to train on its first text, or on
+        each text as a separate pair. Evaluators that generate always use all of them
+        as references.
       source_len: the length of the encoder; None is `seq_len`.
-      too_long: what becomes of a pair that does not fit: an error, cut at the end, or
-        left out, as is then a pair with a blank text.
+      too_long: what to do with a pair that does not fit: refuse it, cut the end, or
+        skip it. "skip" also skips pairs with a blank text.
     """
 
     source: str = "source"

@@ -1,7 +1,7 @@
-"""Span corruption: short spans are left out of a text, and the decoder predicts them.
+"""Span corruption: removes short spans of a text, which the decoder predicts.
 
-Raffel et al. 2020 (T5), section 3.1.4: "<s1>" and so on stand in the source for the
-spans left out; the target is each sentinel followed by its span, and an end token.
+Raffel et al. 2020 (T5), section 3.1.4: in the source a sentinel token replaces each
+span; the target is each sentinel followed by its span, and an end token.
 """
 
 import dataclasses
@@ -21,15 +21,16 @@ BOUNDS = {"rate": "(0, 1)", "span": "[1, inf)", "target_len": "[3, 16777216]"}
 
 @dataclasses.dataclass(frozen=True)
 class Corruption(TeacherForcing):
-    """Shared by the objectives that leave something out of a text.
+    """The base of objectives that remove tokens from a text and predict them.
 
-    `seq_len` is the length of the encoder. How many raw tokens a row takes follows from
-    it: as many as leave the corrupted source no longer than that, and the target no
-    longer than `target_len`. With `data.pack` a row holds pieces of several documents,
-    each corrupted for itself and a segment of its own on both sides.
+    `seq_len` is the length of the encoder. The raw length of a piece of text follows
+    from it: the largest at which the corrupted source fits `seq_len` and the target
+    fits `target_len`. With `data.pack` a row holds pieces of several documents; each is
+    corrupted separately and is a segment in the encoder and in the decoder.
 
     Attributes:
-      target_len: the length of the decoder; None is what the raw tokens need.
+      target_len: the length of the decoder; None is the length that the raw tokens
+        need.
       column: the column of the source that holds the text.
     """
 
@@ -52,10 +53,11 @@ class Corruption(TeacherForcing):
         return {"target_len": self.target_len and min(self.target_len, 128)}
 
     def forms(self, codec: Codec) -> tuple[spans.Form, ...]:
-        """Returns the ways in which a piece may be corrupted."""
+        """Returns the corruptions of which one is drawn for each piece of text."""
         raise NotImplementedError
 
     def weights(self) -> tuple[float, ...]:
+        """Returns how often each of `forms` is drawn, relative to the others."""
         return (1.0,)
 
     def columns(self) -> tuple[str, ...]:
@@ -64,13 +66,13 @@ class Corruption(TeacherForcing):
     def _lengths(
         self, forms: tuple[spans.Form, ...], seq_len: int
     ) -> tuple[int, int, int]:
-        """Returns the raw tokens of a piece, and the lengths of encoder and decoder."""
+        """Returns the lengths of a raw piece, of the encoder and of the decoder."""
         raw = spans.raw_length(forms, seq_len, self.target_len)
         if not raw:
             raise ConfigError(
                 "seq_len",
                 f"{seq_len} with objective.target_len={self.target_len}",
-                "places for a text of two tokens, its sentinels and ends",
+                "room for a text of two tokens, its sentinels and end tokens",
                 "raise both",
             )
         needed = max(form.lengths(raw)[1] for form in forms)
@@ -106,10 +108,10 @@ class Corruption(TeacherForcing):
 
 @dataclasses.dataclass(frozen=True)
 class Objective(Corruption):
-    """config.objective of `span_corruption`; lengths as `Corruption` says.
+    """Options of `span_corruption`; for the lengths see `Corruption`.
 
     Attributes:
-      rate: share of the tokens that is left out.
+      rate: share of the tokens that is removed.
       span: mean length of a span.
     """
 

@@ -1,4 +1,4 @@
-"""Shared by objectives that predict each token of a text from the tokens before it."""
+"""The base of objectives that predict each token from the true tokens before it."""
 
 import dataclasses
 import itertools
@@ -21,13 +21,13 @@ BOUNDS = {"label_smoothing": "[0, 1)", "z_loss": "[0, inf)"}
 
 @dataclasses.dataclass(frozen=True)
 class TeacherForcing(base.Objective):
-    """Cross-entropy of `targets` where `weights` are not 0.
+    """The cross-entropy of `targets`, weighted by `weights`.
 
     Attributes:
-      label_smoothing: share of each target that is spread over the whole vocabulary
-        (Vaswani et al. 2017, section 5.4); the metrics are without it.
-      z_loss: factor of the squared logarithm of the softmax's sum, which keeps logits
-        from drifting; the metrics are without it.
+      label_smoothing: share of each target's probability that is spread over the whole
+        vocabulary (Vaswani et al. 2017, section 5.4). Metrics do not include it.
+      z_loss: factor of log(Z)^2, where Z normalises the softmax; it keeps the logits
+        from drifting. Metrics do not include it.
     """
 
     label_smoothing: float = 0.0
@@ -65,13 +65,14 @@ class TeacherForcing(base.Objective):
         return logits, batch["targets"], batch["weights"]
 
     def _measured(self, output: tuple) -> Terms:
+        """Returns the metrics of (logits (B, T, V), targets (B, T), weights (B, T))."""
         return {
             "lm_loss": losses.cross_entropy(*output),
             "lm_accuracy": losses.correct(*output),
         }
 
     def predict(self, model: Predicts, batch: Batch) -> dict[str, Any]:
-        """Returns `tokens` (B, T), the most probable next token at each position."""
+        """Returns `tokens` (B, T): the most probable next token at each position."""
         logits = model.logits(model(batch, train=False))
         return {"tokens": lax.argmax(logits, logits.ndim - 1, jnp.int32)}
 
@@ -80,31 +81,39 @@ class TeacherForcing(base.Objective):
         return -losses.token_losses(logits, batch["targets"])
 
     def prompt(self, codec: Codec, text: str) -> list[int]:
-        """Returns a text as an encoder reads it, with the end token."""
-        return [*codec.encode(text), codec.eos_id]
+        """Encodes a text as an encoder reads it: with the end token."""
+        _, end = start_and_end(codec, type(self).__module__.rpartition(".")[2])
+        return [*codec.encode(text), end]
 
     def show(self, batch: Rows, predictions: Rows, codec: Codec, row: int) -> str:
-        """Shows the first segment: source or prefix, target, and what was predicted."""
+        """Shows the first segment: source or prefix, target, and predictions.
+
+        A prediction depends on the true tokens before it: the line `guesses` is no
+        generated text.
+        """
         first = batch["segment_ids"][row] == 1
-        said = first & (batch["weights"][row] > 0)
+        predicted = first & (batch["weights"][row] > 0)
         parts = {
-            "target": batch["targets"][row][said],
-            "guesses": predictions["tokens"][row][said],
+            "target": batch["targets"][row][predicted],
+            "guesses": predictions["tokens"][row][predicted],
         }
         if "source_inputs" in batch:
-            read = batch["source_segment_ids"][row] == 1
-            parts = {"source": batch["source_inputs"][row][read]} | parts
+            source = batch["source_segment_ids"][row] == 1
+            parts = {"source": batch["source_inputs"][row][source]} | parts
         else:
-            prefix = batch["inputs"][row][first & (np.cumsum(said) <= 1)]
+            # The input at the position of the first target still belongs to the prefix.
+            prefix = batch["inputs"][row][first & (np.cumsum(predicted) <= 1)]
             parts = {"prefix": prefix} | parts
         return "\n".join(
-            f"{name}: {_shown(ids.tolist(), codec)}" for name, ids in parts.items()
+            f"{name}: {_decode_marked(ids.tolist(), codec)}"
+            for name, ids in parts.items()
         )
 
 
-def _shown(ids: list[int], codec: Codec) -> str:
-    """Decodes ids with their sentinels, which `decode` leaves out."""
-    known = [i for i in ids if i < codec.vocab_size]  # a model's may be rounded up
+def _decode_marked(ids: list[int], codec: Codec) -> str:
+    """Decodes ids and keeps their sentinels, which `Codec.decode` drops."""
+    # A model whose vocabulary was rounded up may predict an id that is no token.
+    known = [i for i in ids if i < codec.vocab_size]
     text: list[str] = []
     for sentinel, group in itertools.groupby(known, codec.sentinel_ids.__contains__):
         run = list(group)
@@ -113,7 +122,10 @@ def _shown(ids: list[int], codec: Codec) -> str:
 
 
 def start_and_end(codec: Codec, objective: str) -> tuple[int, int]:
-    """Returns the decoder's first input (bos, else pad as in T5) and the end token.
+    """Returns the first input of a decoder (bos, or pad as in T5) and the end token.
+
+    Args:
+      objective: its name, for the error.
 
     Raises:
       DataError: the tokenizer has no such token.

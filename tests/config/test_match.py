@@ -149,14 +149,13 @@ def test_the_rules_of_an_objective_are_its_own():
 @pytest.mark.parametrize(
     ("objective", "fields", "needed", "offered"),
     [
-        ({"name": "classification"}, {"evaluator": "samples"}, "show", "predictions"),
         ({"name": "mlm"}, {"evaluator": "predictions"}, "classes", "mean, samples"),
         ({"name": "mlm"}, {"evaluator": "generation"}, "extend", "mean, samples"),
         (
             {"name": "classification"},
             {"evaluator": "mean", "baseline": "unigram"},
             "tokens",
-            "mean, predictions",
+            "mean, predictions, samples",
         ),
     ],
 )

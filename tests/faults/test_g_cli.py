@@ -64,7 +64,7 @@ CLASSIFIER += ["--config.evals.heldout.data.pack=false"]
 UNFIT = [
     (["--config.evals.heldout.evaluator=predictions"], "which needs classes"),
     (["--config.evals.heldout.evaluator=generation"], "which needs extend"),
-    ([*CLASSIFIER, "--config.evals.heldout.evaluator=samples"], "which needs show"),
+    ([*CLASSIFIER, "--config.evals.heldout.baseline=unigram"], "which needs tokens"),
     ([*CLASSIFIER, "--config.objective.labels=('a','b','c')"], "objective.classes=3"),
     (["--config.checkpoint.best=heldout/mlm_los"], "did you mean heldout/mlm_loss?"),
     (["--config.stop.metric=heldout/mlm_los"], "did you mean heldout/mlm_loss?"),

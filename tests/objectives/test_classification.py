@@ -1,5 +1,6 @@
 """Classification: single texts and pairs, their labels and their predictions."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import optax
 import pytest
 from flax.core import meta
 
+from lm import run as runs
 from lm.errors import ConfigError, DataError
 from lm.models.transformer import Model
 from lm.objectives import classification
@@ -159,6 +161,59 @@ def test_only_the_last_needs_no_special_tokens(tmp_path):
         objective["summary"] = "decoder"
         settings = tiny.config(objective=objective, model=model, **changes)
         tiny.program(settings, tmp_path / "other")[0].stream.example(0)
+
+
+@pytest.mark.parametrize("summary", ["tanh", "last", "decoder"])
+@pytest.mark.parametrize("pair", [None, "pair"])
+def test_a_row_is_shown_with_the_names_of_its_classes(tmp_path, summary, pair):
+    kind = "encoder_decoder" if summary == "decoder" else "encoder"
+    types = 0 if summary == "decoder" else 2
+    model = tiny.tree()["model"] | {"kind": kind, "token_types": types}
+    names = ("bad", "good", "fair")
+    items = [
+        {"text": "the dog runs", "pair": "the end", "label": names[n % 3]}
+        for n in range(4)
+    ]
+    objective = {"name": "classification", "classes": 4, "labels": names}
+    objective |= {"summary": summary, "pair": pair}
+    source = {"sources": [{"name": "memory", "items": items}], "pack": False}
+    config = tiny.config(objective=objective, data=source, evals={}, model=model)
+    corpus = runs.open_corpus(config, tmp_path, print)
+    batch = jax.tree.map(np.asarray, tiny.batch(corpus))
+    probabilities = np.array([[0.1, 0.2, 0.0625, 0.6375]] * 4, np.float32)
+    for row in range(4):
+        shown = corpus.objective.show(
+            batch, {"probabilities": probabilities}, corpus.codec, row
+        )
+        assert shown.splitlines() == [
+            "text: the dog runs",
+            *(["pair: the end"] if pair else []),
+            f"label: {names[batch['labels'][row]]}",
+            "predicted: 3",  # `labels` names three of the four classes.
+            "probabilities: 3 0.637, good 0.200, bad 0.100, fair 0.062",
+        ]
+    many = np.arange(20, dtype=np.float32)[None] / 190
+    task = dataclasses.replace(corpus.objective, classes=20)
+    last = task.show(batch, {"probabilities": many}, corpus.codec, 0).splitlines()[-1]
+    assert last.startswith("probabilities: 19 0.100, 18 0.095, ")
+    assert last.endswith(", 10 0.053 and 10 more")
+
+
+def test_a_run_writes_samples_with_predictions(tmp_path):
+    items = [{"text": "the old dog", "label": "good"}, {"text": "no", "label": "bad"}]
+    source = {"sources": [{"name": "memory", "items": items}]}
+    changes = {
+        "objective": {"name": "classification", "labels": ("bad", "good")},
+        "data": source | {"pack": False},
+        "evals": {"x": {"evaluator": "samples", "data": source, "every": 2}},
+        "steps": 2,
+    }
+    assert tiny.run(changes, tmp_path) == 0
+    (shown,) = (tmp_path / "samples").glob("x-2.txt")
+    first, second = shown.read_text().strip().split("\n\n")
+    assert first.startswith("text: the old dog\nlabel: good\npredicted: ")
+    assert second.startswith("text: no\nlabel: bad\npredicted: ")
+    assert "probabilities: " in second and "good 0." in second
 
 
 SIZES = {"vocab_size": 16, "num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 32}
