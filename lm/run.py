@@ -28,7 +28,6 @@ from lm.evaluators.evaluation import Evaluation, progress
 from lm.hf import generation, source
 from lm.hf.checkpoint import directory_of
 from lm.models.base import Compute, Model
-from lm.tokenizers import Codec
 from lm.training import optim, sharding, step
 from lm.training.step import Program, Training
 from lm.workdir import checkpoint
