@@ -105,7 +105,8 @@ class Column:
     def __len__(self) -> int:
         return self._written + len(self._waiting)
 
-    def append(self, value: float) -> None:
+    def append(self, value: Value) -> None:
+        """Adds a number; a list or an array is a TypeError."""
         self._waiting.append(value)
         if len(self._waiting) >= CHUNK:
             self._flush()
