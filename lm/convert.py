@@ -1,4 +1,4 @@
-"""Command: converts a Hugging Face checkpoint to a workdir, or a run to one.
+"""Command: converts a Hugging Face checkpoint to a workdir, or a run to a checkpoint.
 
 python -m lm.convert --from=hf:DIR --workdir=DIR
 python -m lm.convert --to=hf:DIR --workdir=RUN
@@ -15,7 +15,7 @@ from lm.config import resolve as configs
 from lm.config.flags import CHECKPOINT, Parser, add_weights, which_step
 from lm.config.resolve import Config
 from lm.errors import ConfigError
-from lm.hf import adopting, checkpoint, generation
+from lm.hf import adopting, checkpoint, exporting, generation
 from lm.host import process, storage
 
 USAGE = """python -m lm.convert --from=hf:DIR --workdir=DIR [--init-missing=REGEX]
@@ -24,10 +24,10 @@ USAGE = """python -m lm.convert --from=hf:DIR --workdir=DIR [--init-missing=REGE
            [--checkpoint=latest|best|STEP] [--family=NAME]
            [--dtype=float32|bfloat16] [--drop=REGEX]
 
-The first makes a workdir of a directory with config.json, weights and
-tokenizer, or of a model of the hub (hf:org/model or hf:org/model@revision,
-fetched once), which lm.evaluate evaluates and init.source starts from. The
-second makes such a directory of a run."""
+The first makes a workdir from a directory with config.json, weights and
+tokenizer, or from a model of the hub (hf:org/model or hf:org/model@revision,
+fetched once). lm.evaluate evaluates the workdir, and init.source starts a run
+from it. The second writes a run as such a directory."""
 
 
 def run(argv: list[str]) -> int:
@@ -75,31 +75,40 @@ def run(argv: list[str]) -> int:
     flags, overrides = parser.parse_known_args(argv)
     if (flags.source is None) == (flags.target is None):
         raise ConfigError("flags", "both or none of --from and --to", "one of them")
-    place = flags.source or flags.target
-    if not place.startswith(checkpoint.PREFIX):
-        raise ConfigError("--from" if flags.source else "--to", place, "hf:DIR")
-    for name in ("init_missing", "drop"):
+    name = flags.source or flags.target
+    if not name.startswith(checkpoint.PREFIX):
+        raise ConfigError("--from" if flags.source else "--to", name, "hf:DIR")
+    for option in ("init_missing", "drop"):
         try:
-            re.compile(getattr(flags, name))
+            re.compile(getattr(flags, option))
         except re.error as error:
-            flag = f"--{name.replace('_', '-')}"
+            flag = f"--{option.replace('_', '-')}"
             raise ConfigError(flag, str(error), "a regex") from error
     if flags.source:
-        return import_checkpoint(flags, place, overrides)
+        return import_checkpoint(flags, name, overrides)
     if overrides:
         raise ConfigError("flags", overrides[0], "no config: it is the run's own")
-    return export_run(flags, Path(place.removeprefix(checkpoint.PREFIX)))
+    return export_run(flags, Path(name.removeprefix(checkpoint.PREFIX)))
 
 
-def import_checkpoint(flags: Any, place: str, overrides: list[str]) -> int:
-    """Makes the workdir, all of it or nothing: config.json, tokenizer/, checkpoints/0.
+def import_checkpoint(flags: Any, name: str, overrides: list[str]) -> int:
+    """Makes a workdir, complete or not at all: config.json, tokenizer/, checkpoints/0.
 
-    It is made beside its place and renamed: what a killed command leaves is removed by
-    the next.
+    Args:
+      flags: those of the command.
+      name: the checkpoint, "hf:DIR" or "hf:org/model".
+      overrides: `--config.a.b=VALUE` of the command line.
+
+    Returns:
+      The exit code.
+
+    Raises:
+      ConfigError: an override does not hold, or the workdir is not new.
+      CheckpointError, DataError: the checkpoint or its tokenizer cannot be read.
     """
-    workdir, directory = Path(flags.workdir), checkpoint.directory_of(place)
+    workdir, directory = Path(flags.workdir), checkpoint.directory_of(name)
     opened = checkpoint.open_checkpoint(directory, [flags.init_missing])
-    found, notes = adopting.tree(opened, place)
+    found, notes = adopting.tree(opened, name)
     config = configs.load(found, overrides)
     check_new(workdir)
     storage.check_directory(workdir)
@@ -129,7 +138,11 @@ def import_checkpoint(flags: Any, place: str, overrides: list[str]) -> int:
 
 
 def check_new(workdir: Path) -> None:
-    """Raises ConfigError for a workdir that holds anything."""
+    """Checks that a workdir is absent or empty.
+
+    Raises:
+      ConfigError: it holds files.
+    """
     if not workdir.is_dir():
         return
     names = sorted(path.name for path in workdir.iterdir())
@@ -144,7 +157,11 @@ def check_new(workdir: Path) -> None:
 
 @contextlib.contextmanager
 def made_beside(target: Path) -> Iterator[Path]:
-    """Gives a new folder that becomes `target` at the end; a failure removes it."""
+    """Yields a new folder "<target>.partial", renamed to `target` at the end.
+
+    A failure removes it. What a killed command has left is removed first, so the same
+    command can be given again.
+    """
     partial = target.with_name(f"{target.name}.partial")
     storage.remove_tree(partial)
     try:
@@ -165,7 +182,12 @@ def no_texts() -> Iterator[str]:
 
 
 def export_run(flags: Any, target: Path) -> int:
-    """Makes the directory `target`, all of it or nothing."""
+    """Writes a run into the directory `target`, completely or not at all.
+
+    Raises:
+      ConfigError: the target exists, or no family has this model.
+      CheckpointError: no such checkpoint, or parameters that the family does not have.
+    """
     workdir, which = Path(flags.workdir), which_step(flags.checkpoint)
     config = configs.of_run(workdir)
     if target.exists():
@@ -174,7 +196,6 @@ def export_run(flags: Any, target: Path) -> int:
     storage.check_directory(target)
     process.platform_setup()
 
-    from lm.hf import exporting
     from lm.transfer import weights_of
     from lm.workdir.checkpoint import find, read_leaves
 
@@ -199,16 +220,30 @@ def write(
     workdir: Path,
     step: Path,
     part: str,
-    plan: Any,
-    place: Path,
+    plan: exporting.Plan,
+    directory: Path,
     dtype: str,
 ) -> None:
-    """Writes the files of an export."""
+    """Writes the files of an export.
+
+    Args:
+      config: the run's config.
+      workdir: the run's folder.
+      step: the verified folder of the checkpoint.
+      part: of the state, "params" or "averaged".
+      plan: what `exporting.plan` returns.
+      directory: an existing folder, in which the files are written.
+      dtype: of the weights, "float32" or "bfloat16".
+
+    Raises:
+      ConfigError: the padding token is not the one that the family's positions need.
+      DataError: `transformers` has no such tokenizer.
+    """
     import jax
     import numpy as np
 
     from lm.data import pipeline
-    from lm.hf import card, exporting, tokenizer_out
+    from lm.hf import card, tokenizer_out
     from lm.trees import flatten, nest
     from lm.workdir.checkpoint import read_state
     from lm.workdir.writer import read_rows
@@ -217,8 +252,8 @@ def write(
         config.tokenizer, workdir / "tokenizer", no_texts, pipeline.Shares(), print
     )
     family, ids = plan.family, tokenizer_out.token_ids(config, codec)
-    tokenizer_out.write(codec, config, workdir / "tokenizer", family, place)
-    if "decoder_start_token_id" in family.reads:
+    tokenizer_out.write(codec, config, workdir / "tokenizer", family, directory)
+    if "decoder_start_token_id" in family.usage:
         start = codec.pad_id if codec.bos_id is None else codec.bos_id
         ids["decoder_start_token_id"] = start
     padding = plan.config.get("pad_token_id", ids.get("pad_token_id"))
@@ -237,14 +272,14 @@ def write(
             named = {"eos_token_id": [*ends] if several else ends[0]}
         kept.pop("eos_token_id", None)
         text = storage.to_json(kept | ids | named)
-        storage.write_text(place / "generation_config.json", text)
+        storage.write_text(directory / "generation_config.json", text)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = {
         path: jax.ShapeDtypeStruct(source.shape, np.float32, sharding=here)
         for path, source in plan.sources.items()
     }
     state = read_state(step, {part: nest(abstract)}, partial=True)
-    exporting.write(plan, flatten(state[part]), place, dtype=dtype)
+    exporting.write(plan, flatten(state[part]), directory, dtype=dtype)
     file = workdir / "metrics.jsonl"
     rows = read_rows(file) if file.exists() else []
     at: dict[str, Any] = next((r for r in rows if r.get("step") == int(step.name)), {})
@@ -257,7 +292,7 @@ def write(
         step=int(step.name),
         metrics={k: v for k, v in at.items() if k.split("/")[0] in config.evals},
     )
-    storage.write_text(place / "README.md", text)
+    storage.write_text(directory / "README.md", text)
 
 
 main = process.command(run)

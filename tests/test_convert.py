@@ -1,4 +1,4 @@
-"""lm.convert, and runs that start from init.source="hf:DIR"."""
+"""Tests lm.convert, and runs that start from init.source="hf:DIR"."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ def bert(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def workdir(bert, tmp_path_factory):
-    """What lm.convert --from makes of it."""
+    """Gives the workdir that lm.convert --from makes of it."""
     workdir = tmp_path_factory.mktemp("converted") / "run"
     assert convert.main([f"--from=hf:{bert}", f"--workdir={workdir}"]) == 0
     return workdir
@@ -48,7 +48,7 @@ def test_a_workdir_has_the_weights_the_tokenizer_and_a_config(bert, workdir):
         np.testing.assert_array_equal(a, b)
 
 
-def test_it_can_be_evaluated(workdir, capsys):
+def test_the_workdir_can_be_evaluated(workdir, capsys):
     items = [dict(item) for item in tiny.documents(6)]
     data = {"sources": [{"name": "memory", "items": items}]}
     evals = {"few": {"evaluator": "mean", "data": data}}
@@ -61,7 +61,7 @@ def test_it_can_be_evaluated(workdir, capsys):
     assert found["step"] == 0 and np.isfinite(found["few/mlm_loss"])
 
 
-def test_and_out_again_bit_for_bit(bert, workdir, tmp_path, capsys):
+def test_it_is_exported_bit_for_bit(bert, workdir, tmp_path, capsys):
     out = tmp_path / "out"
     flags = [f"--to=hf:{out}", f"--workdir={workdir}"]
     assert convert.main(flags) == 0
@@ -77,7 +77,7 @@ def test_and_out_again_bit_for_bit(bert, workdir, tmp_path, capsys):
     assert "`BertForPreTraining` of 12,839 parameters, after 0 steps" in card
     assert "objective: `name=mlm" in card and '"d_model": 24' in card
     assert source.different(folders.model_of(out), folders.model_of(bert)) == []
-    # The same again does not write over it.
+    # The same command again does not overwrite it.
     assert convert.main(flags) == 2
     assert "which exists" in capsys.readouterr().err
 
@@ -113,14 +113,14 @@ def fine_tune(bert, **changes):
     return configs.resolve(tiny.tree(**given | changes))
 
 
-def test_a_run_starts_from_a_folder_and_exports_itself(bert, tmp_path):
-    """Fine-tuning: tokenizer and size of the vocabulary come along."""
+def test_a_run_starts_from_a_directory_and_is_exported(bert, tmp_path):
+    """Fine-tuning takes the tokenizer and the size of the vocabulary from it."""
     assert tiny.run(fine_tune(bert), tmp_path / "run") == 0
     config = configs.of_run(tmp_path / "run")
     assert config.model.vocab_size == 61 and config.tokenizer.kind == "wordpiece"
     log = (tmp_path / "run" / "run.log").read_text()
     assert "46 tensors float32" in log and "unused: heads/mlm/bias" in log
-    # To continue needs no folder.
+    # A run that has begun does not need the directory.
     longer = fine_tune(bert, steps=3, init=dict(config.init))
     assert tiny.run(longer, tmp_path / "run") == 0
     out = tmp_path / "out"
@@ -138,7 +138,7 @@ def test_a_run_starts_from_a_folder_and_exports_itself(bert, tmp_path):
         ("t5_classify", "decoder", True, "T5ForSequenceClassification"),
     ],
 )
-def test_a_decoder_that_classifies_goes_in_and_out(
+def test_a_classifying_decoder_is_imported_and_exported(
     tmp_path, name, summary, bos, architecture
 ):
     case, workdir = goldens.PLACE / name, tmp_path / "run"
@@ -162,8 +162,8 @@ def test_a_decoder_that_classifies_goes_in_and_out(
 
 
 @pytest.mark.parametrize("preset", [None, "hf"])
-def test_a_run_takes_the_shape_of_the_folder(bert, tmp_path, preset):
-    """Fields that are given override it; a run that has begun needs no folder."""
+def test_a_run_takes_the_shape_of_the_directory(bert, tmp_path, preset):
+    """Given fields override it; a run that has begun does not need the directory."""
     given = configs.plain(fine_tune(bert), "config")
     given["model"] = {"name": "transformer", "preset": preset, "vocab_size": None}
     place = tmp_path / "run"
@@ -185,7 +185,7 @@ def test_a_run_takes_the_shape_of_the_folder(bert, tmp_path, preset):
     assert load().model.d_model == 24
 
 
-def test_first_the_weights_are_those_of_the_folder(bert, tmp_path):
+def test_the_first_weights_are_those_of_the_directory(bert, tmp_path):
     settings = fine_tune(bert)
     config = source.complete(settings, tmp_path / "new")
     _, program = tiny.program(config, tmp_path / "run")
@@ -252,7 +252,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("command", ["convert", "main"])
 def test_hostile_files_end_both_commands_at_once(tmp_path, name, command):
-    """Exit 4, the file named, within seconds and without jax."""
+    """The exit code is 4, and the line names the file, before jax is imported."""
     place = folders.bert(tmp_path / "bad")
     file = place / "model.safetensors"
     file.write_bytes(HOSTILE[name] or file.read_bytes()[:-5])

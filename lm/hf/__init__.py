@@ -1,8 +1,8 @@
-"""Hugging Face checkpoints in and out: file formats, and one table per family.
+"""Reads and writes Hugging Face checkpoints: file formats, and a table per family.
 
-`formats/` opens a directory's weights in whatever format they are, `families/` holds a
-table for each family, `importing.py` and `exporting.py` are the two directions and
-`tokenizer.py` opens the tokenizer that comes with a checkpoint. Nothing here unpickles,
-and no code of a checkpoint runs. Neither formats nor families need jax: files are
-checked before it is imported. Start with `source.py`.
+`formats/` reads a directory's weights in any of their formats, `families/` holds a
+table for each family, `importing.py` and `exporting.py` are the two directions, and
+`tokenizer.py` opens the tokenizer of a checkpoint. Nothing here unpickles, and no code
+of a checkpoint runs. Formats and families do not need jax: files are checked before it
+is imported. Start with `source.py`.
 """

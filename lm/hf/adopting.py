@@ -1,36 +1,40 @@
-"""The config of the run that `lm.convert --from` makes of a checkpoint."""
+"""Builds the config of the run that `lm.convert --from` makes of a checkpoint."""
 
 import re
 from typing import Any
 
 from lm.hf import source
 from lm.hf.checkpoint import Checkpoint
-from lm.hf.tokenizer import text_marks
+from lm.hf.tokenizer import tokens_around
 
 TEXT = {"sources": [{"name": "builtin"}]}
 
 
-def tree(opened: Checkpoint, place: str) -> tuple[dict[str, Any], list[str]]:
-    """Returns a config as its file would give it, and notes for the log.
+def tree(opened: Checkpoint, name: str) -> tuple[dict[str, Any], list[str]]:
+    """Returns the config, as a config file gives it, and notes for the log.
 
-    The objective is what the weights were trained on, as far as they show it.
+    The objective is the one that the weights were trained on, as far as their names
+    and config.json show it.
 
     Args:
       opened: the checkpoint.
-      place: where it is, as `init.source` names it.
+      name: of the checkpoint, as in `init.source`: "hf:DIR".
 
     Raises:
-      CheckpointError: a classifier that answers otherwise than with one of its classes.
+      CheckpointError: the head is no classifier with one class for each text.
+      DataError: the directory has no tokenizer that this project can read.
     """
     objective, evals, notes = task(opened)
-    tokenizer = source.tokenizer_of(opened.place, opened.family.model_type)
+    tokenizer = source.tokenizer_of(opened.directory, opened.family.model_type)
     if "bos" in objective:
-        first, last, why = text_marks(opened.place, opened.family.model_type)
+        first, last, why = tokens_around(opened.directory, opened.family.model_type)
         objective["bos"] = first is not None
-        begins = f"begins with {first!r}" if first else "begins with no special token"
-        notes.append(f"each text {begins}: {why} (objective.bos)")
+        begins = repr(first) if first else "no special token"
+        notes.append(f"each text begins with {begins}: {why} (objective.bos)")
         if last and objective["name"] == "causal_lm":
-            notes.append(f"their tokenizer ends a prompt with {last!r}; none does here")
+            notes.append(
+                f"a prompt gets no {last!r} at its end, unlike in transformers"
+            )
     found = {
         "steps": 1000,
         "batch_size": 8,
@@ -41,13 +45,13 @@ def tree(opened: Checkpoint, place: str) -> tuple[dict[str, Any], list[str]]:
         "optim": {"name": "adamw", "lr": 1e-5},
         "data": TEXT,
         "evals": evals,
-        "init": {"source": place},
+        "init": {"source": name},
     }
     return found, [*opened.notes, *notes]
 
 
 def task(opened: Checkpoint) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Returns the objective, the evaluations that its weights can run, and notes."""
+    """Returns the objective, the evaluations that the weights can run, and notes."""
     family, parts = opened.family, opened.parts
     objective: dict[str, Any]
     if "classify" in parts:
@@ -71,7 +75,7 @@ def task(opened: Checkpoint) -> tuple[dict[str, Any], dict[str, Any], list[str]]
 
 
 def predicts_tokens(opened: Checkpoint) -> bool:
-    """Whether the weights hold what the family's objective predicts tokens by."""
+    """Returns whether the weights hold the heads that predict tokens."""
     heads = {rule.part for rule in opened.family.rules(opened.model)} & {"mlm", "lm"}
     if opened.family.task == "mlm":
         heads.add("mlm")

@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, from which data, and what it measured."""
+"""Writes the model card of an export: the model, its data and its measurements."""
 
 import json
 from collections.abc import Mapping
@@ -45,15 +45,15 @@ def card(
     step: int,
     metrics: Mapping[str, float],
 ) -> str:
-    """The text of README.md.
+    """Returns the text of README.md.
 
     Args:
-      config: of the run.
-      name: of the run.
-      kind, architecture: what it is called in `transformers`.
-      count: of parameters.
-      step: how many updates were made.
-      metrics: those of the run's evaluations at that step; {} where there are none.
+      config: the run's config.
+      name: the run's name.
+      kind, architecture: model type and class of the model in `transformers`.
+      count: the number of parameters.
+      step: the number of updates made.
+      metrics: those of the run's evaluations at this step; {} where there are none.
     """
     rows = [f"| {metric} | {value:.6g} |" for metric, value in sorted(metrics.items())]
     table = "\n".join(["| metric | value |", "| --- | --- |", *rows])
@@ -85,7 +85,10 @@ def _short(source: Mapping[str, Any]) -> str:
 
 
 def _without_texts(value: Any) -> Any:
-    """The records of a memory source, which may be private, are only counted."""
+    """Returns the value with a count in place of a memory source's records.
+
+    They may be private.
+    """
     if isinstance(value, Mapping):
         return {
             key: f"{len(item)} records" if key == "items" else _without_texts(item)

@@ -1,8 +1,8 @@
-"""Chat templates of checkpoints: programs of strangers, rendered in a box.
+"""Renders the chat templates of checkpoints in an isolated process.
 
-A template is Jinja. It runs in jinja2's immutable sandbox, in a process of its own that
-has two seconds of processor time, 256 MB more of memory and no file to write: what it
-can do is answer with a text.
+A template is a Jinja program of a stranger. It runs in jinja2's immutable sandbox, in a
+process that has two seconds of processor time, 256 MB of additional memory and no file
+to open: all it can do is return a text.
 """
 
 import json
@@ -15,18 +15,19 @@ from typing import Any
 from lm.errors import DataError
 from lm.hf.formats.files import is_file, read_bytes, read_json
 
-BOX = Path(__file__).with_name("chat_box.py")
+RENDERER = Path(__file__).with_name("chat_box.py")
 MAX_TEMPLATE, MAX_OUTPUT, SECONDS = 2**20, 2**22, 20
 
 
 def read_template(directory: Path, name: str = "default") -> str | None:
-    """The template in a directory's files; None where it has none.
+    """Returns the chat template of a directory; None where it has none.
 
     Args:
-      name: which one, where tokenizer_config.json has several.
+      name: of the template, where tokenizer_config.json has several.
 
     Raises:
-      DataError: there are templates, but none of that name.
+      DataError: none of the templates has this name, or it is no text.
+      CheckpointError: the file is damaged or too large.
     """
     path = directory / "chat_template.jinja"
     if is_file(path):
@@ -53,33 +54,38 @@ def render(
     add_generation_prompt: bool = True,
     where: str = "chat_template",
 ) -> str:
-    """The text of a conversation.
+    """Returns the text of a conversation.
 
     Args:
       messages: {"role": ..., "content": ...}, the oldest first.
-      tokens: what the template may name, such as {"bos_token": "<s>"}.
-      add_generation_prompt: end where the assistant is to begin.
-      where: the template's place, for errors.
+      tokens: variables of the template, such as {"bos_token": "<s>"}.
+      add_generation_prompt: whether the text ends with the beginning of the assistant's
+        answer.
+      where: the template's file, for errors.
 
     Raises:
-      DataError: the template refuses the conversation, is wrong, or does what none may.
+      DataError: the template refuses the conversation, fails, or exceeds its limits.
     """
     values: dict[str, Any] = {**tokens, "messages": list(messages)}
     values["add_generation_prompt"] = add_generation_prompt
     asked = json.dumps({"template": template, "values": values}).encode()
-    command = [sys.executable, "-I", str(BOX)]
+    command = [sys.executable, "-I", str(RENDERER)]
     try:
         done = subprocess.run(
             command, input=asked, capture_output=True, timeout=SECONDS, env={}
         )
         if b"No module named 'jinja2'" in done.stderr:
-            raise DataError(where, "no jinja2", "it, to render", "pip install jinja2")
+            raise DataError(
+                where, "a chat template, and no jinja2", "jinja2", "pip install jinja2"
+            )
         answer = json.loads(done.stdout[: 2 * MAX_OUTPUT])
     except (subprocess.TimeoutExpired, ValueError):
-        answer = {"error": "a template that takes too much time or memory"}
+        answer = {"error": "a template that exceeds its limits of time or memory"}
     if "error" in answer:
         expected = "a template that renders these messages"
         raise DataError(where, str(answer["error"])[:300], expected)
     if len(answer["text"]) > MAX_OUTPUT:
-        raise DataError(where, f"{len(answer['text']):,} letters", f"{MAX_OUTPUT:,}")
+        raise DataError(
+            where, f"{len(answer['text']):,} characters", f"at most {MAX_OUTPUT:,}"
+        )
     return answer["text"]

@@ -1,4 +1,4 @@
-"""The process in which a chat template runs; started by chat.py, imports nothing of lm.
+"""Renders a chat template in a process that chat.py starts; imports nothing of lm.
 
 Reads {"template", "values"} as JSON and writes {"text"} or {"error"}.
 """
@@ -12,7 +12,7 @@ import time
 
 
 def limit() -> None:
-    """One or two seconds, 256 MB beyond what there is, no files and no processes."""
+    """Limits this process: one or two seconds, 256 MB more memory, no files."""
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
     room = now + 256 * 2**20
@@ -28,12 +28,12 @@ def limit() -> None:
 
 def main() -> None:
     import jinja2
-    import jinja2.debug  # which an error would import, when no file can be opened
+    import jinja2.debug  # An error imports it, when no file can be opened any more.
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """{% generation %}, which marks the assistant's words, as they are."""
+        """Renders what {% generation %} encloses, the answers, as it is."""
 
         tags = {"generation"}  # noqa: RUF012
 
@@ -55,7 +55,7 @@ def main() -> None:
     now = datetime.datetime.now()
     environment.globals["strftime_now"] = lambda form: now.strftime(str(form))
     asked = json.load(sys.stdin)
-    # All that rendering imports is there before files are out of reach.
+    # Rendering imports modules, which it cannot once no file can be opened.
     environment.from_string("{{ [1] | map('string') | join }}").render()
     out = sys.stdout
     if sys.platform == "linux":
@@ -64,7 +64,7 @@ def main() -> None:
         text = environment.from_string(asked["template"]).render(**asked["values"])
         answer = {"text": text}
     except MemoryError:
-        answer = {"error": "a template that takes too much memory"}
+        answer = {"error": "a template that exceeds its limit of memory"}
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {error}"}
     out.write(json.dumps(answer))

@@ -1,6 +1,6 @@
-"""A Hugging Face directory, opened and checked: config.json and weights fit together.
+"""Opens a Hugging Face directory, and checks that config.json and weights agree.
 
-Nothing here needs jax; nothing is read of the weights but their headers.
+Nothing here needs jax. Of the weights only the headers are read.
 """
 
 import functools
@@ -21,30 +21,31 @@ from lm.hf.formats.files import is_file, read_json, refuse
 from lm.hf.formats.tensors import open_tensors
 
 FOLDER = Path(__file__).with_name("families")
-# Parts that are taken along wherever they are; the others belong to an architecture.
-ALONG = ("pooler", "mlm", "nsp", "lm")
+# Parts that are loaded whatever the class, if their tensors are there. The other parts
+# are loaded only where the class named in config.json has them.
+OPTIONAL = ("pooler", "mlm", "nsp", "lm")
 PREFIX = "hf:"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a directory holds.
+    """The content of a directory.
 
     Attributes:
-      place: the directory.
-      file: of the weights.
-      family: whose tables are used.
-      config: its config.json.
+      directory: the path of the directory.
+      file: the file of the weights.
+      family: the family, whose tables are used.
+      config: the content of config.json.
       model: config.model, complete.
-      parts: which parts of the family's table it has.
-      sizes: of the axes.
-      sources: by path of a parameter, the tensors that it comes from.
-      tensors: by name, as views of the file.
-      labels: names of the classes of a head.
-      notes: lines on what config.json says and this project does not do.
+      parts: the parts of the family's table that the checkpoint has, such as "pooler".
+      sizes: axis of the tables -> size.
+      sources: path of a parameter -> the tensors that it is made from.
+      tensors: name -> tensor, a read-only view of the file.
+      labels: the names of the classes of its head, in the order of their ids.
+      notes: lines for the log on keys of config.json that have no effect here.
     """
 
-    place: Path
+    directory: Path
     file: Path
     family: Family
     config: Mapping[str, Any]
@@ -58,7 +59,7 @@ class Checkpoint:
 
     @property
     def dtypes(self) -> str:
-        """Of the tensors; those of 16 bits become float32, which is exact."""
+        """Describes the tensors' dtypes; those of 16 bits become float32, exactly."""
         names = [tensor.dtype.name for tensor in self.tensors.values()]
         counts = (f"{names.count(n)} tensors {n}" for n in sorted({*names}))
         cast = "" if {*names} == {"float32"} else ", read as float32"
@@ -66,18 +67,18 @@ class Checkpoint:
 
 
 def directory_of(source: str) -> Path:
-    """The directory that "hf:DIR" names (`is_hf`).
+    """Returns the directory of "hf:DIR" (see `is_hf`).
 
-    Where there is no such directory, DIR is the name of a model on the hub, which is
-    fetched (see lm.hf.hub).
+    Where DIR is no directory it is taken for a model of the hub and fetched (see
+    lm.hf.hub).
 
     Raises:
-      CheckpointError: it is neither, or cannot be fetched.
+      CheckpointError: DIR is neither a directory nor a model that can be fetched.
     """
     name = source.removeprefix(PREFIX)
-    place = Path(name).expanduser()
-    if place.is_dir():
-        return place
+    directory = Path(name).expanduser()
+    if directory.is_dir():
+        return directory
     if hub.is_name(name):
         return hub.fetch(name)
     fix = "hf:org/model takes a model of the hub."
@@ -86,7 +87,7 @@ def directory_of(source: str) -> Path:
 
 @functools.cache
 def families() -> Mapping[str, Family]:
-    """Returns every family by its model type: the files that define FAMILY."""
+    """Returns every family by its model type, from the files that define FAMILY."""
     names = sorted(path.stem for path in FOLDER.glob("*.py"))
     modules = (importlib.import_module(f"lm.hf.families.{name}") for name in names)
     found = (vars(module).get("FAMILY") for module in modules)
@@ -94,16 +95,24 @@ def families() -> Mapping[str, Family]:
 
 
 def families_of(model_type: str) -> tuple[Family, ...]:
-    """Returns the family, and those of its classes that have other stacks."""
+    """Returns the family of a model type, and its variants with other stacks."""
     family = families()[model_type]
     return (family, *family.others)
 
 
-def read_config(place: Path) -> tuple[Family, dict[str, Any], Path]:
-    """The family, the config.json and where it is; also BERT's own bert_config.json."""
-    path, kind = place / "config.json", None
-    if not is_file(path) and is_file(place / "bert_config.json"):
-        path, kind = place / "bert_config.json", "bert"
+def read_config(directory: Path) -> tuple[Family, dict[str, Any], Path]:
+    """Reads config.json, or the bert_config.json of Google's BERT.
+
+    Returns:
+      The family, the content of the file, and its path.
+
+    Raises:
+      CheckpointError: the file is absent or damaged, needs code of its own, or is of a
+        family or class that is not in lm/hf/families.
+    """
+    path, kind = directory / "config.json", None
+    if not is_file(path) and is_file(directory / "bert_config.json"):
+        path, kind = directory / "bert_config.json", "bert"
     config = read_json(path)
     if "auto_map" in config:
         fix = "use a model that is computed without it."
@@ -118,33 +127,33 @@ def read_config(place: Path) -> tuple[Family, dict[str, Any], Path]:
     return family, config, path
 
 
-def open_checkpoint(place: Path, missing: Iterable[str] = ()) -> Checkpoint:
+def open_checkpoint(directory: Path, missing: Iterable[str] = ()) -> Checkpoint:
     """Opens a directory and compares its tensors with what its config.json describes.
 
     Args:
-      place: the directory.
-      missing: regexes of parameters, by our paths, whose tensors may be absent.
+      directory: holds config.json and weights.
+      missing: regexes of the paths of parameters whose tensors may be absent.
 
     Raises:
-      CheckpointError: a file is absent, damaged or unsafe; a value of config.json is
-        none that we can compute; tensors are missing, extra or of another shape.
+      CheckpointError: a file is absent, damaged or unsafe; config.json has a value that
+        this project cannot compute; tensors are missing, extra or of another shape.
     """
-    family, config, path = read_config(place)
+    family, config, path = read_config(directory)
     model = family.read(config, path)
     labels = _labels(config, path)
     (name,) = config.get("architectures") or [None]
-    # A bare model may have been saved without its pooler.
+    # The pooler of a bare model is optional: it may have been saved without.
     bare = name is None or name.endswith("Model")
     parts = () if bare else family.architectures[name]
     known = sizes(model, len(labels) or 2)
-    file, tensors = open_tensors(place)
+    file, tensors = open_tensors(directory)
     table = family.rules(model)
     tied = family.tied(model)
     known_names = {*(rule.name for rule in table), *tied}
     prefixes = (family.prefixes.get(name, family.prefix), family.prefix)
-    tensors = _own_names(tensors, family, prefixes, known_names)
-    tensors = _untied(tensors, tied, file)
-    along = {rule.part for rule in table if rule.name in tensors} & {*ALONG}
+    tensors = _table_names(tensors, family, prefixes, known_names)
+    tensors = _without_copies(tensors, tied, file)
+    along = {rule.part for rule in table if rule.name in tensors} & {*OPTIONAL}
     used = [rule for rule in table if rule.part in {"", *parts} | along]
     try:
         family.check_parts(model, {rule.part for rule in used}, str(path))
@@ -165,7 +174,7 @@ def open_checkpoint(place: Path, missing: Iterable[str] = ()) -> Checkpoint:
     }
     check(tensors, wanted, (), file)
     return Checkpoint(
-        place=place,
+        directory=directory,
         file=file,
         family=family,
         config=config,
@@ -180,7 +189,7 @@ def open_checkpoint(place: Path, missing: Iterable[str] = ()) -> Checkpoint:
 
 
 def _architecture(config: dict, path: Path, known: list[str]) -> str | None:
-    """The class of the weights, if config.json names one."""
+    """Returns the class that config.json names, or None."""
     names = config.get("architectures") or [None]
     if (
         not isinstance(names, list)
@@ -195,7 +204,7 @@ def _architecture(config: dict, path: Path, known: list[str]) -> str | None:
 
 
 def _labels(config: dict, path: Path) -> tuple[str, ...]:
-    """The names of a head's classes, in the order of their ids."""
+    """Returns the names of a head's classes, in the order of their ids."""
     names = config.get("id2label")
     if names is None:
         count = config.get("num_labels", 0)
@@ -208,17 +217,18 @@ def _labels(config: dict, path: Path) -> tuple[str, ...]:
         refuse(path, f"id2label {names!r}"[:120], "the names of 0, 1, ...")
 
 
-def _own_names(
+def _table_names(
     tensors: Mapping, family: Family, prefixes: tuple[str, ...], names: set[str]
 ) -> dict:
-    """The tensors under the names of the table.
+    """Returns the tensors under the names that the family's table has.
 
-    Bare models were saved without the family's prefix, and some classes have another
-    one; the first BERTs call the parameters of a norm gamma and beta.
+    The names in a file differ in three ways: bare models are saved without the family's
+    prefix, some classes have another prefix, and the first BERTs call the parameters of
+    a norm gamma and beta. Tensors that hold no parameter are left out.
 
     Args:
-      prefixes: that the names may begin with, beside none.
-      names: of the table; `{i}` is any layer.
+      prefixes: the possible prefixes, beside none.
+      names: those of the table; `{i}` stands for any layer.
     """
     renamed: dict[str, np.ndarray] = {}
     begun = (p for p in prefixes if any(name.startswith(p) for name in tensors))
@@ -239,8 +249,12 @@ def _pattern(name: str) -> str:
     return re.escape(name).replace(re.escape("{i}"), r"\d+")
 
 
-def _untied(tensors: dict, tied: Mapping[str, str], file: Path) -> dict:
-    """Without the tensors that repeat another one, once they are seen to be equal."""
+def _without_copies(tensors: dict, tied: Mapping[str, str], file: Path) -> dict:
+    """Returns the tensors without those that repeat another one.
+
+    Raises:
+      CheckpointError: two tied tensors differ.
+    """
     for name, other in tied.items():
         if name not in tensors:
             continue
@@ -248,7 +262,9 @@ def _untied(tensors: dict, tied: Mapping[str, str], file: Path) -> dict:
         first = tensors.setdefault(other, again)
         if first is not again and not _equal(first, again):
             fix = "set tie_word_embeddings in config.json as the model was trained."
-            refuse(f"{file}: {name}", f"other numbers than {other}", "a copy", fix)
+            refuse(
+                f"{file}: {name}", f"other numbers than {other}", "a copy of it", fix
+            )
     return tensors
 
 

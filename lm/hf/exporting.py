@@ -1,4 +1,4 @@
-"""A run as a directory that `transformers` loads: weights, config, tokenizer, card."""
+"""Writes the config.json and the weights of a run, as `transformers` loads them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 
 @dataclass(frozen=True)
 class Plan:
-    """What an export is to be: decided from shapes alone.
+    """The form of an export, decided from the shapes of the parameters alone.
 
     Attributes:
-      family: whose tables are used.
+      family: the family, whose tables are used.
       architecture: the class of `transformers`.
-      model: config.model, its vocabulary's size known.
-      config: config.json, less what the tokenizer says.
-      sizes: of the axes.
-      sources: by path of a parameter, the tensors that it goes into.
+      model: config.model with the size of its vocabulary.
+      config: the content of config.json, without the ids of the tokenizer.
+      sizes: axis of the tables -> size.
+      sources: path of a parameter -> the tensors that are made from it.
     """
 
     family: Family
@@ -45,14 +45,14 @@ def plan(config: Config, shapes: Shapes, family: str | None = None) -> Plan:
     """Finds the family and class whose parameters are exactly those of a run.
 
     Args:
-      config: of the run.
-      shapes: its parameters' shapes by path.
-      family: a model type; None looks for one that fits.
+      config: the run's config.
+      shapes: path of a parameter -> its shape.
+      family: a model type; None searches all families.
 
     Raises:
-      ConfigError: the model is of no family, and what is different in each; or the
-        family's classifier computes something else.
-      CheckpointError: parameters that the family has no tensor for, or the reverse.
+      ConfigError: no family computes this model; the line names what differs in each.
+        Or the classifier of the family reads a row otherwise.
+      CheckpointError: parameters without a tensor in the family, or the reverse.
     """
     labels = config.objective.get("labels") or ()
     heads = (shapes.get(f"heads/{name}/kernel") for name in ("classify", "tag"))
@@ -86,14 +86,17 @@ def plan(config: Config, shapes: Shapes, family: str | None = None) -> Plan:
 
 
 def _check_summary(objective: Config, family: Family, architecture: str) -> None:
-    """The pooler's tensors do not tell which function follows it."""
+    """Refuses a classifier with another summary than the family's.
+
+    The shapes do not show it: a pooler's parameters are the same with tanh and relu.
+    """
     found = objective.get("summary", family.summary)
     if found != family.summary:
         raise ConfigError(
             "objective.summary",
             repr(found),
             f"{family.summary!r}, which is what a {architecture} computes",
-            "train it with that, or see whether --family has another one.",
+            "train it with that, or choose another family by --family.",
         )
 
 
@@ -143,12 +146,13 @@ def write(
     dtype: str = "float32",
     shard_bytes: int = safetensors.SHARD_BYTES,
 ) -> list[str]:
-    """Writes config.json and the weights; gives the files' names.
+    """Writes config.json and the weights; returns the names of the files.
 
     Args:
-      params: by path.
-      directory: exists.
-      dtype: of the tensors; bfloat16 rounds to even.
+      params: path -> parameter, layers stacked on axis 0.
+      directory: an existing folder.
+      dtype: of the tensors, "float32" or "bfloat16" (rounded to even).
+      shard_bytes: the most bytes of a file of weights, if no tensor is larger.
     """
     rules = {source.rule for source in plan.sources.values()}
     made: dict[str, tuple[Any, int | None]] = {}

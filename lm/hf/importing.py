@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint as parameters, each laid out where the target says."""
+"""Loads the tensors of a checkpoint as parameters, laid out over the devices."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,21 @@ from lm.hf.checkpoint import Checkpoint
 
 
 def shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """The parameters that a checkpoint holds, by path."""
+    """Returns path -> shape of the parameters that a checkpoint holds."""
     return {path: source.shape for path, source in checkpoint.sources.items()}
 
 
 def load(checkpoint: Checkpoint, targets: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Makes the parameters by path, float32, each device's shard by itself.
+    """Loads parameters in float32, one after another and shard by shard.
 
-    One parameter after another, so that beside the target no more than a shard of one
-    of them is in memory.
+    Beside the result, memory holds at most one shard of one parameter.
 
     Args:
-      targets: paths among the checkpoint's, with shape and sharding (None: the default
-        device).
+      targets: path of a parameter of the checkpoint -> its sharding, as attribute
+        `sharding` (None: the default device).
+
+    Returns:
+      path -> array.
 
     Raises:
       NumericalError: a tensor has a number that is not finite.
@@ -49,7 +51,7 @@ def _make(
             raise NumericalError(
                 f"{checkpoint.file}: {name}",
                 "numbers that are not finite (NaN or infinity)",
-                "finite weights: a model with others gives no answer",
+                "finite weights, without which a model computes nothing",
                 "fetch the file again, or take another checkpoint.",
             )
 
@@ -72,7 +74,7 @@ def _make(
 
 
 def _empty(shape: Sequence[int]) -> np.ndarray:
-    """A new float32 array, aligned so that jax on the host takes it as it is."""
+    """Returns a new float32 array, aligned so that jax on a CPU does not copy it."""
     size = int(np.prod(shape)) * 4
     raw = np.empty(size + 64, np.uint8)
     start = -raw.ctypes.data % 64

@@ -1,7 +1,7 @@
-"""A SentencePiece model as a `tokenizer.json`, which needs no SentencePiece to read.
+"""Converts a SentencePiece model to the tokenizer of Hugging Face's library.
 
 The model is a protocol buffer (google/sentencepiece, src/sentencepiece_model.proto):
-pieces with their scores, the kind of model, and the normalisation as one table.
+pieces with their scores, the type of the model, and the normalisation as one table.
 """
 
 import struct
@@ -14,7 +14,7 @@ NORMAL, UNKNOWN, BYTE = 1, 2, 6
 
 
 def to_tokenizer(model: bytes, codec: Any, where: Any) -> Any:
-    """The tokenizer of Hugging Face's library with the ids of a loaded model.
+    """Returns a `tokenizers.Tokenizer` that gives the ids of the model.
 
     Args:
       model: the bytes of a `.model` file.
@@ -58,7 +58,7 @@ def to_tokenizer(model: bytes, codec: Any, where: Any) -> Any:
         built.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
         spaces: list[Any] = [decoders.Metaspace(prepend_scheme=scheme)]
     else:
-        # A text is one word here: a merge may reach across spaces.
+        # There is no pre-tokenizer, since merges may cross spaces.
         steps += [normalizers.Prepend("▁")] * prefix
         steps.append(normalizers.Replace(" ", "▁"))
         spaces = [decoders.Replace("▁", " ")]
@@ -76,7 +76,7 @@ def to_tokenizer(model: bytes, codec: Any, where: Any) -> Any:
 def _merges(
     pieces: list[str], scores: list[float], kinds: list[int]
 ) -> list[tuple[str, str]]:
-    """Pairs in the order in which their unions were learnt: by score."""
+    """Returns the merges of a BPE model in the order of training, which scores show."""
     ids = {piece: id for id, piece in enumerate(pieces) if kinds[id] == NORMAL}
     found = []
     for piece, id in ids.items():

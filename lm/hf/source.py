@@ -1,4 +1,4 @@
-"""`init.source="hf:DIR"`: what a run takes from a Hugging Face directory."""
+"""Completes and checks a run that starts from `init.source="hf:DIR"`."""
 
 import dataclasses
 import json
@@ -18,20 +18,29 @@ from lm.hf.checkpoint import (
     open_checkpoint,
     read_config,
 )
-from lm.hf.families.base import DERIVED, TRAINING, USUAL, Family, elsewhere, get, shown
+from lm.hf.families.base import (
+    DEFAULTS,
+    DERIVED,
+    TRAINING,
+    Family,
+    get,
+    is_unused,
+    shown,
+)
 from lm.hf.tokenizer import section
 
 
 def is_hf(source: str | None) -> bool:
+    """Returns whether `init.source` names a Hugging Face directory or model."""
     return source is not None and source.startswith(PREFIX)
 
 
 def with_shape(workdir: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Returns a function that gives a config's tree the shape of its checkpoint.
+    """Returns a function that fills a config's model with the shape of its checkpoint.
 
-    Where `init.source` is "hf:DIR" and `model.preset` is "hf" or None, config.model is
-    the checkpoint's, and its fields that are given override it. A run that has begun
-    has its shape in its own config.json.
+    It applies where `init.source` is "hf:DIR" and `model.preset` is "hf" or None. The
+    fields that the config gives override those of the checkpoint. A run that has begun
+    takes the shape from its own config.json.
     """
 
     def fill(tree: dict[str, Any]) -> dict[str, Any]:
@@ -58,10 +67,11 @@ def with_shape(workdir: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 def check(config: Config, workdir: Path) -> None:
-    """Opens the directory that a run is to start from; needs no jax.
+    """Checks the directory that a new run starts from; needs no jax.
 
     Raises:
-      CheckpointError: it is damaged or unsafe, or not the config's model.
+      CheckpointError: the directory is damaged or unsafe, holds another model than the
+        config's, or a classifier that the objective does not continue.
     """
     if is_hf(config.init.source) and not (workdir / "config.json").exists():
         complete(config, workdir)
@@ -93,7 +103,7 @@ def check_classes(opened: Checkpoint) -> None:
         return
     outputs = opened.sizes["C"]
     raise CheckpointError(
-        f"{opened.place / 'config.json'}: problem_type",
+        f"{opened.directory / 'config.json'}: problem_type",
         f"{kind!r} with {outputs} output{'s' * (outputs != 1)}",
         "a head that gives each text one of two or more classes",
         "start with a new head on its layers: init.source with "
@@ -103,7 +113,7 @@ def check_classes(opened: Checkpoint) -> None:
 
 
 def _check_rows(family: Family, config: Config) -> None:
-    """A classifier goes on with rows as it was trained on."""
+    """Refuses rows of another form than those that the classifier was trained on."""
     fields = ["summary"]
     if config.objective.pair and family.summary in ("tanh", "relu"):
         fields.append("separators")
@@ -119,7 +129,7 @@ def _check_rows(family: Family, config: Config) -> None:
 
 
 def _is_regex(pattern: str) -> bool:
-    """Whether it is one; `lm.transfer` refuses those that are none."""
+    """Returns whether a pattern compiles; `lm.transfer` refuses those that do not."""
     try:
         return bool(re.compile(pattern))
     except re.error:
@@ -127,12 +137,13 @@ def _is_regex(pattern: str) -> bool:
 
 
 def complete(config: Config, workdir: Path) -> Config:
-    """The config with what it leaves to the directory: tokenizer, size of vocabulary.
+    """Returns the config with the directory's tokenizer and size of the vocabulary.
 
-    A run that has begun takes both from its own config.json.
+    Only fields that are None are filled. A run that has begun takes both from its own
+    config.json.
 
     Raises:
-      CheckpointError: config.model computes something else than the checkpoint's.
+      CheckpointError: config.model and the checkpoint's model compute different things.
     """
     if (workdir / "config.json").exists():
         own = configs.of_run(workdir)
@@ -155,9 +166,9 @@ def complete(config: Config, workdir: Path) -> Config:
 
 
 def different(ours: Mapping, theirs: Mapping) -> list[tuple[str, Any, Any]]:
-    """(field, theirs, ours) where two config.model compute different things."""
+    """Returns (field, theirs, ours) of each difference that changes the computation."""
     fields = {field for field in theirs if not isinstance(theirs[field], Mapping)}
-    fields |= USUAL.keys()
+    fields |= DEFAULTS.keys()
     found = []
     for field in sorted(fields - TRAINING - {"name"}):
         here, there = get(ours, field), get(theirs, field)
@@ -166,13 +177,13 @@ def different(ours: Mapping, theirs: Mapping) -> list[tuple[str, Any, Any]]:
             there = DERIVED[field](theirs) if there is None else there
         free = field == "max_len" and theirs["position"] != "learned"
         output = field == "output" and theirs["kind"] == "encoder"
-        if here != there and not (free or output or elsewhere(field, theirs)):
+        if here != there and not (free or output or is_unused(field, theirs)):
             found.append((field, there, here))
     return found
 
 
 def tokenizer_of(directory: Path, model_type: str) -> Config:
-    """config.tokenizer for the directory's own, with all its fields."""
+    """Returns config.tokenizer for the directory's tokenizer, with all its fields."""
     found = section(directory, model_type)
     tokenizer = configs.build(configs.load_class("tokenizer", found["name"]), found)
     whole = {"name": found["name"]} | dataclasses.asdict(tokenizer)
@@ -180,7 +191,7 @@ def tokenizer_of(directory: Path, model_type: str) -> Config:
 
 
 def open_tokenizer(directory: Path) -> Any:
-    """The directory's tokenizer, loaded."""
+    """Returns the directory's tokenizer, loaded (a codec of lm.tokenizers)."""
     given = tokenizer_of(directory, read_config(directory)[0].model_type)
     tokenizer = configs.build(configs.load_class("tokenizer", given.name), given)
     with tempfile.TemporaryDirectory() as place:

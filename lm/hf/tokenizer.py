@@ -1,7 +1,7 @@
-"""The tokenizer that comes with a checkpoint, as a section of our config.
+"""Describes the tokenizer of a checkpoint as the section `tokenizer` of a config.
 
-`tokenizer.json` is read as it is; else `vocab.txt`, `vocab.json` and `merges.txt`, or a
-SentencePiece model, with what `tokenizer_config.json` says of them.
+`tokenizer.json` comes first; else `vocab.txt`, `vocab.json` with `merges.txt`, or a
+SentencePiece model, with the settings of `tokenizer_config.json`.
 """
 
 from collections.abc import Mapping
@@ -10,15 +10,14 @@ from typing import Any
 
 from lm.errors import DataError
 from lm.hf.checkpoint import families
-from lm.hf.families.tokens import PLAIN as PLAIN_CLASSES
-from lm.hf.families.tokens import TokenizerClass
+from lm.hf.families.tokens import GENERAL, TokenizerClass
 from lm.hf.formats.files import is_file, parse_json, read_bytes, read_json
 from lm.tokenizers.base import ROLES
 
 PIECES = ("spiece.model", "tokenizer.model")
 KINDS = {"WordPiece": "wordpiece", "BPE": "bpe", "Unigram": "unigram"}
 MAX_TOKENIZER = 64 * 2**20
-# Settings of the slow tokenizers that change ids, and the value that ours have.
+# Settings of slow tokenizers that change ids -> the values that this project has.
 PLAIN = {
     "strip_accents": (None,),
     "tokenize_chinese_chars": (True, None),
@@ -30,11 +29,12 @@ PLAIN = {
 def section(directory: Path, model_type: str) -> dict[str, Any]:
     """Returns config.tokenizer for a directory of Hugging Face.
 
-    A role of special tokens that neither the files nor their tokenizer class have is ""
-    in `special`: no token of a usual name is taken for it.
+    In `special`, a role for which neither the files nor the tokenizer class name a
+    token is "", so that no token is taken for it by its usual name.
 
     Raises:
-      DataError: no tokenizer is there, or one that we would not read as it is meant.
+      DataError: the directory has no tokenizer, or one that would give other ids here
+        than in `transformers`.
       CheckpointError: a JSON file is damaged.
     """
     settings = read_settings(directory)
@@ -42,14 +42,14 @@ def section(directory: Path, model_type: str) -> dict[str, Any]:
     special = special_tokens(directory, settings)
     if cls is not None:
         absent = {*ROLES} - {*special} - {"unk"} - cls.special.keys()
-        words = _vocabulary(directory)
-        usual = (role for role in sorted(absent) if words & {*ROLES[role]})
+        vocabulary = _vocabulary(directory)
+        usual = (role for role in sorted(absent) if vocabulary & {*ROLES[role]})
         special |= dict.fromkeys(usual, "")
     family = families()[model_type]
     if family.task == "causal_lm":
-        first, _, _ = text_marks(directory, model_type)
+        first, _, _ = tokens_around(directory, model_type)
         special |= {"bos": first} if first else {}
-    elif "decoder_start_token_id" in family.reads:
+    elif "decoder_start_token_id" in family.usage:
         special["bos"] = _start(directory, settings)
     path = directory / "tokenizer.json"
     if is_file(path):
@@ -61,8 +61,8 @@ def section(directory: Path, model_type: str) -> dict[str, Any]:
                 str(directory),
                 disagreement,
                 "two files that agree",
-                "transformers goes by tokenizer_config.json: make the files one where "
-                "it is installed: AutoTokenizer.from_pretrained(DIR)"
+                "tokenizer_config.json comes first in transformers; write both files "
+                "again with it: AutoTokenizer.from_pretrained(DIR)"
                 ".save_pretrained(DIR).",
             )
         if kind not in KINDS:
@@ -72,12 +72,12 @@ def section(directory: Path, model_type: str) -> dict[str, Any]:
         return found | {"special": special}
     added = directory / "added_tokens.json"
     if is_file(added) and read_json(added) and model_type != "t5":
-        raise _slow(directory, "added_tokens.json")
+        raise _needs_json(directory, "added_tokens.json")
     if is_file(directory / "vocab.txt"):
         for name, plain in PLAIN.items():
             if settings.get(name) not in plain:
-                raise _slow(directory, f"{name}={settings[name]!r}")
-        # Google's own directories say nothing of it: the vocabulary shows it.
+                raise _needs_json(directory, f"{name}={settings[name]!r}")
+        # Google's directories have no such setting: the vocabulary shows the case.
         lowercase = settings.get("do_lower_case", True) if settings else None
         return {
             "name": "hf",
@@ -87,9 +87,9 @@ def section(directory: Path, model_type: str) -> dict[str, Any]:
             "special": special,
         }
     if is_file(directory / "vocab.json"):
-        # Their pattern of words is GPT-2's; others say theirs in tokenizer.json alone.
+        # These split a text by GPT-2's pattern; others need tokenizer.json for theirs.
         if model_type not in ("gpt2", "roberta"):
-            raise _slow(directory, f"vocab.json of a {model_type}")
+            raise _needs_json(directory, f"vocab.json of a {model_type}")
         return {
             "name": "hf",
             "kind": "bpe",
@@ -100,7 +100,7 @@ def section(directory: Path, model_type: str) -> dict[str, Any]:
     for name in PIECES:
         if is_file(directory / name):
             extra = settings.get("extra_ids", 100 if model_type == "t5" else 0)
-            # The model says itself which of its pieces these four are.
+            # The model itself names pad, unk, bos and eos.
             named = {k: v for k, v in special.items() if k in ("cls", "sep", "mask")}
             return {
                 "name": "spm",
@@ -118,7 +118,7 @@ def section(directory: Path, model_type: str) -> dict[str, Any]:
 
 
 def read_settings(directory: Path) -> dict[str, Any]:
-    """Returns tokenizer_config.json, with the class that config.json may name."""
+    """Returns tokenizer_config.json, and the tokenizer class of config.json if any."""
     path, config = directory / "tokenizer_config.json", directory / "config.json"
     settings = read_json(path) if is_file(path) else {}
     name = read_json(config).get("tokenizer_class") if is_file(config) else None
@@ -126,7 +126,7 @@ def read_settings(directory: Path) -> dict[str, Any]:
 
 
 def special_tokens(directory: Path, settings: Mapping[str, Any]) -> dict[str, str]:
-    """role -> token, as far as the files name them."""
+    """Returns role -> token, for the roles that the files name."""
     path = directory / "special_tokens_map.json"
     named = (read_json(path) if is_file(path) else {}) | dict(settings)
     found = {}
@@ -145,22 +145,28 @@ def read_tokenizer_json(path: Path) -> dict[str, Any]:
 
 
 def class_of(settings: Mapping[str, Any], model_type: str) -> TokenizerClass | None:
-    """Returns what is known of the tokenizer class; None where nothing is.
+    """Returns the tokenizer class; None for one that no family describes.
 
-    `tokenizer_config.json` names it, else it is the family's.
+    It is the one that the settings name, or else the family's.
     """
     name = settings.get("tokenizer_class")
     if not isinstance(name, str):
         return families()[model_type].tokenizer
     name = name.removesuffix("Fast").replace("DistilBert", "Bert")
-    if name in PLAIN_CLASSES:
+    if name in GENERAL:
         return TokenizerClass(name)
     known = {family.tokenizer.name: family.tokenizer for family in families().values()}
     return known.get(name)
 
 
-def text_marks(directory: Path, model_type: str) -> tuple[str | None, str | None, str]:
-    """Returns the tokens that the library puts before and after a text, and why."""
+def tokens_around(
+    directory: Path, model_type: str
+) -> tuple[str | None, str | None, str]:
+    """Returns the tokens that the library puts before and after a text.
+
+    Returns:
+      The token before (None: no token), the token after, and the reason, for the log.
+    """
     settings = read_settings(directory)
     cls, special = class_of(settings, model_type), special_tokens(directory, settings)
     path = directory / "tokenizer.json"
@@ -168,30 +174,28 @@ def text_marks(directory: Path, model_type: str) -> tuple[str | None, str | None
     keys = ("add_bos_token", "add_eos_token")
     if cls is not None and "{cls}" in cls.single:
         named = dict(cls.special) | special
-        return named["cls"], named["sep"], f"a {cls.name} does so"
+        return named["cls"], named["sep"], f"the default of {cls.name}"
     if any(key in settings for key in keys):
         first, last = (
             special.get(key.split("_")[1]) if settings.get(key) is True else None
             for key in keys
         )
-        said = ", ".join(f"{k}={settings[k]}" for k in keys if k in settings)
-        return first, last, f"tokenizer_config.json says {said}"
-    first, last = _around(whole.get("post_processor"))
+        given = ", ".join(f"{k}={settings[k]}" for k in keys if k in settings)
+        return first, last, f"from {given} in tokenizer_config.json"
+    first, last = _around_text(whole.get("post_processor"))
     return (
         first,
         last,
-        "so says the post-processor of tokenizer.json"
-        if whole
-        else ("no file says otherwise"),
+        "from the post-processor of tokenizer.json" if whole else ("no file names one"),
     )
 
 
-def _around(processor: Any) -> tuple[str | None, str | None]:
-    """Returns the special tokens before and after a text, of a post-processor."""
+def _around_text(processor: Any) -> tuple[str | None, str | None]:
+    """Returns the special tokens that a post-processor puts before and after a text."""
     if not isinstance(processor, dict):
         return None, None
     if processor.get("type") == "Sequence":
-        each = [_around(item) for item in processor.get("processors") or []]
+        each = [_around_text(item) for item in processor.get("processors") or []]
         firsts, lasts = [f for f, _ in each if f], [n for _, n in each if n]
         return firsts[-1] if firsts else None, lasts[0] if lasts else None
     if processor.get("type") == "TemplateProcessing":
@@ -208,20 +212,19 @@ def _around(processor: Any) -> tuple[str | None, str | None]:
 def disagrees(
     whole: Mapping[str, Any], settings: Mapping[str, Any], cls: TokenizerClass | None
 ) -> str | None:
-    """Returns how tokenizer_config.json contradicts tokenizer.json, if it does.
+    """Returns how tokenizer_config.json contradicts tokenizer.json; None if not at all.
 
-    The library goes by the first of them: the ids of a text would be others.
+    In the library tokenizer_config.json comes first, so tokenizer.json alone would give
+    other ids.
     """
-    for key, (part, name, default) in (cls.decides if cls else {}).items():
+    for key, (part, name, default) in (cls.overrides if cls else {}).items():
         given, inner = settings.get(key, default), whole.get(part)
         if isinstance(inner, dict) and name in inner and inner[name] != given:
-            here = f"{key} {given!r}" + " (as it is not given)" * (key not in settings)
+            here = f"{key} {given!r}" + " (the default)" * (key not in settings)
             there = f"{part}.{name} {inner[name]!r} in tokenizer.json"
             return f"{here} in tokenizer_config.json, and {there}"
     if settings.get("split_special_tokens"):
-        return (
-            "split_special_tokens in tokenizer_config.json, which no tokenizer.json has"
-        )
+        return "split_special_tokens, which tokenizer.json does not have"
     items = whole.get("added_tokens") or []
     items = [item for item in items if isinstance(item, dict)]
     added = {str(item.get("id")): item for item in items}
@@ -247,12 +250,12 @@ def _kind(whole: Mapping[str, Any]) -> str:
     model = whole.get("model") or {}
     kind = model.get("type") if isinstance(model, dict) else None
     if kind is None and isinstance(model, dict) and "merges" in model:
-        return "BPE"  # The first versions did not say.
+        return "BPE"  # The first versions did not write the type.
     return str(kind)
 
 
 def _vocabulary(directory: Path) -> set[str]:
-    """Returns all tokens of the files in which a text's tokens have no other role."""
+    """Returns all tokens of the tokenizer's files; none for a SentencePiece model."""
     path = directory / "tokenizer.json"
     if is_file(path):
         whole = read_tokenizer_json(path)
@@ -274,10 +277,10 @@ def _vocabulary(directory: Path) -> set[str]:
 
 
 def _start(directory: Path, settings: Mapping[str, Any]) -> str:
-    """Returns the token that a decoder starts with; "" where it is the padding.
+    """Returns the token that a decoder starts with; "" where it is the padding token.
 
     Raises:
-      DataError: config.json names an id that is no token's.
+      DataError: config.json names an id that the tokenizer does not have.
     """
     config = read_json(directory / "config.json")
     start = config.get("decoder_start_token_id")
@@ -300,7 +303,7 @@ def _start(directory: Path, settings: Mapping[str, Any]) -> str:
 
 
 def _piece(directory: Path, id: Any) -> str | None:
-    """Returns the piece of an id in the directory's SentencePiece model."""
+    """Returns the piece with an id in the directory's SentencePiece model, or None."""
     import sentencepiece
 
     for name in PIECES:
@@ -312,11 +315,12 @@ def _piece(directory: Path, id: Any) -> str | None:
     return None
 
 
-def _slow(directory: Path, found: str) -> DataError:
+def _needs_json(directory: Path, found: str) -> DataError:
+    """Returns the error for files that only tokenizer.json describes completely."""
     return DataError(
         str(directory),
         found,
-        "a tokenizer.json, which says all of it",
-        "make it where transformers is installed: AutoTokenizer.from_pretrained(DIR)"
+        "a tokenizer.json, which is complete",
+        "write it where transformers is installed: AutoTokenizer.from_pretrained(DIR)"
         ".save_pretrained(DIR)",
     )

@@ -1,4 +1,4 @@
-"""A run's tokenizer as files that `transformers` reads."""
+"""Writes a run's tokenizer as files that `transformers` reads."""
 
 import json
 import re
@@ -15,10 +15,11 @@ from lm.tokenizers.base import ROLES
 
 
 def roles(config: Config, codec: Any) -> dict[str, int]:
-    """role -> id of the special tokens.
+    """Returns role -> id of the special tokens.
 
-    A classifier that reads its row's last token needs padding to be told from it: where
-    the tokenizer has none it is, as usual for GPT-2, the token that ends a text.
+    A classifier that reads the last token of a row needs a padding token, so that the
+    library finds that token. Where the tokenizer has none, eos serves, as is usual for
+    GPT-2.
     """
     found = {role: getattr(codec, f"{role}_id") for role in ROLES}
     if found["pad"] is None and config.objective.get("summary") == "last":
@@ -27,16 +28,17 @@ def roles(config: Config, codec: Any) -> dict[str, int]:
 
 
 def token_ids(config: Config, codec: Any) -> dict[str, int]:
-    """The ids that config.json and generation_config.json name."""
+    """Returns the keys of ids for config.json and generation_config.json."""
     found = roles(config, codec)
     return {f"{r}_token_id": found[r] for r in ("pad", "bos", "eos") if r in found}
 
 
 def rows(config: Config, family: Family, codec: Any) -> tuple[str, str] | None:
-    """Returns what stands around one text and around two; None where nothing says it.
+    """Returns the templates of one text and of two, as TemplateProcessing takes them.
 
-    It is what the run was trained on: a decoder's texts begin with bos or not, as its
-    objective says. Where the objective does not say it, it is the family's way.
+    They give the rows that the run was trained on, so `bos` and `summary` of the
+    objective decide, and the family's templates where it has neither. None where no
+    template is known.
     """
     objective, own = config.objective, family.tokenizer
     found = (own.single, own.pair)
@@ -54,7 +56,7 @@ def rows(config: Config, family: Family, codec: Any) -> tuple[str, str] | None:
     if not found[0]:
         return None
     single, pair = found
-    if config.model.token_types < 2:  # The second kind would be outside the table.
+    if config.model.token_types < 2:  # Type 1 would be outside the embedding.
         pair = pair.replace(":1", "")
     names = _specials(config, codec)
     if not names.keys() >= set(re.findall(r"{(\w+)}", pair)):
@@ -65,17 +67,17 @@ def rows(config: Config, family: Family, codec: Any) -> tuple[str, str] | None:
 def write(
     codec: Any, config: Config, folder: Path, family: Family, directory: Path
 ) -> list[str]:
-    """Writes the tokenizer's files; gives their names.
+    """Writes the tokenizer's files; returns their names.
 
     Args:
-      codec: the run's tokenizer.
-      config: of the run.
-      folder: where the run keeps it.
-      family: of the export.
-      directory: exists.
+      codec: the run's tokenizer, loaded.
+      config: the run's config.
+      folder: the run's folder of the tokenizer.
+      family: the family of the export.
+      directory: an existing folder, in which the files are written.
 
     Raises:
-      DataError: `transformers` has no such tokenizer.
+      DataError: `transformers` has no tokenizer of this kind.
     """
     import tokenizers
 
@@ -122,12 +124,12 @@ def write(
 
 
 def _specials(config: Config, codec: Any) -> dict[str, str]:
-    """role -> token."""
+    """Returns role -> token."""
     return {role: codec.token(id) for role, id in roles(config, codec).items()}
 
 
 def _surround(tokenizer: Any, special: set[str], single: str, pair: str) -> bool:
-    """Puts tokens around one text and around two; says whether others were there."""
+    """Sets the templates of one text and of two; returns whether ids change."""
     from tokenizers.processors import TemplateProcessing
 
     def encoded() -> list:

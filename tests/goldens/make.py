@@ -150,7 +150,7 @@ DISTILBERT = {
 ROBERTA = {**ENCODER, "type_vocab_size": 1}
 GPT2 = {"vocab_size": 61, "n_positions": 40, "n_embd": 24, "n_layer": 2, "n_head": 4}
 SMALL = DECODER | {"num_hidden_layers": 2}
-# Apart, since the seeds of the first cases are their places in the alphabet.
+# These have a list of their own: the seed of a case above is its alphabetical index.
 HEADS = {
     "roberta_tag": (t.RobertaForTokenClassification, t.RobertaConfig(**ROBERTA)),
     "roberta_span": (t.RobertaForQuestionAnswering, t.RobertaConfig(**ROBERTA)),
@@ -199,7 +199,7 @@ MORE = {
     ),
     "qwen2_span": (t.Qwen2ForQuestionAnswering, t.Qwen2Config(**SMALL)),
 }
-# What differs in one key from the cases above.
+# Cases that differ in one key from those above.
 KEYS = {
     "t5_dense_act": (
         t.T5ForConditionalGeneration,
@@ -233,7 +233,7 @@ CASES |= HEADS | MORE | KEYS
 
 
 def randomise(model: torch.nn.Module, seed: int) -> None:
-    """Weights large enough that every part of the model shows in the outputs."""
+    """Draws weights so large that every part of the model affects the outputs."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -243,7 +243,7 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
 
 
 def inputs(cls, config, seed: int) -> dict[str, np.ndarray]:
-    """Three rows, padded on the right."""
+    """Draws three rows, padded on the right."""
     rng = np.random.default_rng(seed)
     mask = np.arange(T) < np.array(LENGTHS)[:, None]
     ids = rng.integers(3, config.vocab_size, (len(LENGTHS), T))
@@ -254,7 +254,7 @@ def inputs(cls, config, seed: int) -> dict[str, np.ndarray]:
     if config.model_type == "bert":
         found["token_type_ids"] = (np.arange(T) >= 4).astype(np.int64) * mask
     if cls is t.T5ForSequenceClassification:
-        # It reads the row where it ends, in a decoder that says it again.
+        # The classifier reads the end token of the row, in the decoder's copy of it.
         last = np.array(LENGTHS)[:, None] - 1
         np.put_along_axis(found["input_ids"], last, config.eos_token_id, 1)
         again = np.roll(found["input_ids"], 1, 1)
@@ -289,7 +289,7 @@ def outputs(model, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def tokenizer(place: Path, size: int, end: tuple[str, ...]) -> None:
-    """A tokenizer of single letters, without one that begins a text."""
+    """Makes a tokenizer of single letters, without bos."""
     letters = [chr(code) for code in range(33, 33 + size - 2 - len(end))]
     words = {word: id for id, word in enumerate(("<pad>", *end, *letters, "\u0120"))}
     whole = tokenizers.Tokenizer(tokenizers.models.BPE(words, []))
@@ -300,7 +300,7 @@ def tokenizer(place: Path, size: int, end: tuple[str, ...]) -> None:
     fast.save_pretrained(place)
 
 
-# Cases that also have a tokenizer, and what ends its texts.
+# Cases that also have a tokenizer -> its end token.
 SPEAKING = {"gpt2_classify": (), "t5_classify": ("</s>",)}
 # Cases that also continue 50 prompts; not t5_v1_1: `generate` fails where the decoder
 # has more layers than the encoder.
@@ -309,7 +309,7 @@ EOS, NEW = 2, 10
 
 
 def continuations(model, seed: int) -> dict[str, np.ndarray]:
-    """Prompts, and what greedy and beam search say, each filled up with -1."""
+    """Returns prompts and their greedy and beam answers, each padded with -1."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 9, 50)
     prompts = [rng.integers(3, model.config.vocab_size, n) for n in lengths]
@@ -346,7 +346,7 @@ def make(name: str, place: Path) -> None:
     model = cls(config).eval()
     untied = getattr(config, "scale_decoder_outputs", True) is False
     if untied and hasattr(model, "lm_head"):
-        # transformers 5 ties the two in a new model, and not in one that is loaded.
+        # transformers 5 ties the two in a new model, but not in a loaded one.
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
     randomise(model, seed)
     model.save_pretrained(place)

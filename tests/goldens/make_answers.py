@@ -1,4 +1,4 @@
-"""Asks `transformers` what the decoders of tests/hf/speaking.py answer: answers.json.
+"""Writes answers.json: answers of `transformers` with tests/hf/decoders.py's models.
 
 python tests/goldens/make_answers.py DATA     (development only: needs PyTorch)
 
@@ -18,15 +18,15 @@ import transformers
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.hf import speaking  # noqa: E402
+from tests.hf import decoders  # noqa: E402
 
 
 def answers(place: Path) -> dict:
-    """The library's ids for a directory."""
+    """Returns the library's ids for a directory."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(place)
     model = transformers.AutoModelForCausalLM.from_pretrained(place).eval()
     found: dict = {"prompts": [], "answers": []}
-    for prompt in speaking.PROMPTS:
+    for prompt in decoders.PROMPTS:
         given = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
         with torch.no_grad():
             said = model.generate(**given)[0].tolist()
@@ -35,16 +35,16 @@ def answers(place: Path) -> dict:
         found["answers"].append(said[len(ids) :])
     if tokenizer.chat_template:
         found["chat"] = tokenizer.apply_chat_template(
-            list(speaking.TURNS), add_generation_prompt=True, return_dict=False
+            list(decoders.TURNS), add_generation_prompt=True, return_dict=False
         )
     return found
 
 
 def main(data: str) -> None:
     found = {}
-    for case in speaking.CASES:
+    for case in decoders.CASES:
         with tempfile.TemporaryDirectory() as folder:
-            place = speaking.make(case, Path(folder) / case, Path(data))
+            place = decoders.make(case, Path(folder) / case, Path(data))
             found[case] = answers(place)
             print(case, found[case])
     text = json.dumps(found, separators=(",", ":")) + "\n"

@@ -1,4 +1,4 @@
-"""Golden cases with a tokenizer beside them, as a download would be."""
+"""Makes directories of golden cases with a tokenizer, as a download has them."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ VOCABULARY = (*SPECIAL, *LETTERS, *(f"##{c}" for c in LETTERS), ".", ",", "!", "
 
 
 def bert(place: Path, case: str = "bert_pretraining") -> Path:
-    """A golden BERT and a vocabulary of its 61 words."""
+    """Makes a directory of a golden case of BERT's with a vocabulary of 61 tokens."""
     shutil.copytree(goldens.PLACE / case, place)
     (place / "vocab.txt").write_text("".join(f"{t}\n" for t in VOCABULARY))
     (place / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
@@ -21,6 +21,6 @@ def bert(place: Path, case: str = "bert_pretraining") -> Path:
 
 
 def model_of(place: Path) -> dict:
-    """config.model of a directory; the weights are not looked at."""
+    """Returns config.model of a directory, without opening the weights."""
     family, config, path = checkpoint.read_config(place)
     return family.read(config, path)

@@ -1,4 +1,4 @@
-"""The reference models of tests/goldens, and ours beside them."""
+"""Loads the reference models of tests/goldens, and builds ours with their weights."""
 
 import functools
 from pathlib import Path
@@ -40,7 +40,7 @@ def outputs(name: str) -> dict[str, np.ndarray]:
 
 
 def batch(given: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """The inputs of transformers as a batch of ours."""
+    """Converts inputs of transformers to a batch."""
 
     def side(prefix: str, ids: str, mask: str) -> dict:
         places = np.broadcast_to(np.arange(given[ids].shape[1]), given[ids].shape)
@@ -61,7 +61,7 @@ def batch(given: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
 
 def close(ours, theirs, mask=None, tolerance=1e-5) -> None:
-    """Equal to within `tolerance` of the largest number, where the mask is not 0."""
+    """Asserts equality within `tolerance` of the largest value, except where masked."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     assert ours.shape == theirs.shape
     if mask is not None:

@@ -1,4 +1,4 @@
-"""A Python with `transformers` and PyTorch, for the tests that ask the library itself.
+"""Runs scripts in a Python that has `transformers` and PyTorch.
 
 It is $LM_TRANSFORMERS_PYTHON, or the Python of the tests where that has them.
 """

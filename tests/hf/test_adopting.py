@@ -1,4 +1,4 @@
-"""What lm.convert --from makes of a checkpoint: task, tokens, and what it leaves."""
+"""Tests the runs that lm.convert --from makes: objective, tokenizer, failures."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def changed(case, place, tensors=None, **config):
-    """A golden case whose config.json, or tensors, say something else."""
+    """Makes a golden case with changes of config.json or of tensors."""
     shutil.copytree(goldens.PLACE / case, place)
     path = place / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | config))
@@ -36,7 +36,7 @@ def changed(case, place, tensors=None, **config):
 
 
 def letters(place, template=None, tokens=("<s>", "</s>"), **settings):
-    """A tokenizer.json of single letters, with a template around a text if any."""
+    """Writes a tokenizer.json of single letters, with a template of a text if given."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = {word: id for id, word in enumerate([*tokens, *letters, "Ġ"])}
     built = tokenizers.Tokenizer(models.BPE(words, []))
@@ -86,7 +86,7 @@ def test_a_decoder_with_berts_tokenizer_begins_with_its_first_token(tmp_path):
     found, notes = adopting.tree(checkpoint.open_checkpoint(place), f"hf:{place}")
     codec = source.open_tokenizer(place)
     assert found["objective"]["bos"] and codec.bos_id == codec.cls_id == 2
-    assert any("ends a prompt with '[SEP]'" in note for note in notes)
+    assert any("without the tokenizer's '[SEP]'" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_decoder_starts_with_the_token_that_config_json_names(
     assert again.bos_id == codec.bos_id and again.encode("cab") == codec.encode("cab")
 
 
-def test_a_start_that_is_no_token_is_refused(tmp_path):
+def test_a_start_id_outside_the_tokenizer_is_refused(tmp_path):
     place = changed("t5_v1_0", tmp_path / "hf", decoder_start_token_id=900)
     letters(place, tokens=("<pad>", "</s>"))
     with pytest.raises(DataError, match="decoder_start_token_id 900"):
@@ -195,9 +195,7 @@ def test_an_evaluation_is_written_where_the_weights_can_run_it(
         ({"problem_type": "regression"}, "'regression' with 3 outputs"),
     ],
 )
-def test_classes_of_which_a_text_has_none_or_several_are_refused(
-    tmp_path, config, shown
-):
+def test_multi_label_and_regression_heads_are_refused(tmp_path, config, shown):
     opened = checkpoint.open_checkpoint(
         changed("bert_classify", tmp_path / "hf", **config)
     )
@@ -257,13 +255,13 @@ def test_a_conversion_that_was_killed_is_made_by_the_same_command(tmp_path, caps
     assert convert.main(flags) == 0
     assert configs.of_run(tmp_path / "run").model.d_model == 24
     assert not (tmp_path / "run.partial").exists()
-    # What an earlier version left is named.
+    # Files without a config.json are named, and not overwritten.
     (tmp_path / "run" / "config.json").unlink()
     assert convert.main(flags) == 2
     assert "which holds checkpoints" in capsys.readouterr().err
 
 
-def test_a_torn_row_of_metrics_is_no_row_of_an_export(tmp_path):
+def test_an_export_ignores_a_torn_row_of_metrics(tmp_path):
     place, workdir = folders.bert(tmp_path / "hf"), tmp_path / "run"
     assert convert.main([f"--from=hf:{place}", f"--workdir={workdir}"]) == 0
     row = {"step": 0, "builtin/mlm_loss": 0.125}
@@ -296,7 +294,7 @@ def test_a_model_of_no_family_is_refused_in_a_line(tmp_path, capsys):
 
 
 def test_the_roles_of_a_known_class_are_kept(tmp_path):
-    """Google's directories say nothing, and stay as they were."""
+    """Without tokenizer_config.json no role of BERT is set to none."""
     place = folders.bert(tmp_path / "hf")
     (place / "tokenizer_config.json").unlink()
     assert tokenizer.section(place, "bert")["special"] == {}

@@ -1,4 +1,4 @@
-"""Answers equal those of `transformers`, token for token, as a user of it gets them."""
+"""Compares answers with those of `transformers`, token for token."""
 
 import json
 
@@ -13,7 +13,7 @@ from lm.decoding import chat, loop
 from lm.decoding.text import with_max_length
 from lm.hf import generation
 from lm.workdir import checkpoint
-from tests.hf import goldens, speaking
+from tests.hf import decoders, goldens
 from tests.hf.test_adopting import changed, letters
 
 WANTED = json.loads((goldens.PLACE / "answers.json").read_text())
@@ -24,21 +24,21 @@ FEW = ("qwen2",)
     scope="module",
     params=[
         pytest.param(name, marks=() if name in FEW else pytest.mark.slow)
-        for name in speaking.CASES
+        for name in decoders.CASES
     ],
 )
 def case(request, test_data, tmp_path_factory):
-    """(name, the workdir that lm.convert --from makes of it, what it printed)."""
+    """Gives the name of a case, and the workdir that lm.convert --from makes of it."""
     place = tmp_path_factory.mktemp("answers")
     data = {test_data(name).parent for name in ("vocab_gpt2", "vocab_mistral_v1")}
-    folder = speaking.make(request.param, place / "hf", data.pop())
+    folder = decoders.make(request.param, place / "hf", data.pop())
     workdir = place / "run"
     assert convert.main([f"--from=hf:{folder}", f"--workdir={workdir}"]) == 0
     return request.param, workdir
 
 
 def opened(workdir):
-    """(corpus, a decoder that holds the run's parameters)."""
+    """Opens a run: its corpus, and a decoder with its parameters."""
     config = configs.of_run(workdir)
     corpus = runs.open_corpus(config, workdir, print)
     program = runs.open_program(config, corpus, jax.devices()[:1])
@@ -47,14 +47,14 @@ def opened(workdir):
     return corpus, loop.with_params(runs.make_decoder(corpus, program), params)
 
 
-def test_prompts_answers_and_dialogues_are_theirs(case):
+def test_prompts_answers_and_chats_equal_those_of_transformers(case):
     name, workdir = case
     wanted = WANTED[name]
     _, options = generate.parse([f"--workdir={workdir}", "x"])
     with jax.default_device(jax.devices()[0]):
         corpus, decoder = opened(workdir)
         prompts = [
-            corpus.objective.prompt(corpus.codec, prompt) for prompt in speaking.PROMPTS
+            corpus.objective.prompt(corpus.codec, prompt) for prompt in decoders.PROMPTS
         ]
         assert prompts == wanted["prompts"]
         content = generation.read(workdir / "tokenizer")
@@ -71,11 +71,11 @@ def test_prompts_answers_and_dialogues_are_theirs(case):
             assert len(said) >= len(answer) - 1, "an end in the middle"
     if "chat" in wanted:
         render, stops = generate.form(corpus.codec, workdir, corpus.objective)
-        turns = [chat.Turn(**turn) for turn in speaking.TURNS]
+        turns = [chat.Turn(**turn) for turn in decoders.TURNS]
         assert render(turns) == wanted["chat"] and stops == ()
 
 
-def test_an_export_says_how_it_answers(case, tmp_path):
+def test_an_export_writes_the_settings_of_generation(case, tmp_path):
     _, workdir = case
     out = tmp_path / "out"
     assert convert.main([f"--to=hf:{out}", f"--workdir={workdir}"]) == 0
@@ -87,7 +87,7 @@ def test_an_export_says_how_it_answers(case, tmp_path):
 
 @pytest.fixture(scope="module")
 def from_config_json(tmp_path_factory):
-    """A workdir whose checkpoint has its keys of generation in config.json alone."""
+    """Makes a run of a checkpoint whose keys of generation are in config.json alone."""
     place = tmp_path_factory.mktemp("old")
     folder = letters(changed("llama", place / "hf"), eos_token="</s>")
     path = folder / "config.json"
@@ -99,7 +99,7 @@ def from_config_json(tmp_path_factory):
 
 
 def test_config_json_alone_names_ends_and_settings(from_config_json, tmp_path, capsys):
-    """As `transformers` reads it where there is no generation_config.json."""
+    """`transformers` reads them where there is no generation_config.json."""
     kept = from_config_json / "tokenizer"
     assert generation.ends(kept, 29) == (1, 3)
     assert generation.ends(kept, 901) == (1, 3, 900)
@@ -120,7 +120,7 @@ def test_a_config_json_of_something_else_is_ignored(tmp_path):
 
 @pytest.mark.parametrize("given", [{}, {"temperature": 0.5}, {"max_tokens": 2}])
 def test_python_and_the_command_have_the_same_defaults(from_config_json, given, capsys):
-    """Beams and max_length of the file count in both, and what is given comes first."""
+    """Both apply beams and max_length of the file; given settings come first."""
     run = lm.open(from_config_json)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     capsys.readouterr()

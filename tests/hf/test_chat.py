@@ -1,4 +1,4 @@
-"""Chat templates: those that are used, and those that would do harm."""
+"""Tests chat templates: common ones, and hostile ones."""
 
 import json
 
@@ -65,7 +65,7 @@ def test_a_template_may_refuse_the_conversation():
         "{% for x in messages %}",
     ],
 )
-def test_what_a_template_must_not_do(template, tmp_path):
+def test_a_hostile_template_is_refused(template, tmp_path):
     canary = tmp_path / "canary"
     with pytest.raises(DataError):
         render(template.replace("CANARY", str(canary)))

@@ -1,4 +1,4 @@
-"""The keys of config.json: each is honoured, refused by name, or known to be inert."""
+"""Tests that each key of config.json is applied, refused by name, or known as inert."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 from lm.errors import CheckpointError, ConfigError
 from lm.hf import checkpoint
-from lm.hf.families.keys import INERT, TRAINED, WANTED
+from lm.hf.families.keys import DROPOUTS, INERT, REQUIRED
 from tests.hf import folders, goldens, peer
 
 WHERE = Path("config.json")
@@ -17,13 +17,13 @@ WHERE = Path("config.json")
 
 @pytest.fixture(scope="module")
 def classes():
-    """What the installed library's config classes read, by model type."""
+    """Gives model type -> the fields of the installed library's config class."""
     return peer.ask("classes.py", *checkpoint.families())
 
 
 @peer.needed
 @pytest.mark.parametrize("kind", checkpoint.families())
-def test_every_field_of_the_class_stands_in_a_list(classes, kind):
+def test_every_field_of_the_class_is_known(classes, kind):
     found = classes[kind]
     for family in checkpoint.families_of(kind):
         missing = found["fields"].keys() - family.known(found["fields"], WHERE)
@@ -33,24 +33,24 @@ def test_every_field_of_the_class_stands_in_a_list(classes, kind):
 
 @peer.needed
 @pytest.mark.parametrize("kind", checkpoint.families())
-def test_an_absent_key_means_what_it_means_to_the_class(classes, kind):
+def test_an_absent_key_has_the_default_of_the_class(classes, kind):
     fields = classes[kind]["fields"]
     for family in checkpoint.families_of(kind):
         for item in family.fields:
             if item.default is not None and item.key in fields:
                 assert item.default == fields[item.key], item.key
-        for key, values in (WANTED | dict(family.wanted)).items():
+        for key, values in (REQUIRED | dict(family.required)).items():
             assert fields.get(key, values[0]) in values, key
 
 
 @peer.needed
 @pytest.mark.parametrize("kind", checkpoint.families())
-def test_what_is_neither_honoured_nor_inert_is_refused_by_name(classes, kind):
-    """Each field of the class is set to something else, and shows, or is refused."""
+def test_a_key_is_applied_or_inert_or_refused_by_name(classes, kind):
+    """Another value of a field changes config.model or is refused."""
     family = checkpoint.families()[kind]
     plain = classes[kind]["fields"] | {"model_type": kind}
-    inert = INERT | TRAINED | family.inert | family.trained
-    # They say something beside others alone: a window that is not used, and the like.
+    inert = INERT | DROPOUTS | family.inert | family.dropouts
+    # These have an effect only together with another key, such as a window's switch.
     inert |= {"sliding_window", "max_window_layers", "layer_types", "head_dim"}
     before = family.read(plain, WHERE)
     for key in plain.keys() - inert - family.aliases.keys():
@@ -66,7 +66,7 @@ def test_what_is_neither_honoured_nor_inert_is_refused_by_name(classes, kind):
 
 
 def changed(case, place, **config):
-    """A golden case whose config.json says something else; None removes a key."""
+    """Makes a golden case with other keys in config.json; None removes a key."""
     shutil.copytree(goldens.PLACE / case, place)
     path = place / "config.json"
     given = json.loads(path.read_text()) | config
@@ -93,14 +93,14 @@ def test_keys_that_no_class_reads_are_named_and_ignored(tmp_path, case, config):
         assert "did you mean layer_norm_eps?" in notes
 
 
-def test_rates_of_dropout_that_we_have_under_one_name_are_named(tmp_path):
+def test_other_rates_of_dropout_are_noted(tmp_path):
     found = checkpoint.open_checkpoint(goldens.PLACE / "gpt2_untied")
     assert found.model["dropout"] == 0.1
     assert "embd_pdrop=0.3 is model.dropout=0.1 here" in "\n".join(found.notes)
     assert not checkpoint.open_checkpoint(goldens.PLACE / "gpt2").notes
 
 
-def test_the_feed_forward_layer_is_what_the_class_makes_of_three_keys():
+def test_three_keys_decide_the_feed_forward_layer():
     read = checkpoint.families()["t5"].read
     for given, wanted in [
         ({}, "relu"),
@@ -112,7 +112,7 @@ def test_the_feed_forward_layer_is_what_the_class_makes_of_three_keys():
         assert read({"model_type": "t5", **given}, WHERE)["activation"] == wanted
 
 
-def test_other_names_of_a_key_are_read_too():
+def test_aliases_of_keys_are_read():
     read = checkpoint.families()["gpt2"].read
     assert read({"hidden_size": 24, "n_head": 2}, WHERE)["d_model"] == 24
     read = checkpoint.families()["t5"].read
@@ -126,7 +126,7 @@ def test_the_first_class_of_t5_has_another_name(tmp_path):
     assert found.sources.keys() == wanted.sources.keys()
 
 
-def test_a_function_that_one_head_fixes_is_refused_for_that_head_alone(tmp_path):
+def test_an_activation_is_refused_only_for_the_head_that_fixes_another(tmp_path):
     other = {"hidden_act": "gelu_new"}
     for case in ("roberta_classify", "roberta_tag", "roberta_span"):
         place = changed(case, tmp_path / case, **other)
@@ -139,8 +139,8 @@ def test_a_function_that_one_head_fixes_is_refused_for_that_head_alone(tmp_path)
         family.check_parts(model, ("mlm",), "model")
 
 
-def test_a_gated_t5_is_told_from_its_approximation():
-    """The goldens differ in the function alone, by more than the tolerance."""
+def test_gelu_and_its_approximation_differ_in_a_gated_t5():
+    """The two cases differ in the activation alone, by more than the tolerance."""
     opened = checkpoint.open_checkpoint(goldens.PLACE / "t5_gated")
     batch = goldens.batch(goldens.outputs("t5_gated"))
     model, params = goldens.model(opened), goldens.params(opened)

@@ -1,4 +1,4 @@
-"""What `transformers` says after 50 prompts, greedily and by search, token by token."""
+"""Compares greedy and beam answers to 50 prompts with those of `transformers`."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from tests.hf import goldens
 
 CODEC = SimpleNamespace(vocab_size=61, pad_id=0, bos_id=None, eos_id=2)
 GREEDY = loop.Settings(max_tokens=10)
-# As their search with early_stopping=False.
+# The library's search with early_stopping=False.
 BEAM = loop.Settings(
     max_tokens=10, beams=4, length_penalty=1.0, penalty="length", early_stop="heuristic"
 )

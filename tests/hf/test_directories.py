@@ -1,4 +1,4 @@
-"""Directories: what fits together is opened, all that does not is listed."""
+"""Tests directories: consistent ones open, and errors list everything that differs."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from tests.hf import folders, goldens
 
 @pytest.fixture
 def copy(tmp_path):
-    """A function of a golden case and changes: a folder with that case, changed."""
+    """Returns a function that copies a golden case with changes."""
 
     def make(name, config=None, tensors=None, drop=()):
         place = tmp_path / name
@@ -83,7 +83,7 @@ def refusal(place):
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
     ],
 )
-def test_what_we_cannot_compute_is_refused(copy, name, config, found):
+def test_a_config_that_we_cannot_compute_is_refused(copy, name, config, found):
     if name == "llama" and "rope_scaling" in config:
         place, found = copy(name, config, drop=("rope_parameters",)), "rope_type 'yarn'"
     else:
@@ -96,7 +96,7 @@ STRANGE = (None, [], {}, "x", -1, 0, 10**30, 1e300, True, [[1]], {"factor": []})
 
 @pytest.mark.parametrize("name", goldens.NAMES)
 def test_strange_values_end_in_a_refusal_or_change_nothing(name, tmp_path):
-    """No value of config.json gets past as another error."""
+    """No value of config.json ends in another exception."""
     path = tmp_path / "config.json"
     given = json.loads((goldens.PLACE / name / "config.json").read_text())
     wanted = folders.model_of(goldens.PLACE / name)
@@ -113,7 +113,7 @@ def test_strange_values_end_in_a_refusal_or_change_nothing(name, tmp_path):
             assert all(type(n) is int and n > 0 for n in sizes), (key, value)
 
 
-def test_older_config_files_say_rope_otherwise(copy):
+def test_older_keys_of_rope_are_read(copy):
     scaling = {"type": "linear", "factor": 2.0}
     old = {"rope_theta": 1000.0, "rope_scaling": scaling, "torch_dtype": "float32"}
     place = copy("llama_linear", old, drop=("rope_parameters", "dtype"))
@@ -140,7 +140,7 @@ def test_all_wrong_tensors_are_listed_with_the_nearest(copy):
     assert f"{layer}attention.self.querry.weight: extra (nearest: {layer}" in line
 
 
-def test_a_copy_that_is_none_is_refused(copy):
+def test_tied_tensors_that_differ_are_refused(copy):
     name = "lm_head.weight"
 
     def untie(tensors, by=1.0):
@@ -149,7 +149,7 @@ def test_a_copy_that_is_none_is_refused(copy):
     assert f"{name}: found other numbers" in refusal(copy("gpt2", tensors=untie))
 
 
-def test_a_true_copy_buffers_and_old_names_are_taken_in(copy):
+def test_copies_buffers_and_old_names_are_accepted(copy):
     def old(tensors):
         words = "bert.embeddings.word_embeddings.weight"
         bias = tensors.pop("cls.predictions.bias")
@@ -189,8 +189,8 @@ def test_a_bare_model_has_no_prefix_and_no_head(copy):
     same(place, "gpt2")
 
 
-def test_masked_words_models_bring_pooler_and_nsp_along(copy):
-    """As bert-base-uncased does: its config.json says BertForMaskedLM."""
+def test_a_masked_lm_keeps_its_pooler_and_nsp_head(copy):
+    """bert-base-uncased has these tensors, and BertForMaskedLM in config.json."""
     place = copy("bert_pretraining", {"architectures": ["BertForMaskedLM"]})
     assert checkpoint.open_checkpoint(place).parts == ("mlm", "nsp", "pooler")
 
@@ -247,7 +247,7 @@ def test_a_google_checkpoint_is_opened_as_bert(tmp_path):
     np.testing.assert_array_equal(params["heads/nsp/kernel"], nsp.T)
 
 
-def test_parameters_land_in_their_shards():
+def test_parameters_are_loaded_into_their_shards():
     opened = checkpoint.open_checkpoint(goldens.PLACE / "llama")
     whole = importing.load(opened, importing.shapes(opened))
     mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
@@ -267,7 +267,7 @@ def test_parameters_land_in_their_shards():
         np.testing.assert_array_equal(leaf, whole[path])
 
 
-# The config.json of published models, as far as it says what is computed.
+# The keys of published config.json files that decide what is computed.
 BERT_BASE = {"model_type": "bert", "vocab_size": 30522}
 GPT2_SMALL = {"model_type": "gpt2", "n_ctx": 1024}
 LLAMA_2_7B = {

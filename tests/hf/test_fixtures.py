@@ -1,4 +1,4 @@
-"""Public reference arrays (apple/axlearn's test data), made with other libraries."""
+"""Compares with public reference arrays (apple/axlearn's test data)."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +14,7 @@ ROPE = "test_apply_rotary_position_embeddings_b2_nh3_ml10_d32_rkTrue_rvTrue"
 
 @pytest.fixture
 def arrays(test_data):
-    """A function of (file, test): its arrays by the rest of their names."""
+    """Returns a function of (file, test) that gives the arrays of the test by name."""
     place = test_data("ref_model_fixtures")
 
     def find(file, test):
@@ -55,7 +55,7 @@ def test_the_embeddings_of_bert(arrays):
 
 
 def test_rotary_frequencies(arrays):
-    """Theirs is a table of sines, then cosines."""
+    """The reference is a table of sines, then cosines."""
     found = arrays("rope_subset.npz", "test_rope_emb_b2_l10_d32")["outputs/ref"]
     cos, sin = rotation(jnp.arange(10)[None], rotary_frequencies(32))
     close(np.concatenate([sin[0, :, 0], cos[0, :, 0]], -1), found)
@@ -65,7 +65,7 @@ def test_rotary_frequencies(arrays):
     "given, wanted", [("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")]
 )
 def test_rotation(arrays, given, wanted):
-    """Theirs pairs neighbours, ours pairs halves: the same but for the order."""
+    """The reference pairs neighbours, ours pairs halves: only the order differs."""
     found = arrays("rope_subset.npz", ROPE)
     sin, cos = np.split(found["inputs/sinusoidal_pos"], 2, axis=-1)
     order = np.concatenate([np.arange(0, 32, 2), np.arange(1, 32, 2)])

@@ -1,4 +1,4 @@
-"""The formats of weights: what is written is read, and hostile files are refused."""
+"""Tests the formats of weights: round trips, and hostile files, which are refused."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def entry(begin=0, end=4, shape=(1,), dtype="F32"):
 # ── safetensors ─────────────────────────────────────────────────────────────────────
 
 
-def test_one_file_goes_both_ways(tmp_path):
+def test_one_file_is_written_and_read(tmp_path):
     assert save(tmp_path, arrays()) == ["model.safetensors"]
     found = safetensors.read(tmp_path / "model.safetensors")
     same(found, arrays())
@@ -130,7 +130,7 @@ def test_a_hostile_file_is_refused_by_name(tmp_path, name):
 
 
 def test_huge_json_is_refused_in_little_time_and_memory(tmp_path):
-    """Of the largest header that is parsed too, and without jax."""
+    """Memory stays bounded for the largest header that is parsed, and without jax."""
     lists = b'{"a":[' + b"[]," * (files.MAX_JSON // 3 - 10) + b"[]]}"
     paths = []
     for name, data in {
@@ -197,7 +197,7 @@ def test_a_pipe_is_not_opened(tmp_path):
 
 
 def mutants(data, count=300):
-    """Copies of a file with a byte or several changed, cut or doubled."""
+    """Makes copies of a file with bytes changed, cut or doubled."""
     rng = np.random.default_rng(0)
     for _ in range(count):
         out = bytearray(data)
@@ -358,13 +358,13 @@ def test_random_damage_to_a_tf1_index_ends_in_a_refusal(tmp_path, monkeypatch):
     index = tf1_copy(tmp_path)
     data = index.read_bytes()
     survives(tf1.read, index, data)
-    # The checksums find all of it: what lies behind them is tried without.
+    # Checksums find every change, so the code behind them is tested without them.
     monkeypatch.setattr(tf1, "masked", lambda crc: _Any())
     survives(tf1.read, index, data)
 
 
 class _Any:
-    """Equals everything."""
+    """Equals every value."""
 
     def __eq__(self, other):
         return True
@@ -375,7 +375,7 @@ class _Any:
     __hash__ = None
 
 
-FIELDS = {  # as protocol buffers write them: a number, eight bytes, a length, four
+FIELDS = {  # the wire types of protocol buffers: number, 8 bytes, length, 4 bytes
     "varint": lambda n: bytes([n << 3 | 0, 0x87, 0x01]),
     "huge varint": lambda n: bytes([n << 3 | 0]) + b"\xff" * 9 + b"\x7f",
     "eight bytes": lambda n: bytes([n << 3 | 1]) + b"\x07" * 8,
@@ -388,7 +388,7 @@ FIELDS = {  # as protocol buffers write them: a number, eight bytes, a length, f
 
 @pytest.mark.parametrize("kind", FIELDS)
 def test_a_field_of_another_wire_type_ends_in_a_refusal(tmp_path, monkeypatch, kind):
-    """Of the header, of an entry, of its shape, and of a size of that."""
+    """The field is one of the header, of an entry, of its shape, or of a size."""
     index = tf1_copy(tmp_path)
     pairs = tf1._table(index.read_bytes(), index)
     read, refused = tf1._table, 0
@@ -415,7 +415,7 @@ SHAPES = ([2**62, 2**62, 0], [2**40, 2**40, 0], [2**63 - 1, 0, 2])
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_shape_whose_product_overflows_is_refused(tmp_path, shape):
-    """Its bytes are none, as those of any shape with a zero."""
+    """It has no bytes, as any shape with a zero."""
     entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
     header = json.dumps({"a": entry}).encode()
     path = tmp_path / "model.safetensors"
@@ -425,7 +425,7 @@ def test_a_shape_whose_product_overflows_is_refused(tmp_path, shape):
 
 
 def test_crc32c():
-    """The check value of RFC 3720, and lengths around the widths of the lanes."""
+    """Compares with the value of RFC 3720, and at lengths around the lane widths."""
     assert crc32c(np.frombuffer(b"123456789", np.uint8)) == 0xE3069283
     assert crc32c(np.zeros(32, np.uint8)) == 0x8A9136AA
     rng = np.random.default_rng(0)
@@ -446,7 +446,7 @@ def test_crc32c():
 @pytest.mark.parametrize(
     "name", ["pytorch_model.bin", "model.pt", "weights.npz", "model.h5", "m.keras"]
 )
-def test_pickles_are_refused_with_the_command_that_helps(tmp_path, name):
+def test_pickles_are_refused_with_the_command_that_converts_them(tmp_path, name):
     with zipfile.ZipFile(tmp_path / name, "w") as archive:
         archive.writestr("archive/data.pkl", "cos\nsystem\n(S'touch /tmp/ran'\ntR.")
     with pytest.raises(CheckpointError) as caught:
@@ -462,7 +462,7 @@ def test_nothing_here_can_unpickle():
         assert "import pickle" not in text and "allow_pickle" not in text, path
 
 
-def test_an_empty_folder_says_what_belongs_there(tmp_path):
+def test_an_empty_folder_is_refused_with_the_expected_files(tmp_path):
     with pytest.raises(CheckpointError, match=r"an empty folder.*model\.safetensors"):
         tensors.open_tensors(tmp_path)
     with pytest.raises(CheckpointError, match="no such file"):

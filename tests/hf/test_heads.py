@@ -1,4 +1,4 @@
-"""Heads of checkpoints: which fit together with a config, and which come along."""
+"""Tests heads of checkpoints: those that a config can continue, and those loaded."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from tests.hf import folders, goldens
 
 
 def fine_tune(place, **objective):
-    """A classifier that starts from the folder."""
+    """Builds the config of a classifier that starts from a directory."""
     items = [{"text": "good dog.", "label": 1}, {"text": "bad cat.", "label": 0}] * 8
     return configs.resolve(
         tiny.tree(
@@ -34,7 +34,7 @@ def fine_tune(place, **objective):
     [("distilbert_classify", "relu", "tanh"), ("bert_classify", "tanh", "relu")],
 )
 def test_a_classifier_is_continued_with_its_own_function(tmp_path, case, theirs, other):
-    """The pooler's tensors have the same shapes whatever follows it."""
+    """The shapes of a pooler do not show which function follows it."""
     place = folders.bert(tmp_path / "hf", case)
     source.check(fine_tune(place, summary=theirs), tmp_path / "run")
     with pytest.raises(CheckpointError, match=f"set objective.summary={theirs}"):
@@ -51,7 +51,7 @@ def test_a_classifier_of_pairs_is_continued_with_its_own_separators(tmp_path):
     assert found["objective"]["separators"] == 2
 
 
-def test_an_encoder_without_a_classifier_may_get_any(tmp_path):
+def test_an_encoder_without_a_classifier_gets_any_summary(tmp_path):
     place = folders.bert(tmp_path / "hf", "distilbert_mlm")
     for summary in ("tanh", "relu", "last"):
         source.check(fine_tune(place, summary=summary), tmp_path / "run")
@@ -81,7 +81,7 @@ def one_output(place):
     ],
 )
 def test_a_run_does_not_continue_a_head_of_another_kind(tmp_path, change, found):
-    """Its parameters may have the right shapes, and softmax would be silently wrong."""
+    """Its shapes may fit, and training it with softmax would be silently wrong."""
     place = folders.bert(tmp_path / "hf", "bert_classify")
     source.check(fine_tune(place), tmp_path / "run")
     path = place / "config.json"
@@ -91,22 +91,22 @@ def test_a_run_does_not_continue_a_head_of_another_kind(tmp_path, change, found)
     with pytest.raises(CheckpointError, match=found) as caught:
         source.check(fine_tune(place), tmp_path / "run")
     assert "init.map=" in caught.value.line() and "\n" not in caught.value.line()
-    # What the line advises works.
+    # The fix that the line names works.
     changed = fine_tune(place)
     init = configs.Config(changed.init | NEW_HEAD)
     source.check(configs.Config(changed | {"init": init}), tmp_path / "run")
 
 
 def renamed(case, place, **config):
-    """A golden case whose config.json says something else."""
+    """Makes a golden case with other keys in config.json."""
     shutil.copytree(goldens.PLACE / case, place)
     path = place / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | config))
     return place
 
 
-def test_the_table_of_words_belongs_to_the_class_that_says_them(tmp_path):
-    """And comes along with a bare model, where it is there."""
+def test_an_untied_output_belongs_to_the_class_with_logits(tmp_path):
+    """A bare model keeps it too, if it has one."""
     bare = renamed("llama", tmp_path / "bare", architectures=["LlamaModel"])
     opened = checkpoint.open_checkpoint(bare)
     assert opened.parts == ("lm",) and "output/embedding" in opened.sources
@@ -117,7 +117,7 @@ def test_the_table_of_words_belongs_to_the_class_that_says_them(tmp_path):
 
 
 def test_one_name_for_two_heads_is_told_apart_by_the_class(tmp_path):
-    """Llama calls both `score`; the head of single tokens has a bias."""
+    """Llama calls both heads `score`; the one of single tokens has a bias."""
     other = {"architectures": ["LlamaForSequenceClassification"]}
     place = renamed("llama_tag", tmp_path / "wrong", **other)
     with pytest.raises(CheckpointError, match=r"score\.bias: extra"):
@@ -135,7 +135,7 @@ def test_one_name_for_two_heads_is_told_apart_by_the_class(tmp_path):
 
 
 def nested(opened):
-    """config.model with its groups as configs."""
+    """Returns config.model with its groups as configs."""
     return {
         key: configs.Config(value) if isinstance(value, dict) else value
         for key, value in opened.model.items()

@@ -1,4 +1,4 @@
-"""Names of the hub: what is fetched, and what is said where nothing can be."""
+"""Tests names of the hub: which files are fetched, and the errors without a network."""
 
 import fnmatch
 import shutil
@@ -13,7 +13,7 @@ from tests.hf import goldens
 
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
-    """A hub with one model, in place of the network; says what it was asked for."""
+    """Replaces the network by a hub with one model; gives the list of its requests."""
     import huggingface_hub
 
     files = ("config.json", "model.safetensors", "pytorch_model.bin", "modeling.py")
@@ -35,7 +35,7 @@ def shelf(tmp_path, monkeypatch):
         place.mkdir(parents=True, exist_ok=True)
         for file in model.iterdir():
             if any(fnmatch.fnmatch(file.name, p) for p in allow_patterns):
-                blob = tmp_path / "cache" / "blobs" / file.name  # as in their cache
+                blob = tmp_path / "cache" / "blobs" / file.name  # as in the hub's cache
                 blob.parent.mkdir(exist_ok=True)
                 shutil.copy(file, blob)
                 (place / file.name).unlink(missing_ok=True)
@@ -64,7 +64,7 @@ def test_a_name_is_fetched_once_and_without_code(shelf):
     assert len(asked) == 2
 
 
-def test_other_weights_are_taken_where_there_are_no_safetensors(shelf):
+def test_flax_weights_are_fetched_where_there_are_no_safetensors(shelf):
     model, _ = shelf
     (model / "model.safetensors").unlink()
     (model / "flax_model.msgpack").write_bytes(b"x")
@@ -88,8 +88,8 @@ def test_what_the_hub_does_not_have_is_refused_in_a_line(shelf):
     assert len(line.splitlines()) == 1
 
 
-def test_without_a_network_it_is_said(monkeypatch, tmp_path):
-    """The library itself, kept from the network by its own switch."""
+def test_without_a_network_the_error_names_it(monkeypatch, tmp_path):
+    """Asks the library itself, offline by its own setting."""
     import huggingface_hub.constants as constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -114,5 +114,5 @@ def test_without_a_network_it_is_said(monkeypatch, tmp_path):
         ("", False),
     ],
 )
-def test_what_could_be_a_name(name, fits):
+def test_the_form_of_names(name, fits):
     assert hub.is_name(name) is fits

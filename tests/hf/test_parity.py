@@ -1,4 +1,4 @@
-"""The numbers of `transformers`: logits, states of each layer, packed rows."""
+"""Compares logits, hidden states and packed rows with `transformers`."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def each(names):
 
 @pytest.fixture(scope="module", params=each(goldens.NAMES))
 def case(request):
-    """(name, opened checkpoint, model, parameters, batch, outputs of transformers)."""
+    """Gives name, checkpoint, model, parameters, batch and outputs of transformers."""
     opened = checkpoint.open_checkpoint(goldens.PLACE / request.param)
     wanted = goldens.outputs(request.param)
     return (
@@ -38,7 +38,7 @@ def case(request):
 
 
 def all_outputs(model, batch):
-    """Of a bound model: every head's, and the words'; without any its states."""
+    """Returns the outputs of a bound model's heads, or the hidden states if none."""
     hidden, segments = model(batch, train=False), batch["segment_ids"]
     found = {
         head.name: model.head(head.name, hidden, segments, train=False)
@@ -85,7 +85,7 @@ def theirs(wanted):
 
 
 def first_layers(params, count, stack=""):
-    """The parameters of a model that ends after `count` layers of a stack."""
+    """Returns the parameters of a model that ends after `count` layers of a stack."""
     if stack:
         return params | {stack: first_layers(params[stack], count)}
     return params | {
@@ -94,7 +94,7 @@ def first_layers(params, count, stack=""):
 
 
 def normed(states, params, model):
-    """States before the last norm, after it, as a shorter model would give them."""
+    """Returns the hidden states after each layer, from models of fewer layers."""
     states = np.asarray(states, np.float64)
     scale, bias = params["norm"]["scale"], params["norm"].get("bias", 0.0)
     if model.norm == "layer":
@@ -143,7 +143,7 @@ def test_states_of_each_layer_of_two_stacks(name, stack):
 
 
 def test_packed_rows_have_the_same_logits(case):
-    """The three rows as documents of one, with padding between them."""
+    """Packs the three rows into one row, with padding between them."""
     name, _, model, params, batch, wanted = case
     if "classify" in name:
         pytest.skip("its head is of whole rows")

@@ -1,4 +1,4 @@
-"""In, out, in again: every tensor bit for bit; and `transformers` loads the export."""
+"""Tests that an import and export keep every bit, and that `transformers` loads it."""
 
 import json
 import os
@@ -19,7 +19,7 @@ PEER = os.environ.get("LM_TRANSFORMERS_PYTHON")
 
 
 def config_of(opened):
-    """A whole config with the checkpoint's model."""
+    """Builds a config with the checkpoint's model."""
     changes = {"model": dict(opened.model), "seq_len": 16}
     kinds = {"decoder": "causal_lm", "encoder_decoder": "span_corruption"}
     changes["objective"] = {"name": kinds.get(opened.model["kind"], "mlm")}
@@ -32,12 +32,12 @@ def config_of(opened):
 
 
 def exported(name, place, **keywords):
-    """The golden case, imported and written to `place`."""
+    """Imports a golden case and exports it to `place`."""
     opened = checkpoint.open_checkpoint(goldens.PLACE / name)
     params = flatten(goldens.params(opened))
     shapes = {path: leaf.shape for path, leaf in params.items()}
     plan = exporting.plan(config_of(opened), shapes)
-    # The command takes it from the tokenizer; a decoder's classifier looks for it.
+    # lm.convert takes it from the tokenizer; a decoder's classifier needs it.
     plan.config.setdefault("pad_token_id", opened.config["pad_token_id"])
     place.mkdir()
     exporting.write(plan, params, place, **keywords)
@@ -76,7 +76,7 @@ def test_bfloat16_is_written_when_asked_for_and_read_exactly(tmp_path):
         np.testing.assert_array_equal(found[path], wanted.astype(np.float32))
 
 
-def test_what_has_no_tensor_is_not_left_out_silently():
+def test_a_parameter_without_a_tensor_is_refused():
     opened = checkpoint.open_checkpoint(goldens.PLACE / "bert_tag")
     config = config_of(opened)
     shapes = {path: source.shape for path, source in opened.sources.items()}
@@ -102,8 +102,8 @@ def test_a_model_of_no_family_is_refused_with_what_differs():
 
 
 @pytest.mark.parametrize("name", ["bert_classify", "distilbert_classify"])
-def test_a_pooler_with_another_function_is_no_classifier_of_theirs(name):
-    """The tensors are the same with tanh and with relu."""
+def test_a_pooler_with_another_function_is_not_exported(name):
+    """The shapes are the same with tanh and with relu."""
     opened = checkpoint.open_checkpoint(goldens.PLACE / name)
     config = config_of(opened)
     shapes = {path: source.shape for path, source in opened.sources.items()}

@@ -1,4 +1,4 @@
-"""Tokenizers of checkpoints, opened as they are."""
+"""Tests the tokenizers of checkpoints."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ TEXTS = ["Hello, world!", "  two  spaces ", "naïve 北京 [MASK] </s> <extra_id
 
 
 def opened(place, model_type="bert"):
-    """The codec, as a run that starts from the folder has it."""
+    """Loads the codec of a run that starts from the directory."""
     (place / "config.json").write_text(json.dumps({"model_type": model_type}))
     return source.open_tokenizer(place)
 
@@ -25,7 +25,7 @@ def settings(place, **values):
     (place / "tokenizer_config.json").write_text(json.dumps(values))
 
 
-def test_a_vocabulary_file_is_read_as_its_settings_say(tmp_path):
+def test_a_vocabulary_file_is_read_with_its_settings(tmp_path):
     words = [*VOCABULARY, *"ABC", "naive"]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
     settings(tmp_path, do_lower_case=False, unk_token={"content": "[UNK]"})
@@ -33,7 +33,7 @@ def test_a_vocabulary_file_is_read_as_its_settings_say(tmp_path):
     upper = codec.encode("A b")
     assert [codec.token(id) for id in upper] == ["A", "b"]
     assert (codec.pad_id, codec.cls_id, codec.sep_id, codec.mask_id) == (0, 2, 3, 4)
-    # Asked to lower-case a vocabulary with capitals, it is refused, not guessed.
+    # lowercase=True contradicts a vocabulary with capitals, so it is refused.
     settings(tmp_path, do_lower_case=True)
     with pytest.raises(DataError, match="lowercase"):
         opened(tmp_path)
@@ -49,14 +49,14 @@ def test_settings_that_we_do_not_have_are_refused(tmp_path, name):
         opened(tmp_path)
 
 
-def test_google_says_nothing_and_the_vocabulary_shows_it(tmp_path):
+def test_without_settings_the_vocabulary_shows_the_case(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
     codec = opened(tmp_path)
     assert codec.encode("ABC") == codec.encode("abc")
 
 
 def byte_level(place):
-    """A tokenizer.json in the way of Llama 3: bytes, and special tokens behind."""
+    """Writes a tokenizer.json like Llama 3's: bytes, then special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: id for id, token in enumerate([*alphabet, "he", "ll", "hell"])}
     merges = [("h", "e"), ("l", "l"), ("he", "ll")]
@@ -78,7 +78,7 @@ def byte_level(place):
     return built
 
 
-def test_a_tokenizer_json_is_taken_whole(tmp_path):
+def test_a_tokenizer_json_is_read_completely(tmp_path):
     built = byte_level(tmp_path)
     codec = opened(tmp_path, "llama")
     for text in TEXTS:
@@ -87,7 +87,7 @@ def test_a_tokenizer_json_is_taken_whole(tmp_path):
         assert codec.decode(ids) == text
     assert codec.token(codec.bos_id) == "<|begin|>"
     assert codec.token(codec.eos_id) == "<|end|>"
-    # No text can write a special token, though the library's own call would read it.
+    # A special token written in a text stays text, unlike in the library.
     assert codec.bos_id not in codec.encode("<|begin|>")
     assert codec.bos_id in built.encode("<|begin|>", add_special_tokens=False).ids
 
@@ -169,7 +169,7 @@ def test_sentencepiece_models(tmp_path, test_data):
     ],
 )
 def test_sentencepiece_models_as_tokenizer_json(tmp_path, test_data, name, extra):
-    """What an export writes gives the same ids."""
+    """The exported files give the same ids."""
     folder, file = name.split("/")
     model = test_data(folder) / file
     options = spm.Tokenizer(path=str(model), extra_ids=extra)
@@ -185,7 +185,7 @@ def test_sentencepiece_models_as_tokenizer_json(tmp_path, test_data, name, extra
             assert built.decode(found) == codec.decode(found)
 
 
-def test_no_tokenizer_says_what_is_there(tmp_path):
+def test_the_error_without_a_tokenizer_names_the_files(tmp_path):
     (tmp_path / "tokenizer.model.v3").touch()
     with pytest.raises(DataError, match=r"no tokenizer among .*tokenizer\.model\.v3"):
         tokenizer.section(tmp_path, "mistral")

@@ -1,4 +1,4 @@
-"""An exported tokenizer makes the rows that the run was trained on."""
+"""Tests that an exported tokenizer gives the rows that the run was trained on."""
 
 import json
 import os
@@ -34,7 +34,7 @@ CASES = {
 
 
 def run(place, case, pair, **tokenizer):
-    """(corpus, config) of a classifier that has been begun."""
+    """Starts a classifier's run; returns (corpus, config)."""
     _, kind, model, objective = CASES[case]
     config = tiny.config(
         objective={"name": "classification", "pair": pair, **objective},
@@ -48,7 +48,7 @@ def run(place, case, pair, **tokenizer):
 
 
 def written(place, case, corpus, config):
-    """The folder of the exported tokenizer."""
+    """Exports the tokenizer and returns the folder."""
     out = place / "out"
     out.mkdir()
     folder = place / "tokenizer"
@@ -58,7 +58,7 @@ def written(place, case, corpus, config):
 
 
 def trained_on(corpus):
-    """The tokens of an example, and their types."""
+    """Returns the tokens of an example, and their types."""
     example = corpus.stream.example(0)
     side = "source_" if "source_inputs" in example else ""
     length = int(example[f"{side}segment_ids"].sum())
@@ -106,8 +106,8 @@ def test_transformers_makes_the_same_rows(tmp_path, case):
     assert found == ({"token_type_ids": kinds} if case == "bert" else {})
 
 
-def test_a_tokenizer_that_came_along_is_changed_where_the_rows_differ(tmp_path):
-    """RoBERTa's own puts two separators between texts."""
+def test_an_imported_tokenizer_is_changed_where_the_rows_differ(tmp_path):
+    """RoBERTa's tokenizer puts two separators between texts."""
     corpus, config = run(tmp_path / "first", "roberta", "pair")
     theirs = written(tmp_path / "first", "roberta", corpus, config)
     settings = json.loads((theirs / "tokenizer_config.json").read_text())
@@ -127,7 +127,7 @@ def test_a_tokenizer_that_came_along_is_changed_where_the_rows_differ(tmp_path):
 
 @pytest.mark.parametrize("summary", ["last", None])
 def test_a_row_read_at_its_end_needs_a_padding_token(tmp_path, summary):
-    """GPT-2 has none: there the end of a text is one."""
+    """GPT-2 has no padding token: eos serves."""
     corpus, config = run(tmp_path, "gpt2", None)
     codec = corpus.codec
     if summary is None:
@@ -141,7 +141,7 @@ def test_a_row_read_at_its_end_needs_a_padding_token(tmp_path, summary):
     assert tokenizer_out.token_ids(config, bare) == ids
 
 
-def test_only_a_classifiers_rows_are_the_runs_own(tmp_path):
+def test_only_objectives_with_rows_of_their_own_change_the_template(tmp_path):
     corpus, config = run(tmp_path, "roberta, one", None)
     words = tiny.config(
         objective={"name": "mlm"},

@@ -1,4 +1,4 @@
-"""One file for each family of Hugging Face: a table that is used in both directions.
+"""Holds a file for each family of Hugging Face: a table used in both directions.
 
-`base.py` has what a family is, `table.py` how a table is applied. Start with `bert.py`.
+`base.py` defines a family, and `table.py` applies its table. Start with `bert.py`.
 """

@@ -1,4 +1,4 @@
-"""A family of models: its config.json and its tensors beside ours."""
+"""Defines a family: how its config.json and its tensors correspond to ours."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -9,50 +9,53 @@ from typing import Any
 
 from lm.errors import CheckpointError, ConfigError
 from lm.hf.families import tokens
-from lm.hf.families.keys import INERT, TRAINED, WANTED, Words
+from lm.hf.families.keys import DROPOUTS, INERT, REQUIRED, Translation
 from lm.hf.families.table import Rule, Sizes
 from lm.hf.families.tokens import TokenizerClass
 from lm.hf.formats.files import refuse
 
-# Tables are as long as there are layers: none is made for a number out of the air.
-MOST = {"num_layers": 1000, "encoder_layers": 1000}
+# A table has a row for each layer and tensor: a larger number is refused before any.
+MAX_LAYERS = {"num_layers": 1000, "encoder_layers": 1000}
 
 
 @dataclass(frozen=True)
 class Field:
-    """A key of config.json and the field of config.model that it is.
+    """A key of config.json and the field of config.model that it corresponds to.
 
     Attributes:
-      key: in config.json.
-      ours: in config.model, such as "attention.dropout".
-      default: what an absent key means; None: a whole number that must be there.
-      words: the values, theirs -> ours, where they differ.
+      key: the key of config.json.
+      ours: the field of config.model, such as "attention.dropout".
+      default: the value of an absent key; None: a whole number that must be given.
+      translation: value of the key -> value of the field, where they differ.
     """
 
     key: str
     ours: str
     default: Any = None
-    words: Words | None = None
+    translation: Translation | None = None
 
     def problem(self, value: Any) -> str | None:
-        """What is wrong with a value of config.json, if anything."""
-        if self.words is not None:
-            right = isinstance(value, str) and value in self.words
-            expected = f"one of {', '.join(self.words)}"
+        """Returns what is wrong with a value of config.json, or None."""
+        if self.translation is not None:
+            right = isinstance(value, str) and value in self.translation
+            expected = f"one of {', '.join(self.translation)}"
         elif isinstance(self.default, bool):
             right, expected = isinstance(value, bool), "true or false"
         elif isinstance(self.default, float):
             right = type(value) in (int, float) and 0 <= value < 1e9
             expected = "a number"
         else:
-            least, most = int(self.ours != "token_types"), MOST.get(self.ours, 2**31)
+            least, most = (
+                int(self.ours != "token_types"),
+                MAX_LAYERS.get(self.ours, 2**31),
+            )
             right = type(value) is int and least <= value <= most
             expected = f"a whole number from {least} up to {most}"
         return None if right else f"{self.key}: {shown(value)}, not {expected}"
 
 
-# What a field is where a family says nothing of it.
-USUAL: dict[str, Any] = {
+# The value of a field that neither `fields` nor `fixed` of a family name.
+DEFAULTS: dict[str, Any] = {
     "encoder_layers": None,
     "position_offset": 0,
     "token_types": 0,
@@ -72,8 +75,8 @@ USUAL: dict[str, Any] = {
     "rope.high": 4.0,
     "rope.original_len": 8192,
 }
-# Fields that say nothing about what a model of another kind computes.
-ELSEWHERE = {
+# Field, or prefix of fields -> the field and value without which it has no effect.
+CONDITIONS = {
     "rope.": ("position", "rope"),
     "attention.buckets": ("position", "relative"),
     "attention.max_distance": ("position", "relative"),
@@ -81,14 +84,14 @@ ELSEWHERE = {
 }
 
 
-# Fields that matter to new weights and to training only.
+# Fields that only new weights and training depend on.
 TRAINING = frozenset({"init_std", "dropout", "attention.dropout"})
 
 
-def elsewhere(ours: str, model: Mapping[str, Any]) -> bool:
-    """Whether a field says nothing about what this model computes."""
-    places = (place for key, place in ELSEWHERE.items() if ours.startswith(key))
-    return any(model[field] != word for field, word in places)
+def is_unused(ours: str, model: Mapping[str, Any]) -> bool:
+    """Returns whether a field has no effect on what this model computes."""
+    needed = (pair for key, pair in CONDITIONS.items() if ours.startswith(key))
+    return any(model[field] != value for field, value in needed)
 
 
 def _same(config: dict[str, Any], path: Path) -> tuple[dict, set]:
@@ -97,34 +100,37 @@ def _same(config: dict[str, Any], path: Path) -> tuple[dict, set]:
 
 @dataclass(frozen=True)
 class Family:
-    """What Hugging Face calls a model type.
+    """A model type of Hugging Face.
 
     Attributes:
-      model_type: of config.json.
-      prefix: of the names of all tensors but those of heads; absent where a bare model
-        was saved.
-      fields: keys that are a field of ours.
+      model_type: its name in config.json.
+      prefix: of the names of all tensors but those of heads; a bare model is saved
+        without it.
+      fields: keys of config.json that correspond to a field of config.model.
       fixed: fields of config.model that all models of the family share.
-      rules: config.model -> the table.
-      architectures: class name -> parts (of rules) that it has.
-      wanted: keys, and the values that we can do; the first is written.
-      inert: keys that change nothing, beside those of all families.
+      rules: config.model -> the table of tensors.
+      architectures: class name -> the parts of the table that it has.
+      required: key -> the values that this project can compute; the first is written.
+      inert: keys without an effect, beside those of all families.
       tied: config.model -> tensors that repeat another one: name -> the other's name.
-      own: fields of ours, beside `fields`, that `adapt_in` and `adapt_out` deal with.
-      adapt_in: (config.json, its path) -> more fields of ours, and the keys it read.
-      adapt_out: config.model -> more keys of theirs; ConfigError where there are none.
+      adapted: fields of config.model, beside `fields`, that `adapt_in` and `adapt_out`
+        convert.
+      adapt_in: (config.json, its path) -> more fields of config.model, and the keys of
+        config.json that they come from.
+      adapt_out: config.model -> more keys of config.json; raises ConfigError where the
+        family has none for a value.
       unused: regex of tensors that hold no parameter.
       summary: where its classifier of texts reads a row; see objective classification.
-      separators: how many [SEP] stand between two texts.
-      prefixes: of the classes that have another prefix.
-      others: classes with other stacks, as families of the same model_type.
+      separators: how many [SEP] separate two texts.
+      prefixes: class name -> prefix, of the classes that have another one.
+      others: variants with other stacks, as families of the same model_type.
       aliases: other names of keys, which the library reads too: alias -> key.
-      trained: rates of dropout that `config.model.dropout` stands for as well.
+      dropouts: more keys of rates of dropout, all of which `model.dropout` replaces.
       task: the objective that its models were trained on.
       model: the file of lm/models that computes it.
-      tokenizer: the class of its tokenizers, where no file names another.
-      reads: keys of config.json that say how its models are used, not what they are.
-      limits: part -> fields of config.model that its head fixes, with their values.
+      tokenizer: the class of its tokenizers, where no file names one.
+      usage: keys of config.json that concern the use of a model, not its function.
+      limits: part -> the fields of config.model that its head needs, with their values.
     """
 
     model_type: str
@@ -133,10 +139,10 @@ class Family:
     fixed: Mapping[str, Any]
     rules: Callable[[Mapping[str, Any]], tuple[Rule, ...]]
     architectures: Mapping[str, tuple[str, ...]]
-    wanted: Mapping[str, tuple] = field(default_factory=dict)
+    required: Mapping[str, tuple] = field(default_factory=dict)
     inert: frozenset[str] = frozenset()
     tied: Callable[[Mapping[str, Any]], dict[str, str]] = lambda model: {}
-    own: frozenset[str] = frozenset()
+    adapted: frozenset[str] = frozenset()
     adapt_in: Callable[[dict, Path], tuple[dict, set]] = _same
     adapt_out: Callable[[Mapping[str, Any]], dict] = lambda model: {}
     unused: str = r"$^"
@@ -145,15 +151,15 @@ class Family:
     prefixes: Mapping[str, str] = field(default_factory=dict)
     others: tuple["Family", ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
-    trained: frozenset[str] = frozenset()
+    dropouts: frozenset[str] = frozenset()
     task: str = "mlm"
     model: str = "transformer"
     tokenizer: TokenizerClass = tokens.BERT
-    reads: frozenset[str] = frozenset()
+    usage: frozenset[str] = frozenset()
     limits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def table(self, model: Mapping[str, Any], architecture: str) -> tuple[Rule, ...]:
-        """The rules of a class, by the names that its tensors have."""
+        """Returns the rules of a class, with the names that its tensors have."""
         parts = {"", *self.architectures[architecture]}
         new = self.prefixes.get(architecture, self.prefix)
         return tuple(
@@ -165,14 +171,14 @@ class Family:
         )
 
     def read(self, config: dict[str, Any], path: Path) -> dict[str, Any]:
-        """Returns config.model of a config.json: fields by name, groups as dicts.
+        """Converts a config.json to config.model: fields by name, groups as dicts.
 
         Raises:
-          CheckpointError: lists the values that no field of ours can be.
+          CheckpointError: lists the values that this project cannot compute.
         """
-        config = self.plain(config, path)
+        config = self.canonical(config, path)
         more, _ = self.adapt_in(config, path)
-        fields = USUAL | dict(self.fixed)
+        fields = DEFAULTS | dict(self.fixed)
         problems: list[str] = []
         for item in self.fields:
             value = config.get(item.key, item.default)
@@ -182,8 +188,10 @@ class Family:
             else:
                 whole = isinstance(value, int) and isinstance(item.default, float)
                 number = float(value) if whole else value
-                fields[item.ours] = item.words[value] if item.words else number
-        for key, values in (WANTED | dict(self.wanted)).items():
+                fields[item.ours] = (
+                    item.translation[value] if item.translation else number
+                )
+        for key, values in (REQUIRED | dict(self.required)).items():
             if key in config and config[key] not in values:
                 problems.append(f"{key}: {shown(config[key])}, not {shown(values[0])}")
         if problems:
@@ -205,7 +213,11 @@ class Family:
     def check_parts(
         self, model: Mapping[str, Any], parts: Iterable[str], where: str
     ) -> None:
-        """Raises ConfigError where a head of the family fixes a field otherwise."""
+        """Checks that the family's heads work with this model.
+
+        Raises:
+          ConfigError: a head needs another value of a field.
+        """
         for part in parts:
             for name, value in self.limits.get(part, {}).items():
                 if (found := get(model, name)) != value:
@@ -213,11 +225,11 @@ class Family:
                     expected += f"{self.model_type} has, whatever its layers have"
                     raise ConfigError(where, f"{name} {found!r}", expected)
 
-    def plain(self, config: dict[str, Any], path: Path) -> dict[str, Any]:
-        """Returns a config.json with every key under the family's own name.
+    def canonical(self, config: dict[str, Any], path: Path) -> dict[str, Any]:
+        """Returns a config.json with the aliases of keys replaced by the keys.
 
         Raises:
-          CheckpointError: a key and its alias differ.
+          CheckpointError: a key and its alias have different values.
         """
         found = {k: v for k, v in config.items() if k not in self.aliases}
         for alias, key in self.aliases.items():
@@ -226,20 +238,20 @@ class Family:
                 and found.setdefault(key, config[alias]) != config[alias]
             ):
                 both = f"{key} {shown(found[key])} and {alias} {shown(config[alias])}"
-                refuse(path, both, "one number: these are two names of one key")
+                refuse(path, both, "one value: these are two names of one key")
         return found
 
     def known(self, config: dict[str, Any], path: Path) -> set[str]:
-        """Returns the keys that this project honours, refuses, or knows to be inert."""
-        _, read = self.adapt_in(self.plain(config, path), path)
-        own = {item.key for item in self.fields} | read | self.inert | self.trained
-        fixed = WANTED.keys() | self.wanted.keys() | INERT | TRAINED
+        """Returns the keys that this project applies, refuses, or knows to be inert."""
+        _, read = self.adapt_in(self.canonical(config, path), path)
+        own = {item.key for item in self.fields} | read | self.inert | self.dropouts
+        fixed = REQUIRED.keys() | self.required.keys() | INERT | DROPOUTS
         return own | fixed | self.aliases.keys()
 
     def notes(
         self, config: dict[str, Any], model: Mapping[str, Any], path: Path
     ) -> tuple[str, ...]:
-        """Returns a line for each key that one may expect to matter, and does not."""
+        """Returns a line for each key that may be expected to matter, but does not."""
         known = self.known(config, path)
         lines = []
         for key in sorted(config.keys() - known):
@@ -248,24 +260,24 @@ class Family:
             lines.append(
                 f"{path}: {shown(key)} is no key of a {self.model_type}{guess}"
             )
-        for key in sorted(self.trained | TRAINED):
+        for key in sorted(self.dropouts | DROPOUTS):
             value = config.get(key)
             if isinstance(value, int | float) and value != model["dropout"]:
                 rate = f"{key}={value} is model.dropout={model['dropout']} here"
-                lines.append(f"{path}: {rate}, which matters in training alone")
+                lines.append(f"{path}: {rate}; it has an effect in training only")
         return tuple(lines)
 
     def write(self, model: Mapping[str, Any]) -> dict[str, Any]:
-        """The config.json of a config.model, less what the tokenizer and heads say.
+        """Converts config.model to config.json, without keys of tokenizer and heads.
 
         Raises:
-          ConfigError: lists the fields that keep the model out of this family.
+          ConfigError: lists the fields that no model of this family has.
         """
         problems = []
-        own = {item.ours for item in self.fields} | self.own
-        for ours, value in (USUAL | dict(self.fixed)).items():
+        own = {item.ours for item in self.fields} | self.adapted
+        for ours, value in (DEFAULTS | dict(self.fixed)).items():
             elsewhere = next(
-                (v for k, v in ELSEWHERE.items() if ours.startswith(k)), None
+                (v for k, v in CONDITIONS.items() if ours.startswith(k)), None
             )
             if ours in own or (elsewhere and model[elsewhere[0]] != elsewhere[1]):
                 continue
@@ -278,8 +290,10 @@ class Family:
         config: dict[str, Any] = {"model_type": self.model_type}
         for item in self.fields:
             value = get(model, item.ours)
-            if item.words is not None:
-                theirs = [key for key, word in item.words.items() if word == value]
+            if item.translation is not None:
+                theirs = [
+                    key for key, word in item.translation.items() if word == value
+                ]
                 if not theirs:
                     problems.append(f"{item.ours}={shown(value)}")
                 value = theirs[0] if theirs else value
@@ -287,7 +301,7 @@ class Family:
         if problems:
             expected = f"what a {self.model_type} has"
             raise ConfigError("model", "; ".join(problems), expected)
-        wanted = {k: v[0] for k, v in self.wanted.items() if v[0] is not None}
+        wanted = {k: v[0] for k, v in self.required.items() if v[0] is not None}
         config |= wanted
         return config | self.adapt_out(model)
 
@@ -300,7 +314,7 @@ DERIVED: dict[str, Callable[[Mapping[str, Any]], Any]] = {
 
 
 def sizes(model: Mapping[str, Any], labels: int) -> Sizes:
-    """The capitals of the tables' axes: E is D again, T two, C the labels of a head."""
+    """Returns axis -> size, for the tables; E equals D, T is 2, C counts the labels."""
     heads, attention = model["num_heads"], model["attention"]
     return {
         "V": model["vocab_size"],
@@ -319,7 +333,7 @@ def sizes(model: Mapping[str, Any], labels: int) -> Sizes:
 
 
 def layers(model: Mapping[str, Any]) -> dict[str, int]:
-    """How many layers each stack has, by its path."""
+    """Returns path of a stack -> its number of layers."""
     count = model["num_layers"]
     if model["kind"] != "encoder_decoder":
         return {"layers": count}
@@ -328,7 +342,11 @@ def layers(model: Mapping[str, Any]) -> dict[str, int]:
 
 
 def flag(config: Mapping[str, Any], key: str, default: bool, path: Path) -> bool:
-    """Returns a key of config.json that is true or false."""
+    """Returns the value of a key that is true or false.
+
+    Raises:
+      CheckpointError: the value is something else.
+    """
     value = config.get(key, default)
     if type(value) is not bool:
         refuse(path, f"{key} {shown(value)}", "true or false")
@@ -336,9 +354,11 @@ def flag(config: Mapping[str, Any], key: str, default: bool, path: Path) -> bool
 
 
 def get(model: Mapping[str, Any], field: str) -> Any:
+    """Returns a field of config.model by its dotted path."""
     group, _, name = field.rpartition(".")
     return model[group][name] if group else model[name]
 
 
 def shown(value: Any) -> str:
+    """Returns a value as an error shows it: on one line of at most 80 characters."""
     return re.sub(r"\s+", " ", repr(value))[:80]

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019)."""
+"""Describes BERT (Devlin et al. 2019)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,25 +30,25 @@ FIXED = {
     "embedding": "norm",
     "output": "tied",
 }
-WANTED = {"tie_word_embeddings": (True,), "position_embedding_type": ("absolute",)}
+REQUIRED = {"tie_word_embeddings": (True,), "position_embedding_type": ("absolute",)}
 UNUSED = r".*embeddings\.(position_ids|token_type_ids)"
 
 
-def typed(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Nothing more to write; both of these families add an embedding of types."""
+def check_token_types(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuses a model without token types; BERT and RoBERTa both have an embedding."""
     if not model["token_types"]:
         raise ConfigError("model", "token_types=0", "1 or more")
     return {}
 
 
 def encoder(prefix: str) -> tuple[Rule, ...]:
-    """What BERT and RoBERTa share."""
+    """Returns the rules of embeddings and layers, which BERT and RoBERTa share."""
     embed, layer = f"{prefix}embeddings", f"{prefix}encoder.layer.{{i}}"
-    words, places = f"{embed}.word_embeddings", f"{embed}.position_embeddings"
+    tokens, positions = f"{embed}.word_embeddings", f"{embed}.position_embeddings"
     types, attention = f"{embed}.token_type_embeddings", f"{layer}.attention"
     return (
-        Rule(f"{words}.weight", "embed/token/embedding", "V D -> V D"),
-        Rule(f"{places}.weight", "embed/position/embedding", "P D -> P D"),
+        Rule(f"{tokens}.weight", "embed/token/embedding", "V D -> V D"),
+        Rule(f"{positions}.weight", "embed/position/embedding", "P D -> P D"),
         Rule(f"{types}.weight", "embed/type/embedding", "Y D -> Y D"),
         *norm(f"{embed}.LayerNorm", "embed/norm"),
         *linear(
@@ -68,7 +68,7 @@ def encoder(prefix: str) -> tuple[Rule, ...]:
     )
 
 
-# Heads on each token's state, and on the first one's through the pooler.
+# Heads on the hidden state of each token.
 HEADS = (
     *linear("classifier", "heads/tag", "C D -> D C", "tag"),
     *linear("qa_outputs", "heads/span", "T D -> D T", "span"),
@@ -94,7 +94,7 @@ FAMILY = Family(
     prefix="bert.",
     fields=(*FIELDS, Field("max_position_embeddings", "max_len", 512)),
     fixed=FIXED,
-    wanted=WANTED,
+    required=REQUIRED,
     rules=rules,
     tied=lambda model: {
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -109,6 +109,6 @@ FAMILY = Family(
         "BertForQuestionAnswering": ("span",),
         "BertModel": ("pooler",),
     },
-    adapt_out=typed,
+    adapt_out=check_token_types,
     unused=UNUSED,
 )

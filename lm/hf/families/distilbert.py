@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al. 2019): BERT without token types and without its pooler."""
+"""Describes DistilBERT (Sanh et al. 2019): BERT without token types and pooler."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -54,15 +54,15 @@ FAMILY = Family(
         Field("initializer_range", "init_std", 0.02),
     ),
     fixed=bert.FIXED | {"norm_epsilon": 1e-12},
-    # How its table of positions began; the table is in the checkpoint.
+    # Initialisation of the position embedding, which the checkpoint holds.
     inert=frozenset({"sinusoidal_pos_embds", "tie_weights_"}),
-    trained=frozenset({"qa_dropout", "seq_classif_dropout"}),
+    dropouts=frozenset({"qa_dropout", "seq_classif_dropout"}),
     aliases={
         "hidden_size": "dim",
         "num_attention_heads": "n_heads",
         "num_hidden_layers": "n_layers",
     },
-    wanted={"tie_word_embeddings": (True,)},
+    required={"tie_word_embeddings": (True,)},
     rules=rules,
     tied=lambda model: {"vocab_projector.weight": f"{EMBED}.word_embeddings.weight"},
     architectures={

@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al. 2019). Its linear layers keep their weight as (in, out)."""
+"""Describes GPT-2 (Radford et al. 2019), with linear weights (in, out)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,14 +89,14 @@ FAMILY = Family(
         "bias": "all",
         "embedding": "plain",
     },
-    wanted={
+    required={
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
     },
-    # The order of operations in mixed precision, and a head that we do not have.
+    # The order of operations in mixed precision, and keys of a head that is not here.
     inert=frozenset({"reorder_and_upcast_attn", "summary_type", "summary_use_proj"})
     | {"summary_activation", "summary_proj_to_labels"},
-    trained=frozenset({"embd_pdrop", "summary_first_dropout", "hidden_dropout"}),
+    dropouts=frozenset({"embd_pdrop", "summary_first_dropout", "hidden_dropout"}),
     aliases={
         "hidden_size": "n_embd",
         "max_position_embeddings": "n_positions",
@@ -105,7 +105,7 @@ FAMILY = Family(
     },
     rules=rules,
     tied=tied,
-    own=frozenset({"d_ff", "output"}),
+    adapted=frozenset({"d_ff", "output"}),
     adapt_in=adapt_in,
     adapt_out=adapt_out,
     task="causal_lm",

@@ -1,10 +1,10 @@
-"""Keys that config.json of every family may have, and the words of activations."""
+"""Lists keys that every family's config.json may have, and names of activations."""
 
 from collections.abc import Mapping
 
-Words = Mapping[str, str]
+Translation = Mapping[str, str]
 
-ACTIVATIONS: Words = {
+ACTIVATIONS: Translation = {
     "gelu": "gelu",
     "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
@@ -14,7 +14,7 @@ ACTIVATIONS: Words = {
     "silu": "silu",
     "swish": "silu",
 }
-GATED: Words = {
+GATED: Translation = {
     "silu": "swiglu",
     "swish": "swiglu",
     "gelu": "geglu",
@@ -23,8 +23,8 @@ GATED: Words = {
     "relu": "reglu",
 }
 
-# Keys of any config.json that change nothing of what a model computes: names, ids of
-# the tokenizer, settings of generation, of storage, and of the training of others.
+# Keys of any config.json that do not change what a model computes: names, ids of the
+# tokenizer, settings of generation, of storage, and of training elsewhere.
 _INERT = """
     architectures model_type _name_or_path name_or_path transformers_version dtype
     torch_dtype use_cache return_dict output_hidden_states output_attentions torchscript
@@ -43,17 +43,18 @@ _INERT = """
     pooler_num_fc_layers pooler_size_per_head pooler_type is_encoder_decoder
 """
 INERT = frozenset(_INERT.split())
-# Rates of dropout that this project has under one name, `dropout`: they change nothing
-# of what a model computes, and are named in a note where they differ.
-TRAINED = frozenset({"classifier_dropout"})
-# And what is wanted of the rest, where it stands there; the first is the class's own.
-WANTED: dict[str, tuple] = {
+# Rates of dropout for which this project has one field, `dropout`. They have no effect
+# outside training; a note names those that differ.
+DROPOUTS = frozenset({"classifier_dropout"})
+# Keys that must have one of these values where they are given; the first is the default
+# of the library.
+REQUIRED: dict[str, tuple] = {
     "pruned_heads": ({}, None),
     "add_cross_attention": (False,),
     "cross_attention_hidden_size": (None,),
     "tie_encoder_decoder": (False,),
     "is_decoder": (False,),
-    # Weights that are stored otherwise than as numbers of 16 or 32 bits.
+    # Weights that are not stored as floats of 16 or 32 bits.
     "quantization_config": (None,),
     "compression_config": (None,),
     # Sizes that differ from layer to layer.

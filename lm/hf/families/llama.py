@@ -1,4 +1,7 @@
-"""Llama 2 and 3 (Touvron et al. 2023; Grattafiori et al. 2024), and their like."""
+"""Describes Llama 2 and 3 (Touvron et al. 2023; Grattafiori et al. 2024).
+
+Its functions serve Mistral and Qwen2 too, which have the same layers.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,20 +34,20 @@ FIXED = {
     "embedding": "plain",
     "dropout": 0.0,
 }
-# What no class of these reads but the code of the rotation, for all of them.
-WANTED = {
+# Keys that only the library's code of the rotary embedding reads, for all classes.
+REQUIRED = {
     "partial_rotary_factor": (None, 1.0),
     "original_max_position_embeddings": (None,),
 }
-# What `shape` and `rope` below read.
+# Keys that `shape` and `rope` below read.
 KEYS = {"num_key_value_heads", "head_dim", "max_position_embeddings"}
 KEYS |= {"tie_word_embeddings", "rope_theta", "rope_scaling", "rope_parameters"}
-OWN = frozenset(
+ADAPTED = frozenset(
     {"attention.kv_heads", "attention.head_dim", "max_len", "output", "bias"}
     | {f"rope.{n}" for n in ("base", "scaling", "factor", "low", "high")}
     | {"rope.original_len"}
 )
-# Our name -> theirs, in the dict of a scaling.
+# Our field -> their key in the dict of a scaling.
 LLAMA3 = {
     "factor": "factor",
     "low": "low_freq_factor",
@@ -54,6 +57,8 @@ LLAMA3 = {
 SCALINGS = {"none": (), "linear": ("factor",), "llama3": tuple(LLAMA3)}
 
 
+# `bias` of config.model -> which dense layers have a bias: query, key and value; the
+# output of attention; the feed-forward layers.
 BIASED = {
     "none": (False, False, False),
     "qkv": (True, False, False),
@@ -65,7 +70,6 @@ BIASED = {
 
 def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
     attention, to = f"{LAYER}.self_attn", "layers/attention"
-    # Which of the dense layers have one: query, key and value; output; the mlp.
     qkv, out, mlp = BIASED[model["bias"]]
     untied = Rule("lm_head.weight", "output/embedding", "V D -> V D", "lm")
     return (
@@ -96,7 +100,15 @@ def tied(model: Mapping[str, Any]) -> dict[str, str]:
 def shape(
     config: dict, path: Path, *, kv_heads: int | None, max_len: int
 ) -> dict[str, Any]:
-    """The fields that need more than a table; the defaults are the family's."""
+    """Returns the fields that need more than a table of keys.
+
+    Args:
+      kv_heads, max_len: the family's values where config.json gives none; None is as
+        many key-value heads as heads.
+
+    Raises:
+      CheckpointError: a value that this project cannot compute.
+    """
     found = {
         "attention.kv_heads": config.get("num_key_value_heads", kv_heads),
         "attention.head_dim": config.get("head_dim"),
@@ -115,7 +127,11 @@ def shape(
 
 
 def rope(config: dict, path: Path) -> dict[str, Any]:
-    """`rope_theta` and `rope_scaling`, or `rope_parameters`, which holds both."""
+    """Returns the fields of the rotary embedding.
+
+    They come from `rope_theta` and `rope_scaling`, or from `rope_parameters`, which
+    holds both in newer versions of the library.
+    """
     given = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(given, dict):
         refuse(path, f"rope_scaling {shown(given)}", "a dict")
@@ -147,7 +163,7 @@ def rope(config: dict, path: Path) -> dict[str, Any]:
 
 
 def shape_out(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The reverse of `shape`; theta stands in both places that versions look at."""
+    """Returns the keys that `shape` reads."""
     attention, rope = model["attention"], model["rope"]
     heads = model["num_heads"]
     scaling: dict[str, Any] = {"rope_type": rope["scaling"].replace("none", "default")}
@@ -166,9 +182,9 @@ def shape_out(model: Mapping[str, Any]) -> dict[str, Any]:
 def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
     names = ("attention_bias", "mlp_bias")
     attention, mlp = (flag(config, name, False, path) for name in names)
-    words = {biased: word for word, biased in BIASED.items()}
+    biases = {biased: name for name, biased in BIASED.items()}
     more = shape(config, path, kv_heads=None, max_len=2048)
-    return more | {"bias": words[attention, attention, mlp]}, KEYS | {*names}
+    return more | {"bias": biases[attention, attention, mlp]}, KEYS | {*names}
 
 
 def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,7 +196,7 @@ def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def architectures(name: str) -> dict[str, tuple[str, ...]]:
-    """The classes of Llama or one of its like; all read a text at its last token."""
+    """Returns the classes of Llama, or of a family with the same layers."""
     return {
         f"{name}ForCausalLM": ("lm",),
         f"{name}ForSequenceClassification": ("classify",),
@@ -196,14 +212,14 @@ FAMILY = Family(
     prefix="model.",
     fields=FIELDS,
     fixed=FIXED,
-    # Slices of a matrix product as it was once trained: the same numbers but for order.
+    # It splits a matrix product, which changes the order of the sums alone.
     inert=frozenset({"pretraining_tp"}),
-    wanted=WANTED,
+    required=REQUIRED,
     task="causal_lm",
     tokenizer=tokens.LLAMA,
     rules=rules,
     tied=tied,
-    own=OWN,
+    adapted=ADAPTED,
     adapt_in=adapt_in,
     adapt_out=adapt_out,
     architectures=architectures("Llama"),

@@ -1,4 +1,4 @@
-"""Mistral (Jiang et al. 2023): Llama with a sliding window."""
+"""Describes Mistral (Jiang et al. 2023): Llama with a sliding window."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,12 +26,12 @@ FAMILY = Family(
     prefix="model.",
     fields=llama.FIELDS,
     fixed=llama.FIXED | {"bias": "none"},
-    wanted=llama.WANTED,
+    required=llama.REQUIRED,
     task="causal_lm",
     tokenizer=tokens.LLAMA,
     rules=llama.rules,
     tied=llama.tied,
-    own=llama.OWN - {"bias"} | {"attention.window"},
+    adapted=llama.ADAPTED - {"bias"} | {"attention.window"},
     adapt_in=adapt_in,
     adapt_out=adapt_out,
     architectures=llama.architectures("Mistral"),

@@ -1,4 +1,4 @@
-"""Qwen2 and 2.5 (Yang et al. 2024): Llama with biases on query, key and value."""
+"""Describes Qwen2 and 2.5 (Yang et al. 2024): Llama with biases in attention."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,12 +31,12 @@ FAMILY = Family(
     prefix="model.",
     fields=llama.FIELDS,
     fixed=llama.FIXED | {"bias": "qkv"},
-    wanted=llama.WANTED,
+    required=llama.REQUIRED,
     task="causal_lm",
     tokenizer=tokens.QWEN2,
     rules=llama.rules,
     tied=llama.tied,
-    own=llama.OWN - {"bias"},
+    adapted=llama.ADAPTED - {"bias"},
     adapt_in=adapt_in,
     adapt_out=adapt_out,
     architectures=llama.architectures("Qwen2"),

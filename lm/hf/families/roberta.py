@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al. 2019): BERT's layers, with positions after the padding's row."""
+"""Describes RoBERTa (Liu et al. 2019): BERT's layers, other first positions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
         *linear("lm_head.dense", "heads/mlm/dense", "D E -> E D", "mlm"),
         *norm("lm_head.layer_norm", "heads/mlm/norm", "mlm"),
         Rule("lm_head.bias", "heads/mlm/bias", "V -> V", "mlm"),
-        # Its classifier has a pooler of its own: a dense layer and tanh.
+        # The classifier has its own pooler: a dense layer and tanh.
         *linear("classifier.dense", "pooler", "D E -> E D", "classify"),
         *linear("classifier.out_proj", "heads/classify", "C D -> D C", "classify"),
         *bert.HEADS,
@@ -32,14 +32,15 @@ def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
     )
     if type(rows) is not int or type(pad) is not int or not 0 <= pad < rows - 1 < 2**31:
         found = f"max_position_embeddings {rows!r}, pad_token_id {pad!r}"[:120]
-        refuse(path, found, "rows, and the number of one of them")
-    # The first position is the row after the padding's (fairseq).
+        refuse(path, found, "a number of rows, and a row below the last but one")
+    # As in fairseq, the position embedding has a row for the padding's id and unused
+    # rows before it; position 0 is the row after it.
     return {"position_offset": pad + 1, "max_len": rows - pad - 1}, keys
 
 
 def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
     offset = model["position_offset"]
-    return bert.typed(model) | {
+    return bert.check_token_types(model) | {
         "max_position_embeddings": model["max_len"] + offset,
         "pad_token_id": offset - 1,
     }
@@ -50,7 +51,7 @@ FAMILY = Family(
     prefix="roberta.",
     fields=bert.FIELDS,
     fixed=bert.FIXED,
-    wanted=bert.WANTED,
+    required=bert.REQUIRED,
     tokenizer=tokens.ROBERTA,
     limits={"mlm": {"activation": "gelu"}},
     rules=rules,
@@ -58,7 +59,7 @@ FAMILY = Family(
         "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
         "lm_head.decoder.bias": "lm_head.bias",
     },
-    own=frozenset({"position_offset", "max_len"}),
+    adapted=frozenset({"position_offset", "max_len"}),
     adapt_in=adapt_in,
     adapt_out=adapt_out,
     architectures={

@@ -1,8 +1,8 @@
-"""T5 (Raffel et al. 2020), its version 1.1 (Shazeer 2020) and Flan (Chung et al. 2022).
+"""Describes T5 (Raffel et al. 2020), its version 1.1 (Shazeer 2020) and Flan-T5.
 
-Version 1.0 ties the output to the embeddings and scales the states before it; 1.1 has a
-gated mlp and an output of its own, and scales nothing. Some classes are the encoder
-alone.
+Version 1.0 ties the output to the embedding and scales the hidden states before it; 1.1
+has gated feed-forward layers and an untied output, and does not scale. Some classes are
+the encoder alone.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
     found = [Rule("shared.weight", "embed/token/embedding", "V D -> V D")]
     both = model["kind"] == "encoder_decoder"
     for stack, mlp in (("encoder", 1), ("decoder", 2)) if both else (("encoder", 1),):
-        place = f"{stack}/" if both else ""
-        block, to = f"{stack}.block.{{i}}.layer", f"{place}layers"
+        above = f"{stack}/" if both else ""
+        block, to = f"{stack}.block.{{i}}.layer", f"{above}layers"
         first = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias"
         found += attention(f"{block}.0.SelfAttention", f"{to}/attention")
         found += norm(f"{block}.0.layer_norm", f"{to}/attention_norm", bias=False)
@@ -41,8 +41,8 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
             )
         found += linear(f"{dense}.wo", f"{to}/mlp/down", "D F -> F D", bias=False)
         found += norm(f"{block}.{mlp}.layer_norm", f"{to}/mlp_norm", bias=False)
-        found += [Rule(f"{first}.weight", f"{place}relative/embedding", "B N -> B N")]
-        found += norm(f"{stack}.final_layer_norm", f"{place}norm", bias=False)
+        found += [Rule(f"{first}.weight", f"{above}relative/embedding", "B N -> B N")]
+        found += norm(f"{stack}.final_layer_norm", f"{above}norm", bias=False)
     return (
         *found,
         *((untied,) if both and model["output"] == "untied" else ()),
@@ -77,17 +77,18 @@ def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
         decoder = layers
     if type(decoder) is not int or not 0 < decoder <= 1000:
         refuse(path, f"num_decoder_layers {shown(decoder)}", "a number up to 1000")
-    places = config.get("n_positions", 512)
-    if type(places) is not int or not 0 < places < 2**31:
-        refuse(path, f"n_positions {shown(places)}", "a whole number")
-    # transformers 5 says of every T5 that it is tied, and in another key what it does.
+    positions = config.get("n_positions", 512)
+    if type(positions) is not int or not 0 < positions < 2**31:
+        refuse(path, f"n_positions {shown(positions)}", "a whole number")
+    # transformers 5 writes tie_word_embeddings=true for every T5; scale_decoder_outputs
+    # shows whether it is.
     tied = flag(config, "tie_word_embeddings", True, path)
     scaled = flag(config, "scale_decoder_outputs", tied, path)
     more = {
         "activation": activation(config, path),
         "num_layers": decoder,
         "output": "scaled" if scaled else "untied",
-        "max_len": places,
+        "max_len": positions,
     }
     dropout = config.get("dropout_rate", 0.1)
     if isinstance(dropout, int | float):
@@ -98,10 +99,10 @@ def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
 
 
 def activation(config: dict, path: Path) -> str:
-    """Returns our word for the feed-forward layer.
+    """Returns `activation` of config.model.
 
-    `feed_forward_proj` gives both of its parts; `dense_act_fn` and `is_gated_act` come
-    before it where they are given.
+    `feed_forward_proj` names the function and whether there is a gate. The library lets
+    `dense_act_fn` and `is_gated_act` override it, so they do here.
     """
     given = config.get("feed_forward_proj", "relu")
     gate, _, function = given.rpartition("-") if isinstance(given, str) else ("", "", 0)
@@ -109,23 +110,23 @@ def activation(config: dict, path: Path) -> str:
         refuse(path, f"feed_forward_proj {shown(given)}", "FUNCTION or gated-FUNCTION")
     function = "gelu_new" if given == "gated-gelu" else function
     function = config.get("dense_act_fn", function)
-    words = GATED if flag(config, "is_gated_act", bool(gate), path) else ACTIVATIONS
-    if not isinstance(function, str) or function not in words:
+    known = GATED if flag(config, "is_gated_act", bool(gate), path) else ACTIVATIONS
+    if not isinstance(function, str) or function not in known:
         found = f"feed_forward_proj {shown(given)}, dense_act_fn {shown(function)}"
-        refuse(path, found, f"one of {', '.join(words)}", "use another model.")
-    return words[function]
+        refuse(path, found, f"one of {', '.join(known)}", "use another model.")
+    return known[function]
 
 
-def activation_out(word: str) -> dict[str, Any]:
+def activation_out(chosen: str) -> dict[str, Any]:
     """Returns the keys that `activation` reads."""
-    gated = word in GATED.values()
-    words = GATED if gated else ACTIVATIONS
-    function = next(theirs for theirs, ours in words.items() if ours == word)
-    # What the library takes "gated-gelu" for is gelu_new.
+    gated = chosen in GATED.values()
+    known = GATED if gated else ACTIVATIONS
+    function = next(theirs for theirs, ours in known.items() if ours == chosen)
+    # The library reads "gated-gelu" as gelu_new, so another gelu needs dense_act_fn.
     name = "gelu" if gated and function.startswith("gelu") else function
     return {
         "feed_forward_proj": f"gated-{name}" if gated else name,
-        "dense_act_fn": "gelu_new" if word == "geglu_tanh" else function,
+        "dense_act_fn": "gelu_new" if chosen == "geglu_tanh" else function,
         "is_gated_act": gated,
     }
 
@@ -180,7 +181,7 @@ ENCODER = Family(
     },
     rules=rules,
     tied=tied,
-    own=frozenset({"output", "max_len", "attention.dropout", "activation"}),
+    adapted=frozenset({"output", "max_len", "attention.dropout", "activation"}),
     inert=frozenset({"initializer_factor"}),
     aliases={
         "hidden_size": "d_model",
@@ -199,11 +200,11 @@ FAMILY = replace(
     ENCODER,
     fields=tuple(LAYERS.get(item.key, item) for item in ENCODER.fields),
     fixed={**ENCODER.fixed, "kind": "encoder_decoder"},
-    own=ENCODER.own | {"num_layers", "encoder_layers"},
+    adapted=ENCODER.adapted | {"num_layers", "encoder_layers"},
     adapt_in=adapt_in,
     adapt_out=adapt_out,
     task="span_corruption",
-    reads=frozenset({"decoder_start_token_id"}),
+    usage=frozenset({"decoder_start_token_id"}),
     architectures={
         "T5ForConditionalGeneration": ("lm",),
         "T5WithLMHeadModel": ("lm",),  # its name until 2020

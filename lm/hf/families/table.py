@@ -1,13 +1,13 @@
-"""What a table of tensors is, and how it is used in both directions.
+"""Defines tables of tensors, and applies them in both directions.
 
-A rule names a tensor, the parameter that it is, and how their axes go together:
+A rule names a tensor, its parameter, and how their axes correspond:
 
     Rule("encoder.layer.{i}.attention.self.query.weight",
          "layers/attention/query/kernel", "(N H) D -> D N H")
 
-`{i}` is the layer, in the name only: parameters of layers are stacked. Axes are written
-as in einops; capitals have the model's sizes (`Family.sizes`). Going in, a tensor is
-reshaped and transposed, which is a view; going out, the reverse.
+`{i}` is the number of the layer, in the name only: parameters of layers are stacked.
+Axes are written as in einops; capitals are sizes of the model (`base.sizes`). An import
+reshapes and transposes a tensor, without a copy; an export does the reverse.
 """
 
 import math
@@ -27,14 +27,14 @@ Sizes = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of a table.
+    """A line of a table.
 
     Attributes:
       name: of the tensor.
-      path: of the parameter; several, where the tensor holds them along the axis `p`.
-      axes: of the tensor -> of the parameter, without the layers.
-      part: "" for what each model of the family has; else the head, or other part, all
-        of which is there or none.
+      path: of the parameter, or of several that the tensor holds along the axis `p`.
+      axes: axes of the tensor -> axes of the parameter, without the layers.
+      part: "" for tensors of every model of the family; else the head or other part,
+        whose tensors a checkpoint has all or none of.
     """
 
     name: str
@@ -59,11 +59,11 @@ class Rule:
         return tuple(math.prod(known[axis] for axis in group) for group in left)
 
     def leaf_shape(self, sizes: Sizes) -> Shape:
-        """Of one layer's share of the parameter."""
+        """Returns the shape of the parameter, of one layer where it has layers."""
         return tuple(sizes[axis] for axis in _axes(self.axes)[1] if axis != "p")
 
     def into(self, tensor: np.ndarray, sizes: Sizes) -> list[np.ndarray]:
-        """The parameters in a tensor, as views of it, in the order of `paths`."""
+        """Returns the parameters in a tensor, as views, in the order of `paths`."""
         left, right = _axes(self.axes)
         known = {**sizes, "p": len(self.paths)}
         flat = [axis for group in left for axis in group]
@@ -72,7 +72,7 @@ class Rule:
         return list(view) if right[0] == "p" else [view]
 
     def out_of(self, leaves: list[np.ndarray], sizes: Sizes) -> np.ndarray:
-        """The tensor of the parameters, of one layer where there are layers."""
+        """Returns the tensor that holds the parameters, of one layer where layered."""
         left, right = _axes(self.axes)
         whole = np.stack(leaves) if right[0] == "p" else leaves[0]
         flat = [axis for group in left for axis in group]
@@ -81,7 +81,7 @@ class Rule:
 
 
 def _axes(pattern: str) -> tuple[list[list[str]], list[str]]:
-    """ "(N H) D -> D N H" as [[N, H], [D]] and [D, N, H]."""
+    """Parses "(N H) D -> D N H" as [[N, H], [D]] and [D, N, H]."""
     left, right = pattern.split("->")
     groups = [
         (inner or single).split()
@@ -93,7 +93,7 @@ def _axes(pattern: str) -> tuple[list[list[str]], list[str]]:
 def linear(
     name: str, path: str, axes: str, part: str = "", *, bias: bool = True
 ) -> tuple[Rule, ...]:
-    """Weight and bias of a PyTorch linear layer: its outputs come first in `axes`."""
+    """Returns the rules of a PyTorch linear layer; `axes` begin with the outputs."""
     outputs = re.findall(r"\(.*?\)|\S+", axes)[0]
     rules: tuple[Rule, ...] = (Rule(f"{name}.weight", f"{path}/kernel", axes, part),)
     if bias:
@@ -105,7 +105,7 @@ def linear(
 def norm(
     name: str, path: str, part: str = "", *, bias: bool = True
 ) -> tuple[Rule, ...]:
-    """Weight and bias of a normalisation."""
+    """Returns the rules of the weight and bias of a normalisation."""
     rules: tuple[Rule, ...] = (Rule(f"{name}.weight", f"{path}/scale", "D -> D", part),)
     if bias:
         rules += (Rule(f"{name}.bias", f"{path}/bias", "D -> D", part),)
@@ -114,14 +114,14 @@ def norm(
 
 @dataclass(frozen=True)
 class Source:
-    """Where a parameter comes from: a tensor for each layer, or one.
+    """The tensors that make up a parameter: one for each layer, or a single one.
 
     Attributes:
       path: of the parameter.
-      rule: whose tensors it is in.
-      index: its place among the rule's paths.
+      rule: the rule of these tensors.
+      index: of the path among the rule's paths.
       shape: of the parameter, layers included.
-      names: of the tensors, as they are called in the file.
+      names: of the tensors.
     """
 
     path: str
@@ -133,16 +133,16 @@ class Source:
     def views(
         self, tensors: Mapping[str, np.ndarray], sizes: Sizes
     ) -> list[np.ndarray]:
-        """One for each layer, or a single one."""
+        """Returns views of the tensors as parameters: one for each layer, or one."""
         return [self.rule.into(tensors[n], sizes)[self.index] for n in self.names]
 
 
 def sources(rules: Iterable[Rule], sizes: Sizes, layers: Mapping[str, int]):
-    """The parameters of a table by path.
+    """Returns path of a parameter -> its tensors, for all rules of a table.
 
     Args:
-      sizes: of the axes.
-      layers: how many a stack has, by its path: "layers", "decoder/layers".
+      sizes: axis -> size.
+      layers: path of a stack, such as "decoder/layers" -> its number of layers.
     """
     found: dict[str, Source] = {}
     for rule in rules:
@@ -159,22 +159,22 @@ def sources(rules: Iterable[Rule], sizes: Sizes, layers: Mapping[str, int]):
 
 def check(
     tensors: Mapping[str, np.ndarray],
-    wanted: Mapping[str, Shape],
+    required: Mapping[str, Shape],
     known: Iterable[str],
     where: Path,
 ) -> None:
-    """Compares what a file holds with what its config.json says, all at once.
+    """Compares the tensors of a file with those that config.json describes.
 
     Args:
       tensors: of the file, by name.
-      wanted: name -> shape of all that must be there.
-      known: names that may be there.
+      required: name -> shape of the tensors that must be there.
+      known: names of tensors that may be there.
 
     Raises:
-      CheckpointError: lists missing, extra and mis-shaped tensors, and those whose
-        numbers would lose digits as float32; with the nearest names.
+      CheckpointError: lists tensors that are missing, extra or of another shape, with
+        the nearest names, and those that float32 cannot hold exactly.
     """
-    problems = list(_problems(tensors, wanted, set(known)))
+    problems = list(_problems(tensors, required, set(known)))
     if problems:
         more = f"; and {len(problems) - 40} more" if len(problems) > 40 else ""
         raise CheckpointError(
@@ -185,19 +185,20 @@ def check(
         )
 
 
-def _problems(tensors: Mapping, wanted: Mapping, known: set[str]) -> Iterator[str]:
-    extra = sorted(tensors.keys() - wanted.keys() - known)
-    for name, shape in wanted.items():
+def _problems(tensors: Mapping, required: Mapping, known: set[str]) -> Iterator[str]:
+    extra = sorted(tensors.keys() - required.keys() - known)
+    for name, shape in required.items():
         if name not in tensors:
             yield f"{name}: missing (nearest: {nearest(name, extra or tensors)})"
         elif tensors[name].shape != shape:
             yield f"{name}: shape {tensors[name].shape}, not {shape}"
         elif tensors[name].dtype.name not in ("float32", "float16", "bfloat16"):
             yield f"{name}: dtype {tensors[name].dtype.name}, not float32 or 16 bits"
-    missing = [name for name in wanted if name not in tensors]
+    missing = [name for name in required if name not in tensors]
     for name in extra:
-        yield f"{name}: extra (nearest: {nearest(name, missing or wanted)})"
+        yield f"{name}: extra (nearest: {nearest(name, missing or required)})"
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
+    """Returns the two names most like a name, for an error."""
     return ", ".join(get_close_matches(name, list(names)[:2000], n=2)) or "none"

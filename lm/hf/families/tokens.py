@@ -1,16 +1,16 @@
-"""The tokenizer classes of the families: what they add when no file says it.
+"""Describes the tokenizer classes of the families: the defaults that no file holds.
 
-A class of the library that has files of its own, such as BertTokenizer, brings special
-tokens, and some of them decide by `tokenizer_config.json` alone what tokenizer.json
-says too. PreTrainedTokenizerFast and its like bring nothing.
+A specific class of the library, such as BertTokenizer, has default special tokens, and
+some classes let keys of `tokenizer_config.json` override tokenizer.json. General
+classes such as PreTrainedTokenizerFast have no defaults.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# Classes that have nothing of their own: what no file names is not there.
-PLAIN = frozenset({"PreTrainedTokenizer", "TokenizersBackend"})
+# General classes, without defaults: a token that no file names does not exist.
+GENERAL = frozenset({"PreTrainedTokenizer", "TokenizersBackend"})
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class TokenizerClass:
 
     Attributes:
       name: without "Fast" at its end.
-      special: role -> token, where no file names it.
-      single, pair: what it puts around one text and around two; "" where tokenizer.json
-        or the key add_bos_token says it.
-      pieces: the name of its SentencePiece file.
-      decides: keys of tokenizer_config.json that it reads in any case: key -> (part of
-        tokenizer.json, field of that part that says the same, an absent key's value).
+      special: role -> token, for tokens that no file names.
+      single, pair: templates for one text and for two; "" where tokenizer.json or the
+        key add_bos_token decides.
+      pieces: the name of its SentencePiece file, if it has one.
+      overrides: keys of tokenizer_config.json that override tokenizer.json: key ->
+        (part of tokenizer.json, field of that part, value of an absent key).
     """
 
     name: str
@@ -32,7 +32,7 @@ class TokenizerClass:
     single: str = ""
     pair: str = ""
     pieces: str | None = None
-    decides: Mapping[str, tuple[str, str, Any]] = field(default_factory=dict)
+    overrides: Mapping[str, tuple[str, str, Any]] = field(default_factory=dict)
 
 
 SPACE = {"add_prefix_space": ("pre_tokenizer", "add_prefix_space", False)}
@@ -43,7 +43,7 @@ BERT = TokenizerClass(
     {role: f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")},
     "{cls} $A {sep}",
     "{cls} $A {sep} $B:1 {sep}:1",
-    decides={
+    overrides={
         "do_lower_case": ("normalizer", "lowercase", True),
         "strip_accents": ("normalizer", "strip_accents", None),
         "tokenize_chinese_chars": ("normalizer", "handle_chinese_chars", True),
@@ -54,10 +54,10 @@ ROBERTA = TokenizerClass(
     MARKS | {"pad": "<pad>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"},
     "{cls} $A {sep}",
     "{cls} $A {sep} {sep} $B:1 {sep}:1",
-    decides=SPACE,
+    overrides=SPACE,
 )
 GPT2 = TokenizerClass(
-    "GPT2Tokenizer", {"unk": END, "bos": END, "eos": END}, decides=SPACE
+    "GPT2Tokenizer", {"unk": END, "bos": END, "eos": END}, overrides=SPACE
 )
 LLAMA = TokenizerClass("LlamaTokenizer", MARKS, pieces="tokenizer.model")
 QWEN2 = TokenizerClass("Qwen2Tokenizer", {"unk": END, "eos": END, "pad": END})

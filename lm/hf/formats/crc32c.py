@@ -1,19 +1,19 @@
-"""CRC-32C (Castagnoli; RFC 3720, appendix B.4) at the speed of arrays.
+"""Computes CRC-32C (Castagnoli; RFC 3720, appendix B.4) with array operations.
 
-A CRC is linear over the bits: the data are cut into lanes that advance together, two
-bytes a step, and the lanes' results are joined in pairs.
+A CRC is linear over the bits. So the data are cut into lanes that advance together, two
+bytes a step, and the results of the lanes are combined in pairs.
 """
 
 import functools
 
 import numpy as np
 
-POLYNOMIAL = 0x82F63B78  # its bits reversed
+POLYNOMIAL = 0x82F63B78  # with its bits reversed
 ONES = 0xFFFFFFFF
 
 
 def crc32c(data: np.ndarray) -> int:
-    """The checksum of a contiguous uint8 array."""
+    """Returns the checksum of a contiguous uint8 array (N,)."""
     state = ONES
     for lanes in (1 << 14, 1 << 7, 1):
         steps = len(data) // (2 * lanes)
@@ -27,7 +27,7 @@ def crc32c(data: np.ndarray) -> int:
 
 
 def masked(crc: int) -> int:
-    """As LevelDB and TensorFlow store it: rotated, plus a constant."""
+    """Returns a checksum as LevelDB stores it: rotated, plus a constant."""
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & ONES
 
 
@@ -48,7 +48,7 @@ def _advance(state: int, data: np.ndarray, lanes: int) -> int:
 
 @functools.cache
 def _zeros(count: int) -> np.ndarray:
-    """(256 ** count,) what the low `count` bytes become in so many bytes' steps."""
+    """Returns (256 ** count,) the effect of a state's low bytes after `count` bytes."""
     table = np.arange(256**count, dtype=np.uint32)
     for _ in range(8 * count):
         table = np.where(table & 1, (table >> 1) ^ np.uint32(POLYNOMIAL), table >> 1)
@@ -56,7 +56,7 @@ def _zeros(count: int) -> np.ndarray:
 
 
 def _after_zeros(states: np.ndarray, length: int) -> np.ndarray:
-    """The states after `length` zero bytes: a linear map, applied bit by bit."""
+    """Returns the states after `length` zero bytes, a linear map applied bit by bit."""
     result = np.zeros_like(states)
     for bit, column in enumerate(_columns(length)):
         result ^= np.where((states >> np.uint32(bit)) & 1, column, np.uint32(0))
@@ -65,7 +65,7 @@ def _after_zeros(states: np.ndarray, length: int) -> np.ndarray:
 
 @functools.lru_cache(1024)
 def _columns(length: int) -> np.ndarray:
-    """(32,) what each bit of a state becomes after `length` zero bytes."""
+    """Returns (32,) the state after `length` zero bytes for each single bit."""
     if length == 1:
         bits = np.uint32(1) << np.arange(32, dtype=np.uint32)
         return _zeros(1)[bits & 0xFF] ^ (bits >> 8)

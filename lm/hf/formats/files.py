@@ -1,4 +1,4 @@
-"""Files of strangers: opened and parsed within limits, or refused by name."""
+"""Opens and parses files from strangers within limits, or refuses them by name."""
 
 import json
 import math
@@ -13,21 +13,24 @@ import numpy as np
 
 from lm.errors import CheckpointError
 
-# Parsed JSON takes up to thirty times its text: a hostile header stays below 150 MB.
+# Parsed JSON takes up to thirty times the memory of its text: at most 150 MB here.
 MAX_JSON = 4 * 2**20
 
 
 def refuse(
     path: Path | str, found: str, expected: str, fix: str | None = None
 ) -> NoReturn:
-    """Raises CheckpointError; the fix is to fetch the file again unless said."""
+    """Raises CheckpointError; by default the fix is to fetch the file again."""
     raise CheckpointError(str(path), found, expected, fix or "fetch the file again.")
 
 
 def regular(path: Path) -> int:
-    """The size of a regular file; CheckpointError for anything else.
+    """Returns the size of a regular file in bytes.
 
-    A pipe or a device would block or never end, so it is not opened at all.
+    A pipe or a device may block or never end, so it is not opened at all.
+
+    Raises:
+      CheckpointError: the path is absent or no regular file.
     """
     try:
         facts = path.stat()
@@ -39,7 +42,12 @@ def regular(path: Path) -> int:
 
 
 def beside(directory: Path, name: Any, where: Path) -> Path:
-    """The file `name` of the directory; refuses names that lead out of it."""
+    """Returns the path of a directory's file; refuses names with a path in them.
+
+    Args:
+      name: as a file names it, so of any type.
+      where: the file that names it, for the error.
+    """
     plain = isinstance(name, str) and name not in ("", ".", "..")
     if not plain or any(c in name for c in "/\\\0:") or not name.isprintable():
         refuse(where, f"the file name {name!r}"[:200], "a name without a folder")
@@ -47,7 +55,7 @@ def beside(directory: Path, name: Any, where: Path) -> Path:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """All of a small file."""
+    """Returns the content of a file; refuses one of more than `limit` bytes."""
     size = regular(path)
     if size > limit:
         refuse(path, f"{size:,} bytes", f"at most {limit:,}")
@@ -59,7 +67,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def map_bytes(path: Path) -> np.ndarray:
-    """The bytes of a file as a read-only uint8 array over its pages: nothing is read.
+    """Maps a file into memory as a read-only uint8 array (N,); reads nothing yet.
 
     The file must not be shortened while the array is in use.
     """
@@ -74,7 +82,12 @@ def map_bytes(path: Path) -> np.ndarray:
 
 
 def parse_json(data: bytes, path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
-    """A JSON object of at most `limit` bytes, each key once, numbers finite."""
+    """Parses a JSON object of at most `limit` bytes.
+
+    Raises:
+      CheckpointError: it is too large, no JSON object, has a key twice, or a number
+        that is not finite.
+    """
     if len(data) > limit:
         refuse(path, f"JSON of {len(data):,} bytes", f"at most {limit:,}")
     try:
@@ -91,6 +104,7 @@ def parse_json(data: bytes, path: Path, limit: int = MAX_JSON) -> dict[str, Any]
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file; raises as `parse_json`."""
     return parse_json(read_bytes(path, MAX_JSON), path)
 
 
@@ -113,10 +127,11 @@ def _unreadable(path: Path, error: Exception) -> NoReturn:
 
 
 def check_shape(shape: Sequence[int], where: Any) -> None:
-    """Refuses a shape that no array has: a product, zeros apart, of 2^63 or more."""
+    """Refuses a shape whose sizes, without zeros, have a product of 2^63 or more."""
     if math.prod(filter(None, shape)) >= 2**63:
         refuse(where, f"shape {str(tuple(shape))[:80]}", "sizes of an array")
 
 
 def is_file(path: Path) -> bool:
+    """Returns whether a path is a file; False for a name that the system refuses."""
     return os.path.isfile(path)

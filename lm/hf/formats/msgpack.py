@@ -1,8 +1,8 @@
-"""`flax_model.msgpack`: nested maps whose leaves are arrays (flax.serialization).
+"""Reads `flax_model.msgpack`: nested maps of arrays (flax.serialization).
 
-An array is MessagePack's extension 1, the packed triple (shape, dtype name, bytes).
-Beyond 1 GB it is a map of chunks. Arrays are views of the file's pages; all else in it
-is bounded, and nothing of it is run.
+An array is MessagePack's extension 1, the packed triple (shape, dtype name, bytes);
+above 1 GB it is a map of chunks. Arrays are views of the mapped file. Everything else
+in the file is bounded, and nothing of it is run.
 """
 
 import math
@@ -39,10 +39,10 @@ CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file by path, "bert/encoder/layer/0/output/dense/kernel".
+    """Returns path, such as "bert/pooler/dense/kernel" -> array, read-only.
 
     Raises:
-      CheckpointError: the file is cut short, is no such map, or is beyond the limits.
+      CheckpointError: the file is cut short, is no such map, or exceeds the limits.
     """
     reader = _Reader(map_bytes(path), str(path))
     tree = reader.value(0)
@@ -50,7 +50,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         refuse(path, f"{len(reader.data) - reader.at:,} bytes after the map", "none")
     if not isinstance(tree, dict):
         refuse(path, "no map", "a map of parameters")
-    # transformers wrote the parameters, Flax a train state around them.
+    # transformers writes the parameters alone, Flax a train state around them.
     while tree.keys() == {"params"} and isinstance(tree["params"], dict):
         tree = tree["params"]
     arrays: dict[str, np.ndarray] = {}

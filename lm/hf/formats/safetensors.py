@@ -1,8 +1,9 @@
-"""Safetensors: a JSON header and the bytes of the tensors (huggingface/safetensors).
+"""Reads and writes safetensors files (huggingface/safetensors).
 
-8 bytes: the header's length N, little-endian. N bytes: JSON, {name: {"dtype", "shape",
-"data_offsets": [begin, end]}} and perhaps "__metadata__". Then the data, without gaps.
-A model in several files has an index: {"weight_map": {name: file}}.
+8 bytes hold the length N of the header, little-endian. N bytes hold the header, JSON:
+{name: {"dtype", "shape", "data_offsets": [begin, end]}}, with "__metadata__" if any.
+The data follow, without gaps. A model in several files has an index:
+{"weight_map": {name: file}}.
 """
 
 import json
@@ -44,10 +45,10 @@ SHARD_BYTES = 5 * 10**9
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file by name, as read-only views of its pages.
+    """Returns name -> tensor, each a read-only view of the mapped file.
 
     Raises:
-      CheckpointError: the header or the offsets are not those of a whole file.
+      CheckpointError: the header is damaged, or does not describe the whole file.
     """
     data = map_bytes(path)
     if len(data) < 8:
@@ -70,11 +71,11 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_sharded(index: Path) -> dict[str, np.ndarray]:
-    """The tensors of a model in several files.
+    """Returns name -> tensor of a model in several files.
 
     Raises:
-      CheckpointError: a file is absent or damaged, lies elsewhere, or index and files
-        differ in what they hold.
+      CheckpointError: a file is absent, damaged or outside the folder, or holds other
+        tensors than the index lists.
     """
     files = read_json(index).get("weight_map")
     if not isinstance(files, dict) or not files:
@@ -96,7 +97,7 @@ def read_sharded(index: Path) -> dict[str, np.ndarray]:
 
 
 def _span(name: str, entry: Any, path: Path) -> tuple[int, int, np.dtype, tuple]:
-    """(begin, end, dtype, shape) of an entry of the header, checked by itself."""
+    """Returns (begin, end, dtype, shape) of an entry of the header, checked."""
 
     def whole(value: Any) -> bool:
         return type(value) is int and 0 <= value < 2**63
@@ -130,7 +131,7 @@ def _span(name: str, entry: Any, path: Path) -> tuple[int, int, np.dtype, tuple]
 
 
 def _check_cover(spans: Mapping[str, tuple], size: int, path: Path) -> None:
-    """Whether the tensors lie one after another and fill the file."""
+    """Refuses tensors that overlap, leave gaps or do not fill the file."""
     at = 0
     for name, (begin, end, *_) in sorted(spans.items(), key=lambda s: s[1][:2]):
         if begin != at:
@@ -149,13 +150,16 @@ def write(
     *,
     shard_bytes: int = SHARD_BYTES,
 ) -> list[str]:
-    """Writes a model, in one file or in several with an index; gives the files' names.
+    """Writes a model into one file, or into several and an index.
 
     Args:
-      directory: exists; its files of these names are replaced.
-      shapes: dtype and shape of each tensor, in the order in which they are written.
-      value: the tensor of a name; asked for one after another, and not kept.
-      shard_bytes: a file of more bytes is split, but a tensor never is.
+      directory: an existing folder, whose files of these names are replaced.
+      shapes: name -> dtype and shape of the tensor, in the order of writing.
+      value: name -> tensor; called once for each tensor, whose array is not kept.
+      shard_bytes: the most bytes of a file, unless one tensor alone has more.
+
+    Returns:
+      The names of the files.
     """
     shards = _split(shapes, shard_bytes)
     names = ["model.safetensors"]
@@ -181,7 +185,7 @@ def _write_file(path: Path, shapes: Mapping, value: Callable) -> None:
         entry = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [at, end]}
         header[name], at = entry, end
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # The data begin at a multiple of 8.
+    text += b" " * (-len(text) % 8)  # Aligns the data to 8 bytes.
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, (dtype, shape) in shapes.items():

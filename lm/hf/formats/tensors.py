@@ -1,7 +1,8 @@
-"""The weights of a directory, whatever format they are in, by their PyTorch names.
+"""Opens the weights of a directory in any format, under their PyTorch names.
 
-`model.safetensors`, its index, `flax_model.msgpack` or a TensorFlow 1 checkpoint. All
-tensors are read-only views of the files' pages. Pickles are refused, never loaded.
+The formats are `model.safetensors`, its index, `flax_model.msgpack` and TensorFlow 1
+checkpoints. All tensors are read-only views of the mapped files. Pickles are refused,
+never loaded.
 """
 
 import re
@@ -16,7 +17,7 @@ from lm.hf.formats.files import is_file, refuse, regular
 SINGLE = "model.safetensors"
 FLAX = "flax_model.msgpack"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npz", ".h5", ".keras")
-# What files begin with, whatever they are called.
+# First bytes of a file -> its format, which its name may hide.
 MAGIC = {
     b"PK\x03\x04": "a zip archive, as PyTorch, NumPy and Keras write",
     b"\x89HDF\r\n\x1a\n": "an HDF5 file, as Keras writes",
@@ -44,13 +45,16 @@ CONVERT = (
 
 
 def open_tensors(place: Path) -> tuple[Path, dict[str, np.ndarray]]:
-    """The file, and its tensors by PyTorch name and in PyTorch's layout.
+    """Opens the weights of a directory.
 
     Args:
-      place: a directory with config.json, or one of the files of weights.
+      place: a directory with config.json, or a file of weights.
+
+    Returns:
+      The file, and PyTorch name -> tensor, in PyTorch's layout.
 
     Raises:
-      CheckpointError: there is none that can be read, or it is damaged.
+      CheckpointError: no file of weights can be read, or it is damaged.
     """
     place = Path(place)
     if not place.is_dir():
@@ -92,7 +96,7 @@ def _open_file(path: Path) -> dict[str, np.ndarray]:
 def _renamed(
     arrays: dict[str, np.ndarray], rename: Callable[[str], str | None], path: Path
 ) -> dict[str, np.ndarray]:
-    """By PyTorch name; a kernel (in, out) becomes a weight (out, in), a view."""
+    """Returns PyTorch name -> array; a kernel (in, out) becomes a weight (out, in)."""
     tensors: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         new = rename(name)
@@ -118,7 +122,7 @@ def _refuse_pickle(path: Path) -> None:
 
 
 def from_flax(name: str) -> str:
-    """The PyTorch name of a Flax one: transformers used the same for the modules."""
+    """Returns the PyTorch name of a Flax parameter; the modules have the same names."""
     *modules, last = name.split("/")
     if last in ("kernel", "scale", "embedding"):
         last = "weight"
@@ -126,7 +130,10 @@ def from_flax(name: str) -> str:
 
 
 def from_tf1(name: str) -> str | None:
-    """The PyTorch name of a variable of google-research/bert; None: the optimiser's."""
+    """Returns the PyTorch name of a variable of google-research/bert.
+
+    None is a variable of the optimiser.
+    """
     if re.search(r"(^|/)(adam_[mv]|Adam(_1)?|global_step|beta[12]_power)$", name):
         return None
     name = re.sub(r"/layer_(\d+)/", r"/layer/\1/", name)

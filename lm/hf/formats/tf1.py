@@ -1,4 +1,4 @@
-"""TensorFlow 1 checkpoints (`bert_model.ckpt.index`, `.data-00000-of-00001`).
+"""Reads TensorFlow 1 checkpoints (`bert_model.ckpt.index`, `.data-00000-of-00001`).
 
 The index is a LevelDB table (google/leveldb, doc/table_format.md) whose values are
 protocol buffers: under "" a BundleHeaderProto, under each name a BundleEntryProto
@@ -26,10 +26,10 @@ DTYPES = {
 
 
 def read(index: Path) -> dict[str, np.ndarray]:
-    """The tensors by name, as read-only views; each is compared with its checksum.
+    """Returns name -> tensor, a read-only view of the file, checked by its checksum.
 
     Args:
-      index: the file "<prefix>.index"; its data files lie beside it.
+      index: the file "<prefix>.index"; its data files are in the same folder.
 
     Raises:
       CheckpointError: a file is damaged, cut short or of another kind.
@@ -90,11 +90,11 @@ def _shape(data: bytes, where: str) -> tuple[int, ...]:
 
 
 def _table(data: bytes, path: Path) -> list[tuple[bytes, bytes]]:
-    """All (key, value) of a LevelDB table, in order."""
+    """Returns all (key, value) of a LevelDB table, in order."""
     if len(data) < FOOTER or int.from_bytes(data[-8:], "little") != MAGIC:
         refuse(path, "no magic number at its end", "the index of a TF checkpoint")
     footer = data[-FOOTER:-8]
-    at = _handle(footer, 0, path)[2]  # That of the metaindex comes first.
+    at = _handle(footer, 0, path)[2]  # The handle of the metaindex comes first.
     start, size, _ = _handle(footer, at, path)
     pairs = []
     for _, handle in _block(data, start, size, path):
@@ -157,7 +157,7 @@ def _varint(data: bytes, at: int, where: Any) -> tuple[int, int]:
 
 
 def _message(data: bytes, where: Any) -> dict[int, Any]:
-    """The fields of a protocol buffer by number; of repeated ones the last."""
+    """Returns number -> value of a protocol buffer; of repeated fields the last."""
     return dict(fields(data, where))
 
 
@@ -172,7 +172,7 @@ def _number(message: dict[int, Any], field: int, where: Any, absent: int = 0) ->
 def fields(data: Any, where: Any) -> list[tuple[int, Any]]:
     """Returns the (number, value) of each field of a protocol buffer, in order.
 
-    A value is an int, or the bytes of what has a length.
+    A value is an int, or bytes for a field that has a length.
     """
     if not isinstance(data, bytes):
         refuse(where, "a number in place of a message", "a protocol buffer")

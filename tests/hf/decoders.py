@@ -1,7 +1,8 @@
-"""Tiny random decoders with real tokenizers, as directories of Hugging Face.
+"""Makes tiny random decoders with real tokenizers, as directories of Hugging Face.
 
-They are made without PyTorch and the same everywhere: what `transformers` answers with
-them is kept in tests/goldens/answers.json (see tests/goldens/make_answers.py).
+They are made without PyTorch and are the same on every machine. The answers that
+`transformers` gives with them are in tests/goldens/answers.json (see
+tests/goldens/make_answers.py).
 """
 
 import json
@@ -73,7 +74,7 @@ ENDS = ("<|im_start|>", "<|im_end|>", "<|pad|>")
 
 
 def make(case: str, place: Path, data: Path) -> Path:
-    """Makes the directory of a case, and returns it.
+    """Makes the directory of a case and returns its path.
 
     Args:
       place: does not exist.
@@ -151,5 +152,5 @@ def _tokenizer(case: str, place: Path, data: Path) -> list[int]:
     built.save(str(place / "tokenizer.json"))
     for name in names:
         Path(name).unlink()
-    # What most answers of a random model hold ends them too.
+    # Many more ids are ends, so that most answers of a random model meet one.
     return [built.token_to_id("<|im_end|>"), 50256, *range(300, 50000, 40)]
