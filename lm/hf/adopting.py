@@ -32,9 +32,7 @@ def tree(opened: Checkpoint, name: str) -> tuple[dict[str, Any], list[str]]:
         begins = repr(first) if first else "no special token"
         notes.append(f"each text begins with {begins}: {why} (objective.bos)")
         if last and objective["name"] == "causal_lm":
-            notes.append(
-                f"a prompt gets no {last!r} at its end, unlike in transformers"
-            )
+            notes.append(f"a prompt ends without the tokenizer's {last!r}")
     found = {
         "steps": 1000,
         "batch_size": 8,
