@@ -31,6 +31,7 @@ from it. The second writes a run as such a directory."""
 
 
 def run(argv: list[str]) -> int:
+    """Runs the command; returns its exit code."""
     parser = Parser("lm.convert", USAGE)
     parser.add_argument(
         "--from", dest="source", metavar="hf:DIR", help="the directory or model to read"
@@ -177,7 +178,7 @@ def made_beside(target: Path) -> Iterator[Path]:
 
 
 def no_texts() -> Iterator[str]:
-    """The texts for a tokenizer that is there already."""
+    """Returns no texts: the tokenizer exists already."""
     return iter(())
 
 

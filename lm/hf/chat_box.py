@@ -27,6 +27,7 @@ def limit() -> None:
 
 
 def main() -> None:
+    """Renders the template that standard input holds."""
     import jinja2
     import jinja2.debug  # An error imports it, when no file can be opened any more.
     from jinja2.ext import Extension, loopcontrols
@@ -42,9 +43,11 @@ def main() -> None:
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     def refuse(message: str) -> None:
+        """Fails with the message of a template that refuses a conversation."""
         raise jinja2.exceptions.TemplateError(message)
 
     def tojson(value, ensure_ascii=False, indent=None, **_) -> str:
+        """Dumps a value as templates expect it, without escapes of HTML."""
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 
     environment = ImmutableSandboxedEnvironment(

@@ -1,8 +1,8 @@
-"""`generation_config.json`: a checkpoint's own defaults of generation.
+"""Reads a checkpoint's defaults of generation, `generation_config.json`.
 
-It is kept beside a run's tokenizer. `lm.generate` and `lm.open(...).generate` take from
-it the settings that the user does not give. Where a checkpoint has no such file, the
-same keys are read from its config.json, as `transformers` does.
+The file is kept beside a run's tokenizer. `lm.generate` and `lm.open(...).generate` take
+the settings from it that the user does not give. Where a checkpoint has no such file,
+the same keys are read from its config.json, as `transformers` does.
 """
 
 from collections.abc import Mapping

@@ -76,6 +76,7 @@ HEADS = (
 
 
 def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """Returns BERT's table of tensors."""
     transform = "cls.predictions.transform"
     return (
         *encoder("bert."),

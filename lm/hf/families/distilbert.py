@@ -12,6 +12,7 @@ EMBED, LAYER = "distilbert.embeddings", "distilbert.transformer.layer.{i}"
 
 
 def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """Returns DistilBERT's table of tensors."""
     attention = f"{LAYER}.attention"
     return (
         Rule(f"{EMBED}.word_embeddings.weight", "embed/token/embedding", "V D -> V D"),

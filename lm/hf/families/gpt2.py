@@ -15,6 +15,7 @@ QKV = tuple(f"layers/attention/{name}" for name in ("query", "key", "value"))
 
 
 def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """Returns GPT-2's table of tensors; one holds query, key and value."""
     untied = Rule("lm_head.weight", "output/embedding", "V D -> V D", "lm")
     kernels, biases = (tuple(f"{p}/{n}" for p in QKV) for n in ("kernel", "bias"))
     return (
@@ -43,12 +44,14 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
 
 
 def tied(model: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the copy of the token embedding, unless the output is untied."""
     if model["output"] == "untied":
         return {}
     return {"lm_head.weight": "transformer.wte.weight"}
 
 
 def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
+    """Reads the width of the feed-forward layers and whether the output is tied."""
     inner, wide = config.get("n_inner"), config.get("n_embd", 768)
     if any(type(n) is not int or not 0 < n < 2**31 for n in (inner or 1, wide)):
         refuse(path, f"n_inner {inner!r}, n_embd {wide!r}"[:120], "whole numbers")
@@ -59,6 +62,7 @@ def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
 
 
 def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the keys that `adapt_in` reads, and a rate of dropout."""
     return {
         "n_inner": model["d_ff"],
         "embd_pdrop": model["dropout"],

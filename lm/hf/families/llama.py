@@ -69,6 +69,7 @@ BIASED = {
 
 
 def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """Returns the table of tensors of Llama, Mistral and Qwen2."""
     attention, to = f"{LAYER}.self_attn", "layers/attention"
     qkv, out, mlp = BIASED[model["bias"]]
     untied = Rule("lm_head.weight", "output/embedding", "V D -> V D", "lm")
@@ -92,6 +93,7 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
 
 
 def tied(model: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the copy of the token embedding, unless the output is untied."""
     if model["output"] == "untied":
         return {}
     return {"lm_head.weight": "model.embed_tokens.weight"}
@@ -180,6 +182,7 @@ def shape_out(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
+    """Reads `shape`'s fields and which dense layers have a bias."""
     names = ("attention_bias", "mlp_bias")
     attention, mlp = (flag(config, name, False, path) for name in names)
     biases = {biased: name for name, biased in BIASED.items()}
@@ -188,6 +191,7 @@ def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
 
 
 def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the keys that `adapt_in` reads."""
     qkv, out, mlp = BIASED[model["bias"]]
     if qkv != out:
         expected = "what a llama has: biases of all of its attention, or none"

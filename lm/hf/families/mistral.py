@@ -10,6 +10,7 @@ from lm.hf.formats.files import refuse
 
 
 def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
+    """Reads `llama.shape`'s fields and the sliding window."""
     window = config.get("sliding_window", 4096)
     if window is not None and (type(window) is not int or window < 1):
         refuse(path, f"sliding_window {shown(window)}", "a whole number or null")
@@ -18,6 +19,7 @@ def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
 
 
 def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the keys that `adapt_in` reads."""
     return llama.shape_out(model) | {"sliding_window": model["attention"]["window"]}
 
 

@@ -12,6 +12,7 @@ WINDOW = {"use_sliding_window", "sliding_window", "max_window_layers", "layer_ty
 
 
 def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
+    """Reads `llama.shape`'s fields; refuses sliding windows."""
     kinds = config.get("layer_types") or ["full_attention"]
     whole = isinstance(kinds, list) and all(k == "full_attention" for k in kinds)
     sliding = config.get("use_sliding_window", False)
@@ -23,6 +24,7 @@ def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
 
 
 def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the keys that `adapt_in` reads."""
     return llama.shape_out(model) | {"use_sliding_window": False}
 
 

@@ -11,6 +11,7 @@ from lm.hf.formats.files import refuse
 
 
 def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """Returns RoBERTa's table of tensors."""
     return (
         *bert.encoder("roberta."),
         *linear("roberta.pooler.dense", "pooler", "D E -> E D", "pooler"),
@@ -25,6 +26,7 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
 
 
 def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
+    """Reads the positions, which begin after the padding's id."""
     keys = {"max_position_embeddings", "pad_token_id"}
     rows, pad = (
         config.get("max_position_embeddings", 512),
@@ -39,6 +41,7 @@ def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
 
 
 def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the keys that `adapt_in` reads."""
     offset = model["position_offset"]
     return bert.check_token_types(model) | {
         "max_position_embeddings": model["max_len"] + offset,

@@ -18,6 +18,7 @@ from lm.hf.formats.files import refuse
 
 
 def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """Returns T5's table of tensors, of one stack or of two."""
     untied = Rule("lm_head.weight", "output/embedding", "V D -> V D", "lm")
     found = [Rule("shared.weight", "embed/token/embedding", "V D -> V D")]
     both = model["kind"] == "encoder_decoder"
@@ -56,6 +57,7 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
 
 
 def attention(name: str, path: str) -> tuple[Rule, ...]:
+    """Returns the rules of an attention layer without biases."""
     return (
         *linear(f"{name}.q", f"{path}/query", "(N H) D -> D N H", bias=False),
         *linear(f"{name}.k", f"{path}/key", "(N H) D -> D N H", bias=False),
@@ -65,6 +67,7 @@ def attention(name: str, path: str) -> tuple[Rule, ...]:
 
 
 def tied(model: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the copies of the token embedding."""
     names = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
     if model["output"] != "untied":
         names.append("lm_head.weight")
@@ -72,6 +75,7 @@ def tied(model: Mapping[str, Any]) -> dict[str, str]:
 
 
 def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
+    """Reads the depth of the decoder, the activation and whether the output is tied."""
     layers, decoder = config.get("num_layers", 6), config.get("num_decoder_layers")
     if decoder is None:
         decoder = layers
@@ -132,6 +136,7 @@ def activation_out(chosen: str) -> dict[str, Any]:
 
 
 def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the keys that `adapt_in` reads."""
     tied = model["output"] == "scaled"
     return activation_out(model["activation"]) | {
         "num_layers": model["encoder_layers"] or model["num_layers"],
@@ -144,12 +149,14 @@ def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encoder_in(config: dict, path: Path) -> tuple[dict, set]:
+    """Reads the keys of a model that is the encoder alone."""
     more, keys = adapt_in(config, path)
     del more["num_layers"]
     return more | {"output": "tied"}, keys
 
 
 def encoder_out(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the keys of a model that is the encoder alone."""
     keys = {"n_positions": model["max_len"], "is_encoder_decoder": False}
     return keys | activation_out(model["activation"])
 

@@ -44,16 +44,20 @@ class Rule:
 
     @property
     def paths(self) -> tuple[str, ...]:
+        """Lists the parameters that the tensor holds."""
         return (self.path,) if isinstance(self.path, str) else self.path
 
     @property
     def layered(self) -> bool:
+        """Tells whether each layer has a tensor."""
         return "{i}" in self.name
 
     def name_of(self, layer: int) -> str:
+        """Returns the tensor's name in a layer."""
         return self.name.replace("{i}", str(layer))
 
     def tensor_shape(self, sizes: Sizes) -> Shape:
+        """Returns the shape of the tensor."""
         left, _ = _axes(self.axes)
         known = {**sizes, "p": len(self.paths)}
         return tuple(math.prod(known[axis] for axis in group) for group in left)

@@ -87,6 +87,7 @@ class _Reader:
         self.data, self.where, self.at, self.items = data, where, 0, 0
 
     def take(self, count: int) -> np.ndarray:
+        """Takes the next `count` bytes, as a view."""
         if count > len(self.data) - self.at:
             found = f"{len(self.data):,} bytes"
             refuse(self.where, found, f"at least {self.at + count:,}")
@@ -94,9 +95,11 @@ class _Reader:
         return self.data[self.at - count : self.at]
 
     def number(self, form: str) -> Any:
+        """Reads a number of the given format of `struct`."""
         return struct.unpack(form, self.take(struct.calcsize(form)).tobytes())[0]
 
     def value(self, depth: int) -> Any:
+        """Reads a value of any type, `depth` levels deep."""
         self.items += 1
         if depth > MAX_DEPTH or self.items > MAX_ITEMS:
             limits = f"at most {MAX_ITEMS:,}, {MAX_DEPTH} deep"
@@ -134,6 +137,7 @@ class _Reader:
         return size
 
     def map(self, size: int, depth: int) -> dict[str, Any]:
+        """Reads `size` pairs of a text and a value."""
         found: dict[str, Any] = {}
         for _ in range(size):
             key = self.value(depth + 1)
@@ -143,9 +147,11 @@ class _Reader:
         return found
 
     def array(self, size: int, depth: int) -> list[Any]:
+        """Reads `size` values."""
         return [self.value(depth + 1) for _ in range(size)]
 
     def text(self, size: int) -> str:
+        """Reads a text of `size` bytes."""
         if size > 4096:
             refuse(self.where, f"a text of {size:,} bytes", "at most 4,096")
         try:
@@ -154,6 +160,7 @@ class _Reader:
             refuse(self.where, "a text that is not UTF-8", "UTF-8")
 
     def extension(self, size: int) -> np.ndarray:
+        """Reads an extension of `size` bytes, which must hold an array."""
         code, inner = self.number(">b"), _Reader(self.take(size), self.where)
         if code not in (1, 3):
             refuse(self.where, f"an extension of type {code}", "arrays, type 1")
