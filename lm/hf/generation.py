@@ -1,7 +1,7 @@
 """Reads a checkpoint's defaults of generation, `generation_config.json`.
 
-The file is kept beside a run's tokenizer. `lm.generate` and `lm.open(...).generate` take
-the settings from it that the user does not give. Where a checkpoint has no such file,
+The file is kept beside a run's tokenizer. `lm.generate` and `lm.open(...).generate`
+take the settings from it that the user does not give. Where a checkpoint has no file,
 the same keys are read from its config.json, as `transformers` does.
 """
 
