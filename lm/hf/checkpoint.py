@@ -188,7 +188,7 @@ def open_checkpoint(directory: Path, missing: Iterable[str] = ()) -> Checkpoint:
     )
 
 
-def _architecture(config: dict, path: Path, known: list[str]) -> str | None:
+def _architecture(config: dict[str, Any], path: Path, known: list[str]) -> str | None:
     """Returns the class that config.json names, or None."""
     names = config.get("architectures") or [None]
     if (
@@ -203,7 +203,7 @@ def _architecture(config: dict, path: Path, known: list[str]) -> str | None:
     return names[0]
 
 
-def _labels(config: dict, path: Path) -> tuple[str, ...]:
+def _labels(config: dict[str, Any], path: Path) -> tuple[str, ...]:
     """Returns the names of a head's classes, in the order of their ids."""
     names = config.get("id2label")
     if names is None:
@@ -218,8 +218,11 @@ def _labels(config: dict, path: Path) -> tuple[str, ...]:
 
 
 def _table_names(
-    tensors: Mapping, family: Family, prefixes: tuple[str, ...], names: set[str]
-) -> dict:
+    tensors: Mapping[str, np.ndarray],
+    family: Family,
+    prefixes: tuple[str, ...],
+    names: set[str],
+) -> dict[str, np.ndarray]:
     """Returns the tensors under the names that the family's table has.
 
     The names in a file differ in three ways: bare models are saved without the family's
@@ -249,7 +252,9 @@ def _pattern(name: str) -> str:
     return re.escape(name).replace(re.escape("{i}"), r"\d+")
 
 
-def _without_copies(tensors: dict, tied: Mapping[str, str], file: Path) -> dict:
+def _without_copies(
+    tensors: dict[str, np.ndarray], tied: Mapping[str, str], file: Path
+) -> dict[str, np.ndarray]:
     """Returns the tensors without those that repeat another one.
 
     Raises:

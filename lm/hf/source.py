@@ -165,7 +165,9 @@ def complete(config: Config, workdir: Path) -> Config:
     return config
 
 
-def different(ours: Mapping, theirs: Mapping) -> list[tuple[str, Any, Any]]:
+def different(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> list[tuple[str, Any, Any]]:
     """Returns (field, theirs, ours) of each difference that changes the computation."""
     fields = {field for field in theirs if not isinstance(theirs[field], Mapping)}
     fields |= DEFAULTS.keys()

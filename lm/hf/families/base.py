@@ -94,7 +94,7 @@ def is_unused(ours: str, model: Mapping[str, Any]) -> bool:
     return any(model[field] != value for field, value in needed)
 
 
-def _same(config: dict[str, Any], path: Path) -> tuple[dict, set]:
+def _same(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], set[str]]:
     return {}, set()
 
 
@@ -139,12 +139,12 @@ class Family:
     fixed: Mapping[str, Any]
     rules: Callable[[Mapping[str, Any]], tuple[Rule, ...]]
     architectures: Mapping[str, tuple[str, ...]]
-    required: Mapping[str, tuple] = field(default_factory=dict)
+    required: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     inert: frozenset[str] = frozenset()
     tied: Callable[[Mapping[str, Any]], dict[str, str]] = lambda model: {}
     adapted: frozenset[str] = frozenset()
-    adapt_in: Callable[[dict, Path], tuple[dict, set]] = _same
-    adapt_out: Callable[[Mapping[str, Any]], dict] = lambda model: {}
+    adapt_in: Callable[[dict[str, Any], Path], tuple[dict[str, Any], set[str]]] = _same
+    adapt_out: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda model: {}
     unused: str = r"$^"
     summary: str = "tanh"
     separators: int = 1

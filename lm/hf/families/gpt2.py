@@ -50,7 +50,7 @@ def tied(model: Mapping[str, Any]) -> dict[str, str]:
     return {"lm_head.weight": "transformer.wte.weight"}
 
 
-def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
+def adapt_in(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], set[str]]:
     """Reads the width of the feed-forward layers and whether the output is tied."""
     inner, wide = config.get("n_inner"), config.get("n_embd", 768)
     if any(type(n) is not int or not 0 < n < 2**31 for n in (inner or 1, wide)):

@@ -1,6 +1,7 @@
 """Lists keys that every family's config.json may have, and names of activations."""
 
 from collections.abc import Mapping
+from typing import Any
 
 Translation = Mapping[str, str]
 
@@ -48,7 +49,7 @@ INERT = frozenset(_INERT.split())
 DROPOUTS = frozenset({"classifier_dropout"})
 # Keys that must have one of these values where they are given; the first is the default
 # of the library.
-REQUIRED: dict[str, tuple] = {
+REQUIRED: dict[str, tuple[Any, ...]] = {
     "pruned_heads": ({}, None),
     "add_cross_attention": (False,),
     "cross_attention_hidden_size": (None,),

@@ -100,7 +100,7 @@ def tied(model: Mapping[str, Any]) -> dict[str, str]:
 
 
 def shape(
-    config: dict, path: Path, *, kv_heads: int | None, max_len: int
+    config: dict[str, Any], path: Path, *, kv_heads: int | None, max_len: int
 ) -> dict[str, Any]:
     """Returns the fields that need more than a table of keys.
 
@@ -128,7 +128,7 @@ def shape(
     return found | {"output": "tied" if tie else "untied"} | rope(config, path)
 
 
-def rope(config: dict, path: Path) -> dict[str, Any]:
+def rope(config: dict[str, Any], path: Path) -> dict[str, Any]:
     """Returns the fields of the rotary embedding.
 
     They come from `rope_theta` and `rope_scaling`, or from `rope_parameters`, which
@@ -181,7 +181,7 @@ def shape_out(model: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
+def adapt_in(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], set[str]]:
     """Reads `shape`'s fields and which dense layers have a bias."""
     names = ("attention_bias", "mlp_bias")
     attention, mlp = (flag(config, name, False, path) for name in names)

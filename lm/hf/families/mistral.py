@@ -9,7 +9,7 @@ from lm.hf.families.base import Family, shown
 from lm.hf.formats.files import refuse
 
 
-def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
+def adapt_in(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], set[str]]:
     """Reads `llama.shape`'s fields and the sliding window."""
     window = config.get("sliding_window", 4096)
     if window is not None and (type(window) is not int or window < 1):

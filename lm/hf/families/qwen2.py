@@ -11,7 +11,7 @@ from lm.hf.formats.files import refuse
 WINDOW = {"use_sliding_window", "sliding_window", "max_window_layers", "layer_types"}
 
 
-def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
+def adapt_in(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], set[str]]:
     """Reads `llama.shape`'s fields; refuses sliding windows."""
     kinds = config.get("layer_types") or ["full_attention"]
     whole = isinstance(kinds, list) and all(k == "full_attention" for k in kinds)

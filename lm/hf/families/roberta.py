@@ -25,7 +25,7 @@ def rules(model: Mapping[str, Any]) -> tuple[Rule, ...]:
     )
 
 
-def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
+def adapt_in(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], set[str]]:
     """Reads the positions, which begin after the padding's id."""
     keys = {"max_position_embeddings", "pad_token_id"}
     rows, pad = (

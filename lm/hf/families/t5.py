@@ -74,7 +74,7 @@ def tied(model: Mapping[str, Any]) -> dict[str, str]:
     return dict.fromkeys(names, "shared.weight")
 
 
-def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
+def adapt_in(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], set[str]]:
     """Reads the depth of the decoder, the activation and whether the output is tied."""
     layers, decoder = config.get("num_layers", 6), config.get("num_decoder_layers")
     if decoder is None:
@@ -102,7 +102,7 @@ def adapt_in(config: dict, path: Path) -> tuple[dict, set]:
     return more, keys
 
 
-def activation(config: dict, path: Path) -> str:
+def activation(config: dict[str, Any], path: Path) -> str:
     """Returns `activation` of config.model.
 
     `feed_forward_proj` names the function and whether there is a gate. The library lets
@@ -148,7 +148,7 @@ def adapt_out(model: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def encoder_in(config: dict, path: Path) -> tuple[dict, set]:
+def encoder_in(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], set[str]]:
     """Reads the keys of a model that is the encoder alone."""
     more, keys = adapt_in(config, path)
     del more["num_layers"]

@@ -141,7 +141,9 @@ class Source:
         return [self.rule.into(tensors[n], sizes)[self.index] for n in self.names]
 
 
-def sources(rules: Iterable[Rule], sizes: Sizes, layers: Mapping[str, int]):
+def sources(
+    rules: Iterable[Rule], sizes: Sizes, layers: Mapping[str, int]
+) -> dict[str, Source]:
     """Returns path of a parameter -> its tensors, for all rules of a table.
 
     Args:
@@ -189,7 +191,9 @@ def check(
         )
 
 
-def _problems(tensors: Mapping, required: Mapping, known: set[str]) -> Iterator[str]:
+def _problems(
+    tensors: Mapping[str, np.ndarray], required: Mapping[str, Shape], known: set[str]
+) -> Iterator[str]:
     extra = sorted(tensors.keys() - required.keys() - known)
     for name, shape in required.items():
         if name not in tensors:

@@ -177,7 +177,11 @@ def write(
     return names
 
 
-def _write_file(path: Path, shapes: Mapping, value: Callable) -> None:
+def _write_file(
+    path: Path,
+    shapes: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
+    value: Callable[[str], np.ndarray],
+) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, (dtype, shape) in shapes.items():
@@ -197,7 +201,9 @@ def _write_file(path: Path, shapes: Mapping, value: Callable) -> None:
         os.fsync(file.fileno())
 
 
-def _split(shapes: Mapping, shard_bytes: int) -> list[list[str]]:
+def _split(
+    shapes: Mapping[str, tuple[np.dtype, tuple[int, ...]]], shard_bytes: int
+) -> list[list[str]]:
     shards: list[list[str]] = [[]]
     size = 0
     for name, (dtype, shape) in shapes.items():

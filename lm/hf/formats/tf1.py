@@ -56,7 +56,9 @@ def read(index: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _tensor(entry: dict, data: np.ndarray, where: str, path: Path) -> np.ndarray:
+def _tensor(
+    entry: dict[int, Any], data: np.ndarray, where: str, path: Path
+) -> np.ndarray:
     number = _number(entry, 1, where)
     dtype, shape = DTYPES.get(number), _shape(entry.get(2, b""), where)
     begin, size = _number(entry, 4, where), _number(entry, 5, where)
