@@ -77,19 +77,25 @@ def check(config: Config, workdir: Path) -> None:
         complete(config, workdir)
         missing = [p for p in config.init.missing if _is_regex(p)]
         opened = open_checkpoint(directory_of(config.init.source), missing)
-        if "summary" in config.objective and continues_classifier(opened, config):
-            check_classes(opened)
+        if "classify" in opened.parts and "summary" in config.objective:
+            if continues_head(opened, config):
+                check_classes(opened)
             _check_rows(opened.family, config)
 
 
-def continues_classifier(opened: Checkpoint, config: Config) -> bool:
-    """Returns whether a run takes over the checkpoint's classifier of texts.
+def continues_head(opened: Checkpoint, config: Config) -> bool:
+    """Returns whether a run takes over the parameters that give the classes of texts.
 
-    It does not where `init.map` renames the parameters of that head.
+    It does not where `init.map` renames them. A pooler below them may be continued
+    under a new head.
     """
-    rules = [pattern for pattern, _ in config.init.map if _is_regex(pattern)]
-    head = (p for p, s in opened.sources.items() if s.rule.part == "classify")
-    return any(not any(re.fullmatch(rule, path) for rule in rules) for path in head)
+    patterns = [pattern for pattern, _ in config.init.map if _is_regex(pattern)]
+    head = (
+        path
+        for path, source in opened.sources.items()
+        if source.rule.part == "classify" and source.rule.has_axis("C")
+    )
+    return any(not any(re.fullmatch(p, path) for p in patterns) for path in head)
 
 
 def check_classes(opened: Checkpoint) -> None:

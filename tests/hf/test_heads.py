@@ -73,16 +73,17 @@ def one_output(place):
 
 
 @pytest.mark.parametrize(
-    ("change", "found"),
+    ("case", "change", "found"),
     [
-        (MULTI, "'multi_label_classification' with 3 outputs"),
-        ({"problem_type": "regression"}, "'regression' with 3 outputs"),
-        ({"id2label": {"0": "score"}}, "None with 1 output"),
+        ("bert", MULTI, "'multi_label_classification' with 3 outputs"),
+        ("roberta", MULTI, "'multi_label_classification' with 3 outputs"),
+        ("bert", {"problem_type": "regression"}, "'regression' with 3 outputs"),
+        ("bert", {"id2label": {"0": "score"}}, "None with 1 output"),
     ],
 )
-def test_a_run_does_not_continue_a_head_of_another_kind(tmp_path, change, found):
+def test_a_run_does_not_continue_a_head_of_another_kind(tmp_path, case, change, found):
     """Its shapes may fit, and training it with softmax would be silently wrong."""
-    place = folders.bert(tmp_path / "hf", "bert_classify")
+    place = folders.bert(tmp_path / "hf", f"{case}_classify")
     source.check(fine_tune(place), tmp_path / "run")
     path = place / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))

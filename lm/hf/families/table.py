@@ -56,6 +56,10 @@ class Rule:
         """Returns the tensor's name in a layer."""
         return self.name.replace("{i}", str(layer))
 
+    def has_axis(self, axis: str) -> bool:
+        """Tells whether the parameter has an axis, such as "C", the labels."""
+        return axis in _axes(self.axes)[1]
+
     def tensor_shape(self, sizes: Sizes) -> Shape:
         """Returns the shape of the tensor."""
         left, _ = _axes(self.axes)
