@@ -37,12 +37,12 @@ from lm.workdir import adopt, checkpoint
 from lm.workdir.summary import finished
 from lm.workdir.writer import Log, Writer
 
-# What lm.config.jobs asks.
+# The properties of this job, which lm/config/jobs.py reads.
 JOB = {"loss": False, "needs": ("fit",), "unused": ("optim", "update", "grad_accum")}
 
 
 class Parts(NamedTuple):
-    """What a pass works with."""
+    """The records that a pass works with."""
 
     corpus: Corpus
     program: Program
@@ -59,10 +59,12 @@ def fit(
     allow_change: tuple[str, ...] = (),
     notes: Sequence[str] = (),
 ) -> int:
-    """Fits from where `workdir` stands to the last pass; arguments as `train.train`.
+    """Fits the run of a workdir to its last pass, from its newest checkpoint if any.
+
+    The arguments are those of `train.train`.
 
     Returns:
-      The exit code: 0, or that of a run that was told to stop.
+      The exit code: 0, or that of a run that a signal stopped.
     """
     config = runs.with_tokenizer(config, workdir)
     check_weights(config)
@@ -80,7 +82,7 @@ def fit(
         )
 
         # ── Data: a pass over all rows is a step, and an epoch ──────────────────────
-        watching.at("data", times=math.inf)  # Nobody knows how long they are.
+        watching.at("data", times=math.inf)  # Indexing has no known duration.
         corpus = runs.open_corpus(config, workdir, writer.note)
         whole = Config(config | {"batch_size": len(corpus.stream)})
         times = Times.of(config, runs.durations(whole, corpus))
@@ -189,10 +191,10 @@ def begin(
 
 
 def place(program: Program, step: int, params: Any, memory: Any) -> State:
-    """Returns a state whose arrays lie whole on every device.
+    """Returns a state whose arrays are whole on every device.
 
     Args:
-      memory: what the model keeps from one pass to the next beside its parameters.
+      memory: the model's state between passes beside its parameters.
     """
     whole = NamedSharding(program.mesh, PartitionSpec())
 
@@ -207,15 +209,16 @@ def place(program: Program, step: int, params: Any, memory: Any) -> State:
 
 
 def state_of(saved: dict[str, Any]) -> State:
-    """Returns the state of what a checkpoint holds; what it lacks is {}."""
+    """Returns the state of a checkpoint; a part that it lacks is {}."""
     none: dict[str, Any] = {name: {} for name in State._fields}
     return State(**none | saved)
 
 
 def as_saved(program: Program) -> Callable[[Path], dict[str, Any]]:
-    """Returns what gives the shapes of the state that a checkpoint holds.
+    """Returns a function from a checkpoint to the shapes of its state.
 
-    They are not known before: a model may have as many parameters as its data ask for.
+    They are known from the checkpoint alone, since the data decide how many parameters
+    a fitted model has.
     """
     whole = NamedSharding(program.mesh, PartitionSpec())
 
@@ -229,7 +232,7 @@ def sum_up(parts: Parts, at: Progress, watching: watch.Watch) -> tuple[Any, int]
     """Adds up the statistics of all batches, over all processes.
 
     Returns:
-      The statistics, None where the run was told to stop, and how many tokens.
+      The statistics, None if a signal stops the run, and the number of tokens.
     """
     corpus, model = parts.corpus, parts.program.model
     config, rows = corpus.config, len(corpus.stream)
@@ -317,9 +320,9 @@ class OnHost:
 
 
 def from_all_processes(own: Any) -> Iterator[Any]:
-    """Yields each process's tree of numpy arrays on every process, one at a time.
+    """Yields the numpy trees of all processes on every process, one at a time.
 
-    The trees are alike but for the sizes of their arrays.
+    The trees differ only in the sizes of their arrays.
     """
     if jax.process_count() == 1:
         yield own

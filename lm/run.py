@@ -1,7 +1,7 @@
-"""Part: a config made into what a run works with: data, model, mesh, functions.
+"""Part: opens a run: the data, model, mesh and compiled functions of its config.
 
-Training, evaluation and the tools open a run by the same functions, so that a
-checkpoint means the same to each of them.
+Every command opens a run by the functions of this file, so that a checkpoint means
+the same to all of them. `open_run` opens a run that has been trained.
 """
 
 import dataclasses
@@ -83,16 +83,16 @@ def open_run(
     weights: Literal["averaged", "trained"] = "averaged",
     note: Note = print,
 ) -> Run:
-    """Opens a run for asking: the one way in for commands and notebooks.
+    """Opens a run with the weights of a checkpoint, to evaluate or generate with it.
 
     Args:
       which: the checkpoint, "latest", "best" or a step.
-      config: what to open instead of the run's own config, such as other evaluations.
+      config: replaces the run's own config, such as to change its evaluations.
       weights: "averaged", where the run keeps an average (`optim.ema`), or "trained".
       note: takes lines for the user.
 
     Raises:
-      ConfigError: the folder is no run's, or the config does not hold.
+      ConfigError: the folder holds no run, or the config is refused.
       CheckpointError: no such checkpoint, a damaged one, or one of another model.
       DataError: the tokenizer is missing or damaged.
     """
@@ -110,7 +110,7 @@ def open_run(
 
 
 def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
-    """The tokenizer, made at the first run, and the way to the rows.
+    """Opens the tokenizer, trained on the first run, and a factory of streams.
 
     Raises:
       DataError: a source or the tokenizer is missing, damaged or does not fit.
@@ -140,9 +140,9 @@ def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
 
 
 def with_tokenizer(config: Config, workdir: Path) -> Config:
-    """The config with a tokenizer: where it has none, the run's or init.source's.
+    """Completes a config that names no tokenizer with that of its run or init.source.
 
-    Of a directory of Hugging Face it takes the size of the vocabulary too.
+    From a directory of Hugging Face it takes the size of the vocabulary too.
     """
     if source.is_hf(config.init.source):
         return source.complete(config, workdir)
@@ -156,10 +156,10 @@ def with_tokenizer(config: Config, workdir: Path) -> Config:
 def open_codec(
     config: Config, workdir: Path, objective: Any, shares: Shares, note: Note
 ) -> Any:
-    """The run's tokenizer: the one it has, that of init.source, or a new one.
+    """Opens the run's own tokenizer, copies that of init.source, or trains one.
 
     Raises:
-      DataError: it cannot be made, or is another than that of the weights.
+      DataError: it cannot be made, or differs from the tokenizer of the weights.
     """
     own, section, inherited = workdir / "tokenizer", config.tokenizer, None
     if source.is_hf(config.init.source) and not begun(workdir):
@@ -190,10 +190,12 @@ def open_codec(
 
 
 def durations(config: Config, corpus: Corpus) -> Callable[..., int]:
-    """What turns a duration of this run into steps; an epoch is all rows, once.
+    """Returns a function from a duration of this run to steps.
+
+    An epoch is one pass over all rows.
 
     Raises:
-      ConfigError: durations in epochs that do not go together.
+      ConfigError: durations in epochs contradict each other.
     """
     rows = len(corpus.stream)
     configs.check_rules(config, examples_per_epoch=rows)
@@ -209,7 +211,10 @@ def durations(config: Config, corpus: Corpus) -> Callable[..., int]:
 def open_program(
     config: Config, corpus: Corpus, devices: Sequence[Any] | None = None
 ) -> Program:
-    """The model, laid out over the mesh of the config: all devices, or those given.
+    """Builds the model and compiles its functions for the mesh of the config.
+
+    Args:
+      devices: of the mesh; None is all devices of all processes.
 
     Raises:
       ConfigError: the mesh does not fit the devices, or the model the tokenizer.
@@ -247,7 +252,7 @@ def open_model(config: Config, objective: Any, vocab_size: int | None = None) ->
 def open_training(
     config: Config, corpus: Corpus, program: Program, steps_of: Callable[..., int]
 ) -> Training:
-    """The optimiser and the update, for the program's model.
+    """Builds the optimiser and compiles the update of the program's model.
 
     Raises:
       ConfigError: the batch does not divide over the mesh, or the optimiser refuses.
@@ -268,7 +273,8 @@ def open_training(
         halt=config.stop.on_nonfinite != "skip",
     )
     training = make(program.model)
-    # What is rematerialised is traced as one piece; to look into it, it may not be.
+    # The search for the first bad value needs each module's output, which
+    # rematerialisation hides in one traced piece.
     compute = dataclasses.replace(program.model.compute, remat="none")
     visible = make(program.model.clone(compute=compute))
     training = training._replace(loss=visible.loss)
@@ -276,12 +282,19 @@ def open_training(
 
 
 def carries(config: Config, model: Model) -> bool:
-    """Whether the model's state goes on from one batch of the run to the next."""
+    """Tells whether the model's state is carried from one batch to the next."""
     return config.data.get("order") == "stream" and "carry" in model.can
 
 
 def vocab_size(config: Config, corpus: Corpus) -> int:
-    """The model's: as the config says, or the tokenizer's, rounded up."""
+    """Returns the size of the model's vocabulary.
+
+    That is `model.vocab_size`, or else the tokenizer's, rounded up to a multiple of
+    `model.vocab_multiple`.
+
+    Raises:
+      ConfigError: it is smaller than the tokenizer's.
+    """
     size, wanted = corpus.codec.vocab_size, config.model.get("vocab_size")
     if wanted is None:
         multiple = config.model.get("vocab_multiple", 1)
@@ -297,7 +310,10 @@ def vocab_size(config: Config, corpus: Corpus) -> int:
 
 
 def on_devices(batch: dict[str, np.ndarray], mesh: Any) -> dict[str, jax.Array]:
-    """A process's share of a batch as global arrays, less what is the host's only."""
+    """Puts this process's rows on the mesh as global arrays.
+
+    `example_ids` stay on the host.
+    """
     arrays = {name: rows for name, rows in batch.items() if name != "example_ids"}
     return sharding.put_batch(arrays, mesh)
 

@@ -45,12 +45,12 @@ class Parts(NamedTuple):
     life: Life
 
 
-# What lm.config.jobs asks.
+# The properties of this job, which lm/config/jobs.py reads.
 JOB = {"loss": True, "needs": (), "unused": ()}
 
 
 class Pending(NamedTuple):
-    """A step that is dispatched, and whose measurements are still to be read."""
+    """A step that was dispatched and whose measurements are not read yet."""
 
     step: int
     measurements: dict[str, jax.Array]
@@ -65,17 +65,17 @@ def train(
     allow_change: tuple[str, ...] = (),
     notes: Sequence[str] = (),
 ) -> int:
-    """Trains from where `workdir` stands to the end.
+    """Trains the run of a workdir to its last step, from its newest checkpoint if any.
 
     Args:
       config: complete and checked.
-      workdir: where the run lives; another run's weights come by config.init.
+      workdir: the folder of the run.
       strict: refuse a damaged checkpoint instead of using an older one.
       allow_change: frozen fields that may differ from the run's config.
       notes: lines for the beginning of the log.
 
     Returns:
-      The exit code: 0, or that of a run that was told to stop and has saved.
+      The exit code: 0, or that of a run that a signal stopped, after a save.
     """
     config = runs.with_tokenizer(config, workdir)
     log = configs.build(Log, config.log)
@@ -92,7 +92,7 @@ def train(
         )
 
         # ── Data: tokenizer, rows, and from here on durations are steps ─────────────
-        watching.at("data", times=math.inf)  # Nobody knows how long they are.
+        watching.at("data", times=math.inf)  # Indexing has no known duration.
         corpus = runs.open_corpus(config, workdir, writer.note)
         steps_of = runs.durations(config, corpus)
         times = Times.of(config, steps_of)
@@ -213,7 +213,7 @@ def epochs(corpus: Corpus, total: int) -> str:
 def begin(
     config: Config, program: Program, training: Training, writer: Writer
 ) -> State:
-    """Returns the state before the first update: init.source's weights, else fresh.
+    """Makes the state before the first update, with the weights of init.source if set.
 
     Raises:
       CheckpointError: a parameter is not in the source, or of another shape.
@@ -233,10 +233,10 @@ def restore(
     step: int | None = None,
     resized: bool = True,
 ) -> Progress:
-    """Reads where the run stood from its newest intact checkpoint, or that of `step`.
+    """Restores the progress from the newest intact checkpoint, or that of `step`.
 
     Args:
-      resized: whether its batches may have had another size.
+      resized: whether the batch size may differ from the checkpoint's.
 
     Raises:
       CheckpointError: there is none, or it is of other data or another model.
@@ -249,7 +249,11 @@ def restore(
 def resumed(
     before: Config | None, config: Config, corpus: Corpus, at: Progress
 ) -> Iterator[str]:
-    """Yields lines on what goes on otherwise than in the run so far, `before`."""
+    """Yields log lines on what a changed config changes for the steps that remain.
+
+    Args:
+      before: the config of the run so far.
+    """
     if before is None:
         return
     old, new = (
@@ -264,13 +268,13 @@ def resumed(
 
 
 def advance(update: Any, at: Progress, batch: Batch) -> tuple[Progress, Batch]:
-    """Makes one update; every `stop.recheck` steps a second time, to compare the bits.
+    """Makes one update; every `stop.recheck` steps, twice, to compare the bits.
 
     Returns:
       The progress and the measurements, which are not waited for.
 
     Raises:
-      NumericalError: the second time gave other bits.
+      NumericalError: the second update has other bits.
     """
     step, every = at.step + 1, at.stop.recheck
     if not every or step % every:
@@ -287,8 +291,8 @@ def read(parts: Parts, at: Progress, done: Pending) -> tuple[Progress, Row | Non
     """Reads the measurements of a step and judges them.
 
     Returns:
-      The progress and the step's row; None for the row where the run has gone back
-      behind the step.
+      The progress and the step's row; the row is None if the run has gone back to an
+      earlier step.
 
     Raises:
       NumericalError: the step ends the run.
@@ -315,9 +319,9 @@ def read(parts: Parts, at: Progress, done: Pending) -> tuple[Progress, Row | Non
 
 
 def go_back(parts: Parts, at: Progress, bad: int, fault: NumericalError) -> Progress:
-    """Returns to the last regular checkpoint before step `bad`.
+    """Goes back to the last regular checkpoint before step `bad`.
 
-    The batches from there to that of the step are left out.
+    The batches from there up to that of the step are left out.
 
     Raises:
       NumericalError: `fault`, since there is no checkpoint to go back to.

@@ -29,12 +29,12 @@ _STACKED = re.compile(rf"((?:.*?/)?{LAYERS})/(.+)")
 
 
 def path_name(path: Sequence[Any]) -> str:
-    """The name of a key path as `jax.tree_util` gives it."""
+    """Names a key path of `jax.tree_util`."""
     return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
 
 def flatten(tree: Tree, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
-    """The leaves of a tree by path, in the tree's order."""
+    """Returns the leaves of a tree by path, in the tree's order."""
     pairs = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
     flat = {path_name(path): leaf for path, leaf in pairs}
     if len(flat) != len(pairs):
@@ -43,7 +43,7 @@ def flatten(tree: Tree, is_leaf: Callable[[Any], bool] | None = None) -> dict[st
 
 
 def unflatten(like: Tree, flat: Mapping[str, Any]) -> Tree:
-    """A tree of the structure of `like`, with the leaves of `flat`."""
+    """Builds a tree of the structure of `like` from the leaves of `flat`."""
     paths = flatten(like)
     if paths.keys() != flat.keys():
         missing, extra = sorted(paths.keys() - flat), sorted(flat.keys() - paths)
@@ -52,7 +52,7 @@ def unflatten(like: Tree, flat: Mapping[str, Any]) -> Tree:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries whose leaves have the paths of `flat`."""
+    """Builds nested dictionaries whose leaves have the paths of `flat`."""
     tree: dict[str, Any] = {}
     for path, leaf in flat.items():
         *parents, last = path.split("/")
@@ -64,7 +64,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def map_with_path(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
-    """`fn(path, leaf, *other_leaves)` at every leaf."""
+    """Applies `fn(path, leaf, *other_leaves)` to every leaf."""
     return jax.tree_util.tree_map_with_path(
         lambda path, *leaves: fn(path_name(path), *leaves), tree, *rest
     )
@@ -123,7 +123,7 @@ def match(
     default: Any = _REQUIRED,
     all_used: bool = False,
 ) -> dict[str, T]:
-    """The value of the first pattern that matches each path in full.
+    """Finds for each path the value of the first pattern that matches it in full.
 
     Args:
       patterns: (regular expression, value) in order of precedence.
@@ -171,7 +171,9 @@ def _compile(pattern: str, where: str) -> re.Pattern[str]:
 
 
 def parameter_table(params: Tree, *, std: bool = False) -> str:
-    """Path, shape, count and dtype of every parameter and the total, in 80 columns.
+    """Tabulates path, shape, count and dtype of every parameter, and the total.
+
+    The lines have at most 80 columns.
 
     Args:
       params: arrays, or `ShapeDtypeStruct`s where `std` is False.
@@ -198,7 +200,7 @@ def parameter_table(params: Tree, *, std: bool = False) -> str:
 
 
 def diff(a: Tree, b: Tree, *, names: tuple[str, str] = ("a", "b")) -> str:
-    """What differs between two trees, a line per leaf; "" where they are equal.
+    """Describes what differs between two trees, a line per leaf; "" if nothing does.
 
     Leaves that one tree lacks, other shapes, other dtypes, other values with the
     largest absolute difference. Values are compared bit for bit, and so NaN equals

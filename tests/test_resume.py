@@ -164,7 +164,9 @@ def test_C12_what_is_no_number_is_said_and_what_ended_the_run_too(
 def test_C15_fewer_steps_than_are_done_is_finished(straight, tmp_path):
     shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
     settings = SHORT | {"steps": 4, "evals__heldout__every": 3}
+    opened, compiled = (log(tmp_path).count(w) for w in ("per device", "compiled in"))
     assert tiny.run(settings, tmp_path) == 0
+    assert log(tmp_path).count("per device") == opened  # No model is opened.
     assert "finished at step 6" in log(tmp_path)
     assert "the run is beyond the 4 steps of the config" in log(tmp_path)
     same(tmp_path, straight)
@@ -172,6 +174,7 @@ def test_C15_fewer_steps_than_are_done_is_finished(straight, tmp_path):
     (tmp_path / "checkpoints" / "6" / "leaves.json").write_text("{}")
     assert tiny.run(settings | {"steps": 3}, tmp_path) == 0
     assert "the run is beyond the 3 steps of the config" in log(tmp_path)
+    assert log(tmp_path).count("compiled in") == compiled
 
 
 def test_C25_a_course_of_the_learning_rate_that_changes_is_said(tmp_path):

@@ -1,4 +1,4 @@
-"""Where a number that is not finite came from, and what a resume does otherwise."""
+"""Finds the source of a number that is not finite; describes what a resume changes."""
 
 import functools
 from collections.abc import Callable
@@ -24,10 +24,10 @@ def look_into(
     batch: dict[str, Any],
     examples: str,
 ) -> NumericalError:
-    """Adds to the fault of an update its examples, and where it began.
+    """Adds to the error of an update the examples, and where the bad value arose.
 
     Args:
-      before: the state that the update was to change.
+      before: the state before the update.
       batch: the batch of the update.
       examples: names that batch and its examples.
     """
@@ -44,15 +44,15 @@ def describe_change(
     new: tuple[optim.Optim, Callable[..., int]],
     step: int,
 ) -> str | None:
-    """Says how the course of the learning rate differs from that of another config.
+    """Describes how a config changes the learning rate of the steps that remain.
 
     Args:
-      old, new: the settings, and what turns durations of that config into steps.
-      step: the last step that is done.
+      old, new: the settings, and the function from durations to steps.
+      step: the last step made.
 
     Returns:
-      A line with the learning rate of the next step by both; None if they are equal as
-      long as both last.
+      A line with the learning rate of the next step by both; None if they agree on
+      every step that both have.
     """
     totals = [steps_of("100%") for _, steps_of in (old, new)]
     left = np.arange(step, max(min(totals), step + 1))
@@ -72,10 +72,10 @@ def first_bad(
     state: Any,
     batch: dict[str, Any],
 ) -> str:
-    """The first value of an update that is not finite, in the order of computation.
+    """Finds the value of an update that is the first not to be finite.
 
-    Looks at the batch, the parameters, what each module gives in the forward pass
-    (which runs without compilation, module by module) and the gradients.
+    It looks at the batch, the parameters, the output of each module in a forward pass
+    without compilation, and the gradients.
 
     Args:
       loss: (State, batch) -> the loss, not compiled.
@@ -98,7 +98,7 @@ def first_bad(
 
 
 def first_in(tree: Tree) -> str | None:
-    """The path of the first leaf that is not finite, with its layer in a stack."""
+    """Returns the path of the first leaf that is not finite, with its layer."""
     for path, bad in jax.device_get(_layers_bad(trees.flatten(tree))).items():
         if bad.any():
             names = trees.layer_names(path, bad) if bad.ndim else [path]
@@ -108,7 +108,7 @@ def first_in(tree: Tree) -> str | None:
 
 @jax.jit
 def _layers_bad(flat: dict[str, Any]) -> dict[str, Any]:
-    """For each leaf whether it is bad; for a stack, a flag for each layer."""
+    """Flags each leaf that is not finite; in a stack, each layer."""
     found = {}
     for path, leaf in flat.items():
         axes = range(1, leaf.ndim) if trees.layer_stack(path) else None
@@ -117,7 +117,7 @@ def _layers_bad(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_module(loss: Callable[[], Any]) -> str | None:
-    """The module whose output is the first that is not finite; a layer by its call."""
+    """Names the first module with an output that is not finite, and its call."""
     calls: dict[str, int] = {}
     found: list[str] = []
 
@@ -149,7 +149,7 @@ copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 @jax.jit
 def bits(tree: Tree) -> dict[str, jax.Array]:
-    """For each leaf the sum of its words of bits, which one flipped bit changes."""
+    """Sums the bits of each leaf as unsigned words; one flipped bit changes the sum."""
 
     def number(leaf: jax.Array) -> jax.Array:
         if leaf.dtype == bool:

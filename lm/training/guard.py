@@ -1,4 +1,4 @@
-"""What the host decides about a run: finite or not, better or not, enough."""
+"""Decides whether a step is sound, a metric better, and when the run ends early."""
 
 import difflib
 import math
@@ -12,7 +12,7 @@ from lm.errors import ConfigError, NumericalError
 
 @dataclass(frozen=True)
 class Stop:
-    """What ends a run early, or sends it back, `config.stop`.
+    """Sets when a run ends early or goes back; `config.stop`.
 
     Args:
       metric: "<eval>/<metric>", such as "heldout/loss"; None: never stop early.
@@ -70,17 +70,17 @@ FINITE = "finite numbers"
 
 @dataclass(frozen=True)
 class Best:
-    """The best value of a metric so far: for early stopping and to keep a checkpoint.
+    """Keeps the best value of a metric, for early stopping or the best checkpoint.
 
     Goes into the checkpoint as `asdict()` and comes back by `resume`.
 
     Args:
-      metric: "<eval>/<metric>"; None: nothing is followed.
+      metric: "<eval>/<metric>"; None follows nothing.
       mode: whether a smaller or a larger value is better.
-      min_delta: what an improvement must exceed.
+      min_delta: an improvement must be larger than this.
       value: the best value; None before the first finite one.
-      step: where it was seen.
-      stale: evaluations since then.
+      step: the step of the best value.
+      stale: evaluations since then without improvement.
     """
 
     metric: str | None
@@ -91,9 +91,10 @@ class Best:
     stale: int = 0
 
     def observe(self, step: int, metrics: Mapping[str, Any]) -> "Best":
-        """The best after the row of `step`; one without an evaluation changes nothing.
+        """Returns the best value after the row of `step`.
 
-        A value that is not finite is never better.
+        A row without the evaluation changes nothing, and a value that is not finite is
+        never better.
 
         Raises:
           ConfigError: the evaluation ran and has no metric of this name.
@@ -122,9 +123,9 @@ class Best:
         return asdict(self)
 
     def resume(self, saved: Mapping[str, Any] | None) -> "Best":
-        """This one with what `saved` knows, if that followed the same metric.
+        """Restores the best value from a checkpoint, if it is of the same metric.
 
-        A changed `min_delta` holds from here on; another metric or mode starts afresh.
+        A changed `min_delta` is used from here on; another metric or mode starts anew.
         """
         if not saved or (saved["metric"], saved["mode"]) != (self.metric, self.mode):
             return self
@@ -132,17 +133,17 @@ class Best:
 
 
 def follow(stop: Stop) -> Best:
-    """What early stopping follows, before the first evaluation."""
+    """Returns the metric that early stopping follows, before any evaluation."""
     return Best(stop.metric, stop.mode, stop.min_delta)
 
 
 def enough(stop: Stop, best: Best) -> bool:
-    """Whether the run ends here, for want of improvement."""
+    """Tells whether early stopping ends the run."""
     return stop.metric is not None and best.stale >= stop.patience
 
 
 def why_enough(best: Best) -> str:
-    """Says why the run ends here, for the log."""
+    """Describes why early stopping ends the run, for the log."""
     seen = "was never a finite number"
     if best.value is not None:
         seen = f"has been no better than {best.value:.6g} of step {best.step}"
@@ -150,7 +151,7 @@ def why_enough(best: Best) -> str:
 
 
 def undefined(best: Best, metrics: Mapping[str, Any]) -> str | None:
-    """Says that the metric that is followed was measured and is no finite number."""
+    """Describes a value of the followed metric that is not finite; else None."""
     value = None if best.metric is None else metrics.get(best.metric)
     if value is None or math.isfinite(float(value)):
         return None
@@ -159,7 +160,7 @@ def undefined(best: Best, metrics: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class Faults:
-    """What a run has met and left out; goes into the checkpoint as `asdict()`.
+    """Records batches and updates that were left out; saved as `asdict()`.
 
     Args:
       skipped: (after, count) pairs: `count` batches are left out after step `after`; a
@@ -173,13 +174,16 @@ class Faults:
     recent: tuple[float, ...] = ()
 
     def batch(self, step: int) -> int:
-        """The number of the batch of a step, both counted from 0 and 1."""
+        """Returns the number of the batch, from 0, that a step, from 1, takes."""
         return step - 1 + sum(count for after, count in self.skipped if after < step)
 
     def back_to(self, saved: "Faults", start: int, step: int) -> "Faults":
-        """Those after going back from `step` to `start`, whose checkpoint has `saved`.
+        """Returns the faults after going back from `step` to the checkpoint of `start`.
 
-        The batches up to that of `step` are left out.
+        The batches from there up to that of `step` are left out.
+
+        Args:
+          saved: the faults in that checkpoint.
         """
         skipped = tuple(pair for pair in self.skipped if pair[0] <= start)
         if skipped[: len(saved.skipped)] != saved.skipped:
@@ -189,7 +193,7 @@ class Faults:
         return replace(course, skipped=(*skipped, (start, count)))
 
     def resize(self, after: int, old: int, new: int) -> "Faults":
-        """Those after a change of the batch size, from `old` to `new` examples.
+        """Returns the faults after a change of the batch size from `old` to `new`.
 
         The step after `after` goes on at the next example, or where a batch of the new
         size begins after it.
@@ -204,7 +208,7 @@ class Faults:
 
     @staticmethod
     def resume(saved: Mapping[str, Any]) -> "Faults":
-        """Those that `asdict` gave; what `saved` lacks has not happened."""
+        """Restores the faults that `asdict` returned; a missing field is empty."""
         return Faults(
             skipped=tuple(tuple(pair) for pair in saved.get("skipped", ())),
             refused=tuple(saved.get("refused", ())),
@@ -215,7 +219,7 @@ class Faults:
 def judge(
     stop: Stop, faults: Faults, step: int, metrics: Mapping[str, Any]
 ) -> tuple[Faults, NumericalError | None, str]:
-    """What follows from the measurements of a step.
+    """Judges the measurements of a step.
 
     Returns:
       The faults with this step, the fault or None, and what is to be done about it:
@@ -241,9 +245,9 @@ def judge(
 
 
 def nonfinite(step: int, metrics: Mapping[str, Any]) -> NumericalError | None:
-    """The fault of a row of measurements (`train/*`, `optim/*`) that is not finite.
+    """Returns an error if a measurement (`train/*`, `optim/*`) is not finite.
 
-    An evaluation's metric may be infinite or undefined; it stops nothing.
+    A metric of an evaluation may be infinite or undefined.
     """
     bad = {
         name: float(value)

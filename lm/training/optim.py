@@ -146,7 +146,7 @@ class OptimState(NamedTuple):
 
 
 def schedule(optim: Optim, steps_of: Callable[..., int]) -> Schedule:
-    """The learning rate as a function of the step, counted from 0.
+    """Returns the learning rate as a function of the step, counted from 0.
 
     It rises linearly over the steps 0 to warmup - 1, so that the first step already
     learns and step warmup - 1 has `lr`. Its course from there on is a function of
@@ -206,7 +206,7 @@ def make(optim: Optim, params: Tree, schedule: Schedule) -> Optimizer:
 
 
 def _moving(decay: float) -> Callable[[Tree, OptimState, Tree], Tree]:
-    """The exponential moving average of the parameters."""
+    """Returns the update of an exponential moving average of the parameters."""
 
     def average(params: Tree, state: OptimState, last: Tree) -> Tree:
         count = jnp.asarray(state.count, jnp.float32)
@@ -239,7 +239,7 @@ def _schedule_free(
     trained = _trained(optim, trees.flatten(params))
 
     def live(tree: Tree, otherwise: Tree) -> Tree:
-        """The leaves and layers that are trained, else those of another tree."""
+        """Takes trained leaves and layers from `tree`, the others from `otherwise`."""
         return trees.map_with_path(
             lambda path, x, y: (
                 x
@@ -270,7 +270,7 @@ def _schedule_free(
 
 
 def _rms(learning_rate: Schedule, b2: float = 0.999, eps: float = 1e-8) -> Any:
-    """Adam without momentum."""
+    """Builds Adam without momentum."""
     return optax.chain(
         optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True),
         optax.scale_by_learning_rate(learning_rate),
@@ -286,7 +286,7 @@ _BASES = {"schedule_free_adamw": _rms, "schedule_free_sgd": _sgd}
 
 
 def _make(optim: Optim, build: Callable, params: Tree, schedule: Schedule) -> Optimizer:
-    """`make` with the optax optimiser that `build` gives, without an average."""
+    """Makes the optimiser around the optax function `build`, without an average."""
     shapes = trees.flatten(params)
     trained = _trained(optim, shapes)
     scales = _scales(optim, shapes, trained)
@@ -330,7 +330,7 @@ def _make(optim: Optim, build: Callable, params: Tree, schedule: Schedule) -> Op
 
 
 def global_norm(tree: Tree) -> jax.Array:
-    """The square root of the sum of all squares, in float32."""
+    """Computes the square root of the sum of all squares, in float32."""
     leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
     return jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in leaves))
 
@@ -338,7 +338,7 @@ def global_norm(tree: Tree) -> jax.Array:
 def _leaf_values(
     table: Mapping[str, Any], shapes: Mapping[str, Any]
 ) -> dict[str, float | bool | np.ndarray]:
-    """The values of all layers of each leaf: one number, or an array (L, 1, ...)."""
+    """Gathers the values of each leaf's layers: one number, or an array (L, 1, ...)."""
     values = {}
     for path, leaf in shapes.items():
         layers = np.array([table[name] for name in trees.layer_names(path, leaf)])
@@ -353,7 +353,7 @@ def _names(shapes: Mapping[str, Any]) -> list[str]:
 
 
 def _trained(optim: Optim, shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """True, or a boolean per layer, for every leaf of which something is trained."""
+    """Returns the leaves that are trained: True, or a boolean for each layer."""
     table = trees.match(
         [(pattern, False) for pattern in optim.freeze],
         _names(shapes),
@@ -373,7 +373,7 @@ def _trained(optim: Optim, shapes: Mapping[str, Any]) -> dict[str, Any]:
 def _scales(
     optim: Optim, shapes: Mapping[str, Any], trained: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What each update is multiplied by; 0 in frozen layers."""
+    """Returns the factor of each leaf's update; 0 in frozen layers."""
     table = trees.match(
         optim.multipliers,
         _names(shapes),
@@ -387,7 +387,7 @@ def _scales(
 
 
 def _decays(optim: Optim, shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """The factor of the weight decay of each leaf."""
+    """Returns the factor of each leaf's weight decay."""
     table = trees.match(optim.decay_mask, _names(shapes), where="optim.decay_mask")
     decays = _leaf_values(table, shapes)
     plain = all(np.ndim(decay) == 0 and decay in (0, 1) for decay in decays.values())
@@ -407,7 +407,7 @@ def _inner(
     decays: Mapping[str, Any],
     live: dict[str, Any],
 ) -> optax.GradientTransformation:
-    """The optax optimiser on a flat dictionary of leaves, tried on their shapes."""
+    """Builds the optax optimiser of a flat dictionary of leaves; tests their shapes."""
     keywords = inspect.signature(build).parameters
     for option in optim.options:
         if option in _RESERVED or option not in keywords:
@@ -449,7 +449,7 @@ def _inner(
 
 
 def _resolve(name: str) -> Callable[..., optax.GradientTransformation]:
-    """The function of optax, or else of optax.contrib, that makes an optimiser."""
+    """Finds the function of optax, or else of optax.contrib, of this name."""
     known: dict[str, Callable[..., optax.GradientTransformation]] = {}
     for module in (optax.contrib, optax):
         for key, value in vars(module).items():

@@ -1,4 +1,4 @@
-"""Where a run stands: all that a checkpoint brings back."""
+"""The progress of a run: everything that a checkpoint restores."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,19 +13,19 @@ from lm.training.step import State
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after the update of `step`.
+    """The progress of a run after `step`.
 
-    Its arrays go into a checkpoint as they are, the rest as `asdict()`.
+    A checkpoint holds the state as arrays and the rest as `asdict()`.
 
     Attributes:
       step: the last update made, or 0.
       state: parameters and optimiser; its buffers are the next update's to take.
       stop: what ends the run early (`config.stop`).
-      data: what the checkpoints keep to recognise the data.
+      data: the identity of the data, which a resume compares.
       best: the metric that `config.checkpoint.best` follows.
       following: the metric that early stopping follows.
-      faults: the batches that were left out, and the updates.
-      row: the values of this step's row, while its evaluations are still to come.
+      faults: the batches and updates that were left out.
+      row: the values of this step's row while its evaluations are still to come.
     """
 
     step: int
@@ -80,12 +80,12 @@ class Progress:
         }
 
     def resume(self, host: Mapping[str, Any], state: State) -> "Progress":
-        """Returns where the run stood when its checkpoint was saved.
+        """Restores the progress from a checkpoint.
 
-        If the batches had another size then, the data go on after the examples seen.
+        If the batch size has changed, the data continue after the examples seen.
 
         Args:
-          host: what `asdict` gave then; what it lacks has not happened.
+          host: the result of `asdict` in the checkpoint.
           state: the checkpoint's arrays.
         """
         step, faults = int(state.step), Faults.resume(host)
@@ -113,15 +113,15 @@ class Progress:
 
     @property
     def rows(self) -> int:
-        """The step of the last row that is written."""
+        """The step of the last row in the metrics file."""
         return self.step if self.row is None else self.step - 1
 
     @property
     def why(self) -> str:
-        """Says what ends the run here before its last step; "" where nothing does."""
+        """Why early stopping ends the run at this step; "" if it does not."""
         return guard.why_enough(self.following) if self.enough else ""
 
     @property
     def enough(self) -> bool:
-        """Whether the run ends here, for want of improvement."""
+        """Whether early stopping ends the run at this step."""
         return guard.enough(self.stop, self.following)

@@ -1,7 +1,7 @@
-"""The mesh of devices, and where each array lies on it.
+"""The mesh of devices, and how arrays are sharded over it.
 
 Modules name the axes of their parameters ("embed", "heads"); the rules of the config
-map these names to the axes of the mesh. Nothing else decides where something lies.
+map these names to the axes of the mesh. Nothing else decides how an array is sharded.
 """
 
 import math
@@ -63,7 +63,7 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh over all devices of all processes, or over those given.
+    """Makes the mesh over all devices of all processes, or over those given.
 
     Raises:
       ConfigError: the product of the axes is not the number of devices, or a rule
@@ -99,10 +99,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def spec(axes: Sequence[str | None], rules: Rules) -> PartitionSpec:
-    """Where an array with these logical axes lies.
+    """Returns the sharding of an array with these logical axes.
 
-    A mesh axis shards one dimension of an array: where two would have it, the first
-    takes it and the second is left whole.
+    A mesh axis shards one dimension of an array: where rules give it to two, the first
+    takes it and the second is not sharded.
 
     Raises:
       ConfigError: a logical axis that no rule names.
@@ -126,10 +126,10 @@ def spec(axes: Sequence[str | None], rules: Rules) -> PartitionSpec:
 
 
 def param_shardings(axes: Tree, shapes: Tree, mesh: Mesh, rules: Rules) -> Tree:
-    """A sharding for every parameter.
+    """Returns a sharding for every parameter.
 
-    A dimension that its mesh axes do not divide is left whole on every device, which
-    is right and costs memory; `left_whole` names such dimensions.
+    A dimension that its mesh axes do not divide is whole on every device, which is
+    correct and costs memory; `left_whole` lists such dimensions.
 
     Args:
       axes: tuples of logical axis names, in the structure of `shapes`.
@@ -142,7 +142,7 @@ def param_shardings(axes: Tree, shapes: Tree, mesh: Mesh, rules: Rules) -> Tree:
 
 
 def left_whole(axes: Tree, shapes: Tree, mesh: Mesh, rules: Rules) -> list[str]:
-    """A line for every dimension that is whole because it does not divide."""
+    """Returns a line for every dimension that its mesh axes do not divide."""
     lines = []
     flat = trees.flatten(shapes)
     divided = _param_specs(axes, shapes, mesh, rules)
@@ -162,12 +162,12 @@ def describe_whole(program: Any, rules: Rules) -> list[str]:
 
 
 def state_shardings(state: Tree, axes: Tree, mesh: Mesh, rules: Rules) -> Tree:
-    """A sharding for every leaf of a train state: parameters, moments and counters.
+    """Returns a sharding for every leaf of a `State`.
 
-    A leaf belongs to the parameter whose path is the longest end of its own. One of
-    the parameter's shape lies as the parameter does; one that lacks a single dimension
-    (Adafactor's factored moments) as the dimensions it has. What the model carries
-    lies as the rows of a batch. All others are whole.
+    A leaf belongs to the parameter whose path is the longest suffix of its own. A leaf
+    of the parameter's shape is sharded like the parameter; one that lacks a single
+    dimension (Adafactor's factored moments), like the dimensions it has. The carried
+    state is sharded like the rows of a batch. All other leaves are whole.
 
     Args:
       state: shapes of a tree that has the parameters under `params`.
@@ -191,12 +191,12 @@ def state_shardings(state: Tree, axes: Tree, mesh: Mesh, rules: Rules) -> Tree:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over the axes data and fsdp, everything else whole."""
+    """Shards the rows over the axes data and fsdp, and nothing else."""
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Global arrays of which each process gives its contiguous share of the rows."""
+    """Makes global arrays, each process giving its contiguous share of the rows."""
     sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, rows)
@@ -205,11 +205,11 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 
 
 def check_batch(batch_size: int, grad_accum: int, mesh: Mesh) -> None:
-    """Whether the batch divides over micro-batches, devices and processes.
+    """Checks that the batch divides over micro-batches, devices and processes.
 
     Raises:
-      ConfigError: it does not, or the mesh has a process hold other rows than its own
-        share, which is the p-th of P.
+      ConfigError: it does not, or the devices of process p of P hold other rows than
+        the p-th of P shares.
     """
     shards = math.prod(mesh.shape[axis] for axis in ROWS)
     parts = shards * grad_accum
@@ -239,7 +239,7 @@ def check_batch(batch_size: int, grad_accum: int, mesh: Mesh) -> None:
 
 
 def placed(shapes: Any, shardings: Any) -> Any:
-    """Returns shapes that carry their shardings."""
+    """Adds shardings to shapes."""
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=place
@@ -250,7 +250,7 @@ def placed(shapes: Any, shardings: Any) -> Any:
 
 
 def bytes_per_device(shapes: Tree, shardings: Tree) -> int:
-    """The bytes that one device holds of arrays that lie so."""
+    """Returns the bytes that one device holds of arrays with these shardings."""
     return sum(
         math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf, sharding in zip(
@@ -310,7 +310,7 @@ def _param_specs(
 
 
 def _owner(path: str, params: Mapping[str, Any]) -> str | None:
-    """The parameter whose path is the longest end of this one."""
+    """Finds the parameter whose path is the longest suffix of this one."""
     keys = path.split("/")
     ends = ("/".join(keys[i:]) for i in range(len(keys)))
     return next((end for end in ends if end in params), None)
@@ -319,7 +319,7 @@ def _owner(path: str, params: Mapping[str, Any]) -> str | None:
 def _surviving(
     whole: PartitionSpec, shape: tuple[int, ...], part: tuple[int, ...]
 ) -> PartitionSpec:
-    """The spec of a leaf that has all dimensions of its parameter, or all but one."""
+    """Returns the spec of a leaf with its parameter's dimensions, or all but one."""
     if part == shape:
         return whole
     options = [
@@ -329,8 +329,8 @@ def _surviving(
     ]
     if not options:
         return PartitionSpec()
-    # Of a square parameter it cannot be told which dimension is lacking: what all the
-    # possibilities agree on is kept.
+    # Which dimension of a square parameter is missing cannot be known, so only the axes
+    # on which all possibilities agree are kept.
     return PartitionSpec(
         *(set(x).pop() if len(set(x)) == 1 else None for x in zip(*options))
     )

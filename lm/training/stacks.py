@@ -13,7 +13,7 @@ from lm import trees
 def per_layer(
     inner: optax.GradientTransformation, *, whole: bool
 ) -> optax.GradientTransformation:
-    """`inner` on flat leaves, so that it sees every layer of a stack as a leaf.
+    """Applies an optimiser so that it sees every layer of a stack as a leaf.
 
     The norms, factored moments and matrices of LAMB, Adafactor or Muon are those of
     one layer. Mapping over the layers gives exactly what unstacked leaves give, while
@@ -51,7 +51,7 @@ def per_layer(
 def muon_axes(
     path: str, leaf: Any, *, stacked: bool = True
 ) -> optax.contrib.MuonDimensionNumbers | None:
-    """How Muon sees a leaf as a matrix; None for a leaf that Adam updates.
+    """Returns which axes Muon takes as a matrix; None for a leaf that Adam updates.
 
     Muon is for the kernels of the layers (Jordan et al., 2024); embeddings, heads,
     biases and norms go to Adam. An attention kernel is one matrix over all heads,

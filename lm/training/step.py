@@ -18,13 +18,13 @@ Batch = dict[str, Array]
 
 
 class State(NamedTuple):
-    """Everything that training changes; what a run does not use is `{}`.
+    """State carried from one update to the next; a part that is not used is `{}`.
 
     Attributes:
       step: the updates made so far.
       params: the parameters that the next update changes.
       opt_state: the optimiser's.
-      carried: the model's state from the rows before, rows on axis 0 (`Carries`).
+      carried: the model's state after the previous rows, rows on axis 0 (`Carries`).
       averaged: the average of the parameters (`optim.ema`, or a schedule-free
         optimiser's), in their tree.
     """
@@ -47,7 +47,7 @@ class State(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A model and an objective as functions; `compile_program` compiles them.
+    """The functions of a model with an objective; `compile_program` compiles them.
 
     Attributes:
       model: the module.
@@ -70,7 +70,7 @@ class Program(NamedTuple):
 
 
 class Training(NamedTuple):
-    """What an optimiser adds; `compile_training` compiles it.
+    """The functions of the optimiser; `compile_training` compiles them.
 
     Attributes:
       start: parameters -> State, before the first update.
@@ -226,7 +226,7 @@ def make_training(
         return sum(means.values()), (means, left.get("carry", {}))
 
     def shared(state: State, batch: Batch) -> tuple[Rows, dict, Array]:
-        """Returns the rows, and what all micro-batches have in common."""
+        """Returns the rows, the counts and the key, equal for all micro-batches."""
         # rbg bits cost a fraction of threefry's; the step alone makes them its own.
         key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), state.step)
         return Rows(batch, state.carried), objective.counts(batch), key

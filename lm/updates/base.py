@@ -9,11 +9,11 @@ from jaxtyping import Array, PyTree
 
 
 class Rows(NamedTuple):
-    """What has a row for each example; micro-batches are cut from all of it alike.
+    """The arrays with a row for each example, which micro-batches are cut from.
 
     Attributes:
       batch: the batch.
-      carried: the model's state from the rows before; {} where it carries none.
+      carried: the model's state after the previous rows; {} if it carries none.
     """
 
     batch: dict[str, Array]
@@ -46,9 +46,9 @@ class Update(Protocol):
         Pure, and compiled as part of the step.
 
         Args:
-          loss: of some rows; it draws its dropout from the key.
-          params: to differentiate with respect to.
-          rows: of the whole step.
+          loss: of some rows; the key seeds its dropout.
+          params: the parameters to differentiate with respect to.
+          rows: the rows of the whole step.
           totals: the count of each term over the whole step.
           key: of this step alone.
           parts: micro-batches (`config.grad_accum`); see `accumulate`.
@@ -95,10 +95,10 @@ def accumulate(
 
 
 def _split(x: Array, parts: int) -> Array:
-    """(B, ...) to (parts, B / parts, ...), each device keeping rows that it has."""
+    """Splits (B, ...) into (parts, B / parts, ...); no row changes its device."""
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
 
 
 def _join(x: Array) -> Array:
-    """(parts, B / parts, ...) to (B, ...), the reverse of `_split`."""
+    """Joins (parts, B / parts, ...) to (B, ...), the reverse of `_split`."""
     return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
