@@ -168,6 +168,14 @@ def _general(config: Config, model: Any, objective: Any) -> Iterator[Rule]:
     expected = "one source, or several that follow each other: all of one weight"
     found = f"'stream' with sources of weights {', '.join(weights)}"
     yield Rule(not streams or len({*weights}) == 1, "data.order", found, expected)
+    found = f"'stream' with objective {name} as it is set"
+    expected = "shuffled, or rows that begin where the row before them ends"
+    fix = (
+        "set data.order=shuffled; objective causal_lm has such rows with "
+        "objective.borders=reset or ignore."
+    )
+    holds = objective.streams or not streams
+    yield Rule(holds, "data.order", found, expected, fix)
     if model.context is None or "beyond" in model.can:
         return
     expected = "shuffled, or a model without end, since positions go on from row to row"

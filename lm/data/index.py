@@ -106,7 +106,7 @@ class Column:
         return self._written + len(self._waiting)
 
     def append(self, value: Value) -> None:
-        """Adds a number; a list or an array is a TypeError."""
+        """Appends a number; TypeError for a list or an array."""
         self._waiting.append(value)
         if len(self._waiting) >= CHUNK:
             self._flush()

@@ -4,11 +4,8 @@ A layout is a frozen dataclass; its fields are part of the index's fingerprint.
 """
 
 import dataclasses
-import re
 from collections.abc import Iterator
 from typing import Any, Literal
-
-import numpy as np
 
 from lm.data.index import Encoded, Writer
 from lm.data.packing import FirstFit
@@ -113,68 +110,6 @@ class Documents:
                     write_row(row, self.pack, out)
         for row in rows.rest():
             write_row(row, self.pack, out)
-
-
-@dataclasses.dataclass(frozen=True)
-class Sentences:
-    """Runs of consecutive sentences of one document that fill a row, for NSP and SOP.
-
-    A sentence ends at a line break or after `.`, `!` or `?` before white space. One
-    longer than half a row is cut, so that every row has at least two. A share `short`
-    of the rows aims at a random smaller length (Devlin et al. 2019, section A.2).
-    A document of a single token gives no row.
-    """
-
-    length: int
-    short: float
-    column: str = "text"
-
-    OVERHEAD = 3  # [CLS] A [SEP] B [SEP]
-
-    def __post_init__(self):
-        what = f"{self.OVERHEAD} special tokens and one of each sentence"
-        check_length(self.length, self.OVERHEAD + 2, what)
-
-    def texts(self, record: Record) -> list[str]:
-        text = text_of(record, self.column)
-        return [s for s in re.split(r"\n+|(?<=[.!?。！？])\s+", text) if s.strip()]
-
-    def write(self, records: Encoded, out: Writer) -> None:
-        rng = np.random.default_rng(0)
-        room = self.length - self.OVERHEAD
-        half = room // 2
-        document = 0
-        for _, sentences in records:
-            parts = [
-                sentence[start : start + half]
-                for sentence in sentences
-                for start in range(0, len(sentence), half)
-            ]
-            if len(parts) == 1 and len(parts[0]) > 1:
-                middle = len(parts[0]) // 2
-                parts = [parts[0][:middle], parts[0][middle:]]
-            for row in self._rows(parts, room, rng):
-                out.row(row, document=document, record=out.record)
-            document += bool(parts)
-
-    def _rows(
-        self, parts: list[list[int]], room: int, rng: np.random.Generator
-    ) -> Iterator[list[list[int]]]:
-        row: list[list[int]] = []
-        target = room
-        for part in parts:
-            if len(row) > 1 and sum(map(len, row)) + len(part) > target:
-                yield row
-                row = []
-            if not row:
-                short = rng.random() < self.short
-                target = int(rng.integers(2, room + 1)) if short else room
-            row.append(part)
-        if len(row) == 1 and len(row[0]) > 1:
-            middle = len(row[0]) // 2
-            row = [row[0][:middle], row[0][middle:]]
-        if len(row) > 1:
-            yield row
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from lm.data import index as indices
 from lm.data.mixture import Mixture
 from lm.data.sources.base import Record
 from lm.data.transforms import Example
-from lm.errors import ConfigError, DataError, StorageError
+from lm.errors import DataError, StorageError
 from lm.host import storage
 from lm.host.lock import Lock
 from lm.tokenizers import Codec
@@ -369,7 +369,6 @@ def open_stream(
       lanes: rows of a batch, for the training rows in the order "stream".
 
     Raises:
-      ConfigError: the order "stream" with rows that do not go on from one to the next.
       DataError: a source that is missing, unreadable, gives no rows, or whose tokens
         are mostly unknown.
     """
@@ -405,14 +404,6 @@ def open_stream(
                 f"texts long enough for the objective at seq_len={seq_len}",
             )
         check_unknown(index, codec, data.max_unknown, source.place)
-        if streams and "offset" not in index.fields:
-            raise ConfigError(
-                "data.order",
-                "'stream' with rows that do not go on from one to the next",
-                "an objective whose rows are one text, cut",
-                "set objective.borders=reset or ignore (causal_lm), or "
-                "data.order=shuffled",
-            )
         opened.append(index)
     rows = sum(map(len, opened))
     return Stream(

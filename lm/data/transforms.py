@@ -12,8 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lm.data.index import Index
-
 Example = dict[str, Any]
 
 
@@ -89,50 +87,6 @@ class WrapPair:
         sep = (self.sep_id,)
         join = Join(self.length, (self.cls_id,), sep * self.separators, sep)
         return join(example, rng)
-
-
-@dataclasses.dataclass(frozen=True)
-class NextSentence:
-    """Two pieces and a label out of a row of consecutive sentences.
-
-    The sentences are split at a random place into A and B. `nsp` (Devlin et al. 2019,
-    section 3.1): with probability 1/2 B is replaced by sentences of another document
-    (label 1), else it is the true continuation (label 0). `sop` (Lan et al. 2020,
-    section 3.1): with probability 1/2 A and B change places (label 1).
-    """
-
-    index: Index
-    length: int
-    task: str
-
-    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        sentences = example["pieces"]
-        cut = int(rng.integers(1, len(sentences)))
-        first = np.concatenate(sentences[:cut])
-        second = np.concatenate(sentences[cut:])
-        label = int(rng.random() < 0.5)
-        if label and self.task == "nsp":
-            second = self._elsewhere(example["document"], self.length - len(first), rng)
-        elif label:
-            first, second = second, first
-        return example | {
-            "pieces": [first, second],
-            "labels": np.int32(label),
-            "label_weights": np.float32(1),
-        }
-
-    def _elsewhere(
-        self, document: int, room: int, rng: np.random.Generator
-    ) -> np.ndarray:
-        """Sentences of a row of another document, at most `room` tokens of them."""
-        documents = self.index.fields["document"]
-        low, high = np.searchsorted(documents, [document, document + 1])
-        other = int(rng.integers(len(documents) - (high - low)))
-        sentences = self.index.row(other if other < low else other + high - low)[
-            "pieces"
-        ]
-        start = int(rng.integers(len(sentences)))
-        return np.concatenate(sentences[start:])[:room]
 
 
 @dataclasses.dataclass(frozen=True)

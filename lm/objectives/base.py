@@ -91,6 +91,14 @@ class Objective(abc.ABC):
         return True
 
     @property
+    def streams(self) -> bool:
+        """Whether each row begins where the row before it ends.
+
+        An objective without such rows is refused with `data.order="stream"`.
+        """
+        return False
+
+    @property
     def interacts(self) -> bool:
         """Tells whether the loss of an example depends on the others of its batch.
 

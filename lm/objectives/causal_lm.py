@@ -55,6 +55,10 @@ class Objective(TeacherForcing):
     def needs(self) -> frozenset[str]:
         return super().needs | {"causal"}
 
+    @property
+    def streams(self) -> bool:
+        return self.borders != "row"
+
     def small(self) -> dict[str, Any]:
         return {"stride": self.stride and min(self.stride, 128)}
 

@@ -18,7 +18,8 @@ from jaxtyping import Array, Float
 
 from lm.data import masking, transforms
 from lm.data.index import Index, Layout
-from lm.data.layouts import Documents, Sentences
+from lm.data.layouts import Documents
+from lm.data.sentences import NextSentence, Sentences
 from lm.errors import DataError, Rule
 from lm.models.base import Head, Headed, Sequence
 from lm.models.blocks.heads import Linear, MaskedToken
@@ -137,7 +138,7 @@ class Objective(base.Objective):
             delimiters = base.delimiters(codec, f"objective.next={self.next}")
             names += ("labels", "label_weights")
             steps = (
-                transforms.NextSentence(index, seq_len - Sentences.OVERHEAD, self.next),
+                NextSentence(index, seq_len - Sentences.OVERHEAD, self.next),
                 transforms.WrapPair(seq_len, *delimiters),
             )
         pad = transforms.Pad(seq_len, codec.pad_id or 0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lm.data import index as indices
-from lm.data import layouts
+from lm.data import layouts, sentences
 from lm.data.sources.base import Record
 from lm.errors import DataError
 
@@ -83,7 +83,7 @@ def test_packing_fills_rows_and_loses_nothing(tmp_path):
 
 
 def test_sentences_fill_a_row(tmp_path):
-    layout = layouts.Sentences(length=11, short=0.0)
+    layout = sentences.Sentences(length=11, short=0.0)
     index = build(tmp_path, layout, "abc. def. gh.", "ijklm nopqrs", "x")
     # Room for 8 tokens, so sentences are cut at 4; "x" alone makes no pair.
     assert rows(index) == [["abc.", "def."], ["g", "h."], ["ijkl", "mnop"], ["q", "rs"]]
@@ -96,7 +96,7 @@ def test_every_row_of_sentences_can_be_split(tmp_path):
         " ".join("a" * rng.integers(1, 30) + "." for _ in range(rng.integers(1, 9)))
         for _ in range(50)
     ]
-    index = build(tmp_path, layouts.Sentences(length=20, short=0.3), *documents)
+    index = build(tmp_path, sentences.Sentences(length=20, short=0.3), *documents)
     kept = 0
     for row in rows(index):
         assert len(row) >= 2

@@ -215,11 +215,14 @@ def test_weights_are_refused_in_one_line():
     assert "\n" not in caught.value.line()
 
 
-def test_rows_that_are_no_stream_are_refused_in_one_line(tmp_path):
-    config = tiny.config(data__order="stream", evals={})
-    with pytest.raises(ConfigError, match=r"data\.order: found 'stream' with rows"):
-        corpus, _ = tiny.program(config, tmp_path)
-        corpus.stream  # noqa: B018
+@pytest.mark.parametrize("objective", [{"name": "mlm"}, {"name": "causal_lm"}])
+def test_rows_that_are_no_stream_are_refused_before_step_1(objective):
+    settings = CAUSAL | {"objective": objective, "data__order": "stream"}
+    if objective["name"] == "mlm":
+        settings = {"data__order": "stream", "evals": {}}
+    wanted = rf"data\.order: found 'stream' with objective {objective['name']}"
+    with pytest.raises(ConfigError, match=wanted):
+        runs.check(tiny.config(**settings))
 
 
 def test_a_model_whose_positions_end_is_refused():

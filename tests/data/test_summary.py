@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lm.data import index as indices
-from lm.data import layouts, pipeline, summary
+from lm.data import layouts, pipeline, sentences, summary
 from lm.data.sources import memory
 from lm.errors import ConfigError, DataError, StorageError
 from lm.host import storage
@@ -49,10 +49,13 @@ def test_records_of_every_layout(tmp_path):
     packed = build(tmp_path / "b", layouts.Documents(8, 2, True), *texts)
     assert [r.tolist() for r in packed.arrays["record"]] == [[0], [1, 2]]
     assert packed.row(1)["record"].tolist() == [1, 2]
-    sentences = build(
-        tmp_path / "c", layouts.Sentences(11, 0.0), *texts[1:], {"text": "a. b. cdefg"}
+    pairs = build(
+        tmp_path / "c",
+        sentences.Sentences(11, 0.0),
+        *texts[1:],
+        {"text": "a. b. cdefg"},
     )
-    assert sentences.fields["record"].tolist() == [0, 2]
+    assert pairs.fields["record"].tolist() == [0, 2]
 
 
 def test_arrays_per_row_are_ragged_and_verified(tmp_path):
@@ -152,7 +155,7 @@ def test_a_pair_with_a_blank_text_is_left_out_and_counted(tmp_path):
             5,
         ),
         (lambda: layouts.Documents(2, 2, False), "seq_len", 3),
-        (lambda: layouts.Sentences(4, 0.1), "seq_len", 5),
+        (lambda: sentences.Sentences(4, 0.1), "seq_len", 5),
         (lambda: layouts.Pairs(8, 1, 1, False), "seq_len", 2),
         (lambda: layouts.Pairs(1, 8, 1, False), "objective.source_len", 2),
     ],

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lm.data import masking, transforms
+from lm.data import masking, sentences, transforms
 from lm.data.index import Index
 
 CLS, SEP, MASK, PAD = 1, 2, 3, 0
@@ -152,7 +152,7 @@ def documents():
 
 
 def test_next_sentence(documents):
-    pair = transforms.NextSentence(documents, length=5, task="nsp")
+    pair = sentences.NextSentence(documents, length=5, task="nsp")
     labels = []
     for seed in range(400):
         generator = rng(seed)
@@ -171,7 +171,7 @@ def test_next_sentence(documents):
 
 
 def test_random_sentences_come_from_every_other_document(documents):
-    pair = transforms.NextSentence(documents, length=5, task="nsp")
+    pair = sentences.NextSentence(documents, length=5, task="nsp")
     found = set()
     for seed in range(200):
         out = pair(documents.row(2), rng(seed))
@@ -181,7 +181,7 @@ def test_random_sentences_come_from_every_other_document(documents):
 
 
 def test_sentence_order(documents):
-    pair = transforms.NextSentence(documents, length=5, task="sop")
+    pair = sentences.NextSentence(documents, length=5, task="sop")
     labels = set()
     for seed in range(20):
         out = pair(documents.row(0), rng(seed))
