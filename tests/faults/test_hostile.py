@@ -1,5 +1,10 @@
-"""Whatever the input, a command ends in a line and a documented code, never in 1."""
+"""Whatever the input, a command ends in a line and a documented code, never in 1.
 
+The trials are drawn from fixed seeds, so they are the same everywhere. LM_HOSTILE=10
+makes ten times as many.
+"""
+
+import os
 import random
 import time
 
@@ -12,8 +17,16 @@ from tests.faults import hostile
 from tests.hf.goldens import PLACE
 
 CODES = {0, 2, 3, 4, 5, 6, 7}
-QUICK = ("--config.optim.warmup=0", "--config.mesh.data=-1")  # all eight devices
-SECONDS = 8  # for each kind; the first trials are the same on every machine
+QUICK = ("--config.optim.warmup=0", "--config.steps=1")
+TIMES = int(os.environ.get("LM_HOSTILE", 1))
+SECONDS = 60  # that a command may take
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_device():
+    """Commands use one of the simulated devices: they compile and run faster."""
+    with tiny.some_devices(tiny.config()):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +35,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     tree = tiny.tree(steps=2, optim__warmup=0, checkpoint={"every": 1, "keep_last": 3})
     tree["evals"]["heldout"]["every"] = 2
-    tree |= {"checkpoint": {"every": 1, "best": "heldout/loss"}, "mesh": {}}
+    tree["checkpoint"] = {"every": 1, "best": "heldout/loss"}
     file = folder / "config.py"
     file.write_text(f"def get_config(): return {tree!r}\n")
     assert main([f"--config={file}", f"--workdir={folder / 'run'}"]) == 0
@@ -38,15 +51,15 @@ def speaking(tmp_path_factory):
     return folder / "run"
 
 
-def hold(capsys, make, act, least, seconds=SECONDS, first=0):
-    """Tries one input after another, at least so many and for so long.
+def hold(capsys, make, act, trials):
+    """Runs a command on one input after another.
 
     Args:
-      make: from a generator of random numbers to the arguments of a command.
+      make: from a generator of random numbers to the arguments of the command.
       act: the command.
+      trials: how many inputs.
     """
-    began, seed = time.monotonic(), first
-    while seed < first + least or time.monotonic() - began < seconds:
+    for seed in range(trials * TIMES):
         argv = make(random.Random(seed))
         capsys.readouterr()
         start = time.monotonic()
@@ -60,8 +73,7 @@ def hold(capsys, make, act, least, seconds=SECONDS, first=0):
         lines = [line for line in said.splitlines() if line.startswith("error[")]
         assert len(lines) == (code != 0), (seed, argv, said)
         assert all(line.isprintable() for line in lines), (seed, lines)
-        assert time.monotonic() - start < 60, (seed, argv)
-        seed += 1
+        assert time.monotonic() - start < SECONDS, (seed, argv)
 
 
 @pytest.mark.slow
@@ -81,9 +93,9 @@ def test_any_override_that_is_taken_trains_or_refuses(capsys, tmp_path):
         flags = ["--config=tests/faults/config.py", *QUICK]
         flags += hostile.overrides(draw)
         work = tmp_path / str(draw.random())
-        return [*flags, "--config.steps=1", f"--workdir={work}"]
+        return [*flags, f"--workdir={work}"]
 
-    hold(capsys, make, main, 4)
+    hold(capsys, make, main, 8)
 
 
 @pytest.mark.slow
@@ -92,9 +104,9 @@ def test_any_data_file_is_read_or_refused(capsys, tmp_path):
         flags = ["--config=tests/faults/config.py", *QUICK]
         flags += hostile.data_file(draw, tmp_path)
         work = tmp_path / str(draw.random())
-        return [*flags, "--config.steps=1", "--config.evals=None", f"--workdir={work}"]
+        return [*flags, "--config.evals=None", f"--workdir={work}"]
 
-    hold(capsys, make, main, 4)
+    hold(capsys, make, main, 20)
 
 
 @pytest.mark.slow
@@ -104,11 +116,11 @@ def test_any_workdir_goes_on_or_is_refused(capsys, tmp_path, trained, act):
 
     def make(draw):
         flags = [f"--workdir={hostile.workdir(draw, run, tmp_path)}"]
-        return (
-            [*flags, f"--config={file}", "--config.steps=3"] if act is main else flags
-        )
+        if act is main:  # One in four makes a further step, which compiles.
+            flags += [f"--config={file}", f"--config.steps={draw.choice((2, 2, 2, 3))}"]
+        return flags
 
-    hold(capsys, make, act, 5)
+    hold(capsys, make, act, 20 if act is main else 8)
 
 
 @pytest.mark.slow
@@ -116,7 +128,7 @@ def test_any_prompt_is_answered_or_refused(capsys, tmp_path, speaking):
     def make(draw):
         return [f"--workdir={speaking}", *hostile.prompts(draw, tmp_path)]
 
-    hold(capsys, make, generate.main, 5)
+    hold(capsys, make, generate.main, 8)
 
 
 @pytest.mark.slow
@@ -130,4 +142,4 @@ def test_any_directory_of_hugging_face_is_read_or_refused(capsys, tmp_path, case
         made = hostile.hugging_face(draw, place, tmp_path)
         return [f"--from=hf:{made}", f"--workdir={tmp_path / str(draw.random())}"]
 
-    hold(capsys, make, convert.main, 10, SECONDS / 2)
+    hold(capsys, make, convert.main, 12)
