@@ -248,7 +248,7 @@ def sum_up(parts: Parts, at: Progress, watching: watch.Watch) -> tuple[Any, int]
         shares=corpus.shares,
         rows=rows,
     )
-    for number in timing.told(
+    for number in timing.with_progress(
         range(count),
         count,
         lambda text: parts.note(f"pass {at.step + 1}: batch {text}"),

@@ -1,4 +1,4 @@
-"""Part: weights of another run, to start from or to evaluate: a clear list of each."""
+"""Part: reads weights of another run or of Hugging Face, and reports each parameter."""
 
 import functools
 import re
@@ -29,7 +29,14 @@ from lm.workdir.checkpoint import (
 
 @dataclass(frozen=True)
 class Report:
-    """What `load_params` did: paths of the model, and of the source where unused."""
+    """Lists what `load_params` did.
+
+    Attributes:
+      place: the source.
+      loaded: paths of the model that have values of the source.
+      fresh: paths of the model that keep the values given.
+      unused: paths of the source that no parameter uses.
+    """
 
     place: str
     loaded: tuple[str, ...]
@@ -47,16 +54,17 @@ class Report:
 
 
 def load_params(init: Init, params: Any) -> tuple[Any, Report]:
-    """Reads parameters from the run `init.source`, and nothing else of its state.
+    """Reads parameters from `init.source`, and nothing else of its state.
 
     Args:
-      init: whence, and what may differ; "hf:DIR" is a directory of Hugging Face.
+      init: the source run, and which parameters may be renamed or missing; a source
+        "hf:DIR" is a directory of Hugging Face.
       params: the model's parameters, arrays or jax.ShapeDtypeStruct; they give the
         shapes, dtypes and shardings.
 
     Returns:
-      `params` with the leaves that the source has replaced by its values; the leaves
-      in `report.fresh` are those given. And the report.
+      `params`, in which the values of the source replace those given, except for the
+      leaves in `report.fresh`; and the report.
 
     Raises:
       CheckpointError: the source is absent or damaged, a parameter is not in it and
@@ -103,7 +111,7 @@ def saved_shapes(directory: Path, sharding: Any) -> dict[str, Any]:
     """Returns the state of a verified step as jax.ShapeDtypeStruct in nested dicts.
 
     Args:
-      sharding: of every array.
+      sharding: for every array.
     """
     return nest(
         {
@@ -116,7 +124,8 @@ def saved_shapes(directory: Path, sharding: Any) -> dict[str, Any]:
 def shapes_in(step: Path, program: Any) -> Any:
     """Returns the parameters to read from a verified step, as shapes with shardings.
 
-    They are those of the program; a fitted model has as many as the step holds.
+    They are those of the program. The size of a fitted model depends on its data, so
+    its shapes are those of the step.
     """
     if "fit" not in program.model.can:
         return program.params
@@ -125,7 +134,11 @@ def shapes_in(step: Path, program: Any) -> Any:
 
 
 def _open(init: Init) -> tuple[str, Leaves, Callable[[dict], dict]]:
-    """The source's name, its parameters, and what reads them: abstract -> arrays."""
+    """Opens a source.
+
+    Returns:
+      Its name, its parameters, and a function that reads them: abstract -> arrays.
+    """
     assert init.source is not None
     if init.source.startswith(checkpoint.PREFIX):
         directory = checkpoint.directory_of(init.source)
@@ -135,7 +148,7 @@ def _open(init: Init) -> tuple[str, Leaves, Callable[[dict], dict]]:
         name = f"{opened.file} ({opened.dtypes})"
         name += "".join(f"; {note}" for note in opened.notes)
         return name, leaves, functools.partial(importing.load, opened)
-    pin = ExitStack()  # A live run does not remove the step before it is read.
+    pin = ExitStack()  # A running source must not remove the step before it is read.
     directory = pin.enter_context(reading(Path(init.source), init.checkpoint))
     part, saved = weights_of(read_leaves(directory), init.weights)
 
@@ -152,10 +165,10 @@ def weights_of(leaves: Leaves, which: str) -> tuple[str, Leaves]:
 
     Args:
       leaves: of the state that was saved.
-      which: "averaged", which where there is no average are the trained, or "trained".
+      which: "averaged", or "trained"; without an average both mean the trained ones.
 
     Returns:
-      Their part of the state, "averaged" or "params", and its leaves by path.
+      The part of the state, "averaged" or "params", and its leaves by path.
     """
     parts: dict[str, Leaves] = {"averaged": {}, "params": {}}
     for path, leaf in leaves.items():
@@ -167,7 +180,7 @@ def weights_of(leaves: Leaves, which: str) -> tuple[str, Leaves]:
 
 
 def _renamed(init: Init, saved: Leaves) -> dict[str, str]:
-    """The path in the model of each parameter of the source -> its path there."""
+    """Maps the path of each parameter in the model to its path in the source."""
     source_of: dict[str, str] = {}
     used = set()
     patterns = [_regex(f"init.map[{i}]", rule[0]) for i, rule in enumerate(init.map)]

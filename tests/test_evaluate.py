@@ -54,8 +54,8 @@ def test_another_batch_size_gives_the_same_means(workdir, capsys):
 
 
 def test_a_long_evaluation_says_how_far_it_is(workdir, capsys, monkeypatch):
-    often = functools.partial(timing.told, every=0)
-    monkeypatch.setattr(timing, "told", often)
+    often = functools.partial(timing.with_progress, every=0)
+    monkeypatch.setattr(timing, "with_progress", often)
     _, _, shown = run(capsys, f"--workdir={workdir}")
     lines = [t for t in shown.splitlines() if t.startswith("heldout: batch ")]
     count = int(lines[0].split()[4].strip(","))

@@ -1,7 +1,8 @@
-"""What a run may ask for: files and flags read, filled with defaults, and checked.
+"""Reads config files and flags, adds defaults, and checks the result.
 
-Nothing here imports jax. The options themselves are dataclass fields of the rooms that
-use them. Start with `resolve.py`; `files.py` has how configs are written.
+Nothing here imports jax, except the second stage of the check in `match.py`. The
+options themselves are dataclass fields of the rooms that use them. Start with
+`resolve.py`; `files.py` explains how a config file is written.
 """
 
 from lm.config.files import parse_arg as parse_arg

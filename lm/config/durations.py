@@ -1,4 +1,4 @@
-"""How long and how often: steps, epochs, examples, tokens or percent."""
+"""Converts durations to steps: steps, epochs, examples, tokens or percent."""
 
 import math
 import re
@@ -15,10 +15,10 @@ _PATTERN = re.compile(r"([-+]?\d[\d_]*(?:\.\d*)?(?:e[-+]?\d+)?)\s*(%|[a-z]+)")
 
 
 def parse(value: object) -> tuple[Fraction, str] | None:
-    """A duration as (number, unit of UNITS), or None if it is not one.
+    """Parses a duration to (number, unit of UNITS); None where it is not one.
 
-    The number is exact, so that 7 % of 100 steps are 7. Steps are whole, percentages at
-    most 100.
+    The number is exact, so that 7 % of 100 steps are 7. Steps must be whole numbers, a
+    percentage at most 100.
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # 1e3 steps
@@ -27,13 +27,13 @@ def parse(value: object) -> tuple[Fraction, str] | None:
     found = isinstance(value, str) and _PATTERN.fullmatch(value.strip().lower())
     if not found:
         return None
-    word = "percent" if found[2] == "%" else found[2]
-    unit = next((u for u in UNITS if word in (u, u.removesuffix("s"))), None)
+    name = "percent" if found[2] == "%" else found[2]
+    unit = next((u for u in UNITS if name in (u, u.removesuffix("s"))), None)
     try:
         number = float(found[1])
     except ValueError:  # an underscore in the wrong place
         return None
-    # The float comes first: an exact 1e-999999999 would fill the memory.
+    # An exact 1e-999999999 would fill the memory, so the float is looked at first.
     if unit is None or abs(number) > 1e18 or 0 < abs(number) < 1e-18:
         return None
     exact = Fraction(found[1].replace("_", "")) if number else Fraction(0)
@@ -52,15 +52,15 @@ def to_steps(
     where: str = "duration",
     least: int = 1,
 ) -> int:
-    """A duration in steps.
+    """Converts a duration to steps.
 
     Epochs, examples and tokens are rounded up, so that none is missed. A percentage is
-    rounded down, but not to 0. Tokens are counted as places, batch_size * seq_len to a
-    step.
+    rounded down, but not to 0. A step counts as batch_size * seq_len tokens, padding
+    included.
 
     Args:
       where: the field, for the error.
-      least: 0 where no duration at all is a choice too, as for a warmup.
+      least: the smallest number of steps allowed; 0 for a warmup.
 
     Raises:
       ConfigError: not a duration, below `least`, beyond 2**31 - 1 steps, in epochs
@@ -88,16 +88,16 @@ def to_steps(
 
 
 def is_time(step: int, every: int, total: int) -> bool:
-    """Whether what happens every so many steps happens after this one, from 1 on.
+    """Returns whether something that happens every `every` steps is due after a step.
 
-    It happens after the last step in any case.
+    It is due after the last step in any case.
     """
     return step % every == 0 or step == total
 
 
 @dataclass(frozen=True)
 class Times:
-    """When a run does what, in steps.
+    """The schedule of a run, in steps.
 
     Attributes:
       total: the last step.
@@ -113,7 +113,7 @@ class Times:
 
     @staticmethod
     def of(config: Any, steps_of: Callable[..., int]) -> "Times":
-        """Returns the times of a config, with `durations` to turn them into steps."""
+        """Makes the schedule of a config; `steps_of` converts a duration to steps."""
         return Times(
             total=steps_of(config.steps),
             save=steps_of(config.checkpoint.every),
@@ -122,10 +122,10 @@ class Times:
         )
 
     def to_save(self, step: int) -> bool:
-        """Whether a checkpoint is due after this step."""
+        """Returns whether a checkpoint is due after a step."""
         return is_time(step, self.save, self.total)
 
     def to_evaluate(self, step: int) -> list[str]:
-        """Returns the evaluations that are due after this step."""
+        """Returns the evaluations that are due after a step."""
         every = self.evals.items()
         return [name for name, n in every if is_time(step, n, self.total)]

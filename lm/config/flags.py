@@ -1,4 +1,4 @@
-"""The flags of the commands: one parser, which answers in a line and helps in full."""
+"""Parses the flags of every command: errors in one line, and a complete `--help`."""
 
 import argparse
 import ast
@@ -17,19 +17,19 @@ CHECKPOINT = "the checkpoint: latest, best, or the number of a step (default: la
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
-    """Lays out `--help` in 80 columns, whatever the terminal has."""
+    """Formats `--help` in 80 columns, whatever the width of the terminal."""
 
     def __init__(self, prog: str):
         super().__init__(prog, width=WIDTH, max_help_position=26)
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers a wrong flag with one line and exit code 2, and abbreviates none.
+    """Parses flags; a wrong one is a ConfigError, and none may be abbreviated.
 
     Args:
       prog: the command, such as "lm.main".
-      text: how the command is called; after an empty line, what it does.
-      more: gives a text for the end of the help; called only when the help is shown.
+      text: the usage; after an empty line, what the command does.
+      more: makes the end of the help; called only when the help is shown.
     """
 
     def __init__(self, prog: str, text: str, more: Callable[[], str] | None = None):
@@ -50,12 +50,12 @@ class Parser(argparse.ArgumentParser):
             "--allow-code",
             default="",
             metavar="NAME[,NAME]",
-            help="code that the config.json of a run names and that may run "
-            "(default: none)",
+            help="modules that may run though only the config.json of a run names "
+            "them (default: none)",
         )
 
     def parse_known_args(self, args=None, namespace=None):
-        """Parses the flags, and allows the code that they name, no other."""
+        """Parses the flags; sets what --allow-code allows; refuses unknown flags."""
         flags, rest = super().parse_known_args(args, namespace)
         allow_code(flags.allow_code)
         texts = {n: v for n, v in vars(flags).items() if n != "prompts"}
@@ -94,7 +94,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _is_text(text: str) -> bool:
-    """Whether the shell gave UTF-8: other bytes come as lone surrogates."""
+    """Returns whether a flag was UTF-8; Python has other bytes as lone surrogates."""
     try:
         return "\0" not in text and bool(text.encode() or True)
     except UnicodeEncodeError:
@@ -102,12 +102,12 @@ def _is_text(text: str) -> bool:
 
 
 def flag(field: str) -> str:
-    """The flag of a field: --top-k of top_k."""
+    """Makes the flag of a field: --top-k of top_k."""
     return "--" + field.replace("_", "-")
 
 
 def describe_fields(path: Path, class_name: str) -> dict[str, str]:
-    """Reads what a class says of each field under "Attributes:" in its docstring.
+    """Reads the description of each field under "Attributes:" in a docstring.
 
     Names that share a line, as in `a, b: text`, share the text.
 
@@ -127,7 +127,7 @@ def describe_fields(path: Path, class_name: str) -> dict[str, str]:
 
 
 def which_step(text: str) -> int | Literal["latest", "best"]:
-    """The value of --checkpoint: "latest", "best" or a step.
+    """Parses the value of --checkpoint: "latest", "best" or a step.
 
     Raises:
       ConfigError: it is none of them.
@@ -142,7 +142,7 @@ def which_step(text: str) -> int | Literal["latest", "best"]:
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
-    """Adds the choice between the average of the weights and the weights themselves."""
+    """Adds --weights, which chooses the averaged or the trained weights."""
     parser.add_argument(
         "--weights",
         choices=("averaged", "trained"),

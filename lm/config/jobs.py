@@ -1,10 +1,13 @@
-"""Jobs: modules of lm that do a run, `lm/train.py` and `lm/fit.py`.
+"""Finds the module of a run's job: `lm/train.py`, `lm/fit.py` or the user's own.
 
-A job's module defines JOB, a literal that is read and not imported, and a function of
-the module's own name: (config, workdir, strict=, allow_change=, notes=) -> exit code.
-JOB = {"loss": ..., "needs": ..., "unused": ...}: whether it computes the objective's
-loss, what its model must be able to do (words of lm.models.base.ABILITIES), and the
-sections and fields of the config that it does not use, which are then refused.
+It defines a function of the module's own name, (config, workdir, strict=,
+allow_change=, notes=) -> exit code, and a literal that is read without an import:
+
+    JOB = {"loss": ..., "needs": ..., "unused": ...}
+
+    loss: whether the job computes the objective's loss.
+    needs: what its model must be able to do, words of lm.models.base.ABILITIES.
+    unused: sections and fields of the config that it does not use; it refuses them.
 """
 
 from collections.abc import Callable
@@ -16,24 +19,28 @@ from lm.errors import ConfigError
 
 
 def read(name: Any, root: Path) -> dict[str, Any]:
-    """Reads JOB of the job of that name.
+    """Reads the JOB of a job by its name.
 
     Raises:
       ConfigError: there is no such job; those that exist are listed.
     """
-    file = names.find_module(_place(name, root), root)
-    assert file is not None  # `_place` has found it
+    file = names.find_module(_module(name, root), root)
+    assert file is not None  # `_module` has found it.
     return schema.read_literal(file, "JOB")
 
 
 def load(name: str, root: Path) -> Callable[..., int]:
     """Imports the function of a job."""
-    place = _place(name, root)
-    return getattr(names.import_module(place, root), place.rpartition(".")[2])
+    module = _module(name, root)
+    return getattr(names.import_module(module, root), module.rpartition(".")[2])
 
 
-def _place(name: Any, root: Path) -> str:
-    """The module of a job, such as lm.train."""
+def _module(name: Any, root: Path) -> str:
+    """Returns the module of a job, such as lm.train.
+
+    Raises:
+      ConfigError: there is no such job; those that exist are listed.
+    """
     known = names.modules(root, "JOB")
     if names.is_dotted(name):
         if names.find_module(name, root):

@@ -1,11 +1,14 @@
-"""What a config may say: the fields of a class, read with `ast`, and their types.
+"""Reads the options of a class from its source, and checks values against them.
 
-Nothing is imported here: a dataclass of `lm/models/transformer.py` can be checked
-against long before jax is loaded. Beside the classes of a module stand, as literals,
-`BOUNDS = {"lr": "(0, inf)"}`, `CHANGEABLE = ("every",)` and, for a text that is one of
-the functions of a module or of the files of a room,
-`WORDS = {"schedule": "training.schedules:*", "attention": "ops.attention.*:LIMITS"}`
-(see `names.words`): a new function or file is a new word.
+No class is imported: a config is checked against `lm/models/transformer.py` before jax
+is loaded. Beside its classes a module may define, as literals:
+
+    BOUNDS = {"lr": "(0, inf)"}    the interval of a number
+    CHANGEABLE = ("every",)        fields that may change when a run is continued
+    WORDS = {"schedule": "training.schedules:*", "attention": "ops.attention.*:LIMITS"}
+
+WORDS has the fields whose text is a function of a module, or a file of a folder (see
+`names.words`): a new function or file needs no other list.
 """
 
 import ast
@@ -31,7 +34,7 @@ _SCALARS = ("int", "float", "str", "bool", "Duration")
 
 
 class Text(str):
-    """A value from the command line, whose type only its field can tell."""
+    """A value from the command line; its type is that of its field."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,12 @@ class Field:
     """One option of a section.
 
     Attributes:
-      type: the annotation.
+      type: the annotation, as a syntax tree.
       default: the value, or REQUIRED.
       bounds: an interval such as "(0, inf)" for each number in the value, or None.
       changeable: whether a run may be continued with another value.
-      group: the options of which the field is a dict, where its type is a dataclass.
-      words: what a text in the value may be, or None for any text.
+      group: the options of the field's own dataclass, if that is its type.
+      words: the texts that are allowed, or None for any text.
     """
 
     name: str
@@ -58,12 +61,12 @@ class Field:
 
 @cache
 def read_class(path: Path, class_name: str, root: Path) -> dict[str, Field]:
-    """The options of a dataclass, those of its bases first.
+    """Reads the options of a dataclass, those of its bases first.
 
     An option is annotated with int, float, str, bool, None, Duration, Literal and
     tuple, list or dict of these, written out; or with a dataclass whose name ends in
-    "Options", a group of options. Fields of any other type, names for a type among
-    them, are wiring between parts and left out.
+    "Options", a group of options. Fields of any other type, also of an alias of these
+    types, are no options: other parts of the program set them.
 
     Args:
       path: the file that defines the class.
@@ -119,7 +122,7 @@ def _read_body(path: Path) -> list[ast.stmt]:
     """Parses a module.
 
     Raises:
-      ConfigError: it is no Python, which only a module of the user's own can be.
+      ConfigError: it is no Python; only a module of the user's own can be that.
     """
     try:
         return ast.parse(path.read_text(encoding="utf-8"), str(path)).body
@@ -130,7 +133,7 @@ def _read_body(path: Path) -> list[ast.stmt]:
 
 
 def read_literal(path: Path, name: str) -> Any:
-    """Reads the literal that a file gives a name at its top level.
+    """Reads the literal that a file assigns to a name at its top level.
 
     Raises:
       ConfigError: there is none.
@@ -142,7 +145,7 @@ def read_literal(path: Path, name: str) -> Any:
 
 
 def _find_base(base, body, classes, path, root) -> tuple[Path, str] | None:
-    """Where a base class is defined, if in this file or in a file of the package."""
+    """Finds the (file, class) of a base class; None outside of what can be read."""
     dotted = ast.unparse(base)
     if dotted in classes:
         return path, dotted
@@ -178,7 +181,7 @@ def _is_option(kind: ast.expr) -> bool:
 
 
 def _default(node: ast.expr | None, names: Mapping[str, ast.expr], place: str) -> Any:
-    """The value of a default: a literal, a name of one, or a `field(...)` of either."""
+    """Evaluates a default: a literal, a name of one, or a `field(...)` of either."""
     match node:
         case None:
             return REQUIRED
@@ -202,10 +205,10 @@ def _default(node: ast.expr | None, names: Mapping[str, ast.expr], place: str) -
 
 
 def literal(text: str) -> Any:
-    """What a text of the command line says in Python; the text itself if nothing.
+    """Parses a text of the command line as a Python literal, or returns the text.
 
-    Only literals are read (numbers, truth values, None, quoted text, containers of
-    these); `true`, `false` and `none` are understood in any case. No code runs.
+    Literals are numbers, truth values, None, quoted texts and containers of these;
+    `true`, `false` and `none` are read in upper or lower case. No code runs.
     """
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
@@ -218,11 +221,11 @@ def literal(text: str) -> Any:
 
 
 def fit(value: Any, kind: ast.expr, bounds: str | None = None) -> Any:
-    """The value in the type of an annotation, or MISFIT.
+    """Converts a value to the type of an annotation, or returns MISFIT.
 
-    A whole number is taken for a float, a list for a tuple; text never for a number,
-    nor a truth value for one. Numbers are finite, whole ones at most MOST_INT unless
-    their bounds say more.
+    A whole number is accepted as a float and a list as a tuple, but no text and no
+    truth value as a number. Numbers must be finite, and whole ones at most MOST_INT
+    unless their bounds have an upper end.
     """
     if isinstance(value, Text):
         read = fit(literal(value), kind, bounds)
@@ -275,7 +278,7 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_bounded(value: int, bounds: str | None) -> bool:
-    """Whether a number is below 2**31, or its field has an upper bound of its own."""
+    """Returns whether a number is at most MOST_INT, or its field bounds it."""
     return abs(value) <= MOST_INT or (bounds is not None and "inf" not in bounds)
 
 
@@ -302,7 +305,7 @@ def _fit_dict(value: Any, inner: ast.expr, bounds: str | None) -> Any:
 
 
 def _fit_items(value: Any, kinds: ast.expr | list, bounds: str | None) -> Any:
-    """`kinds` is one type for all items, or a list of a type for each."""
+    """Fits the items of a list: to one type, or each to its own in a list of types."""
     if not isinstance(value, list | tuple):
         return MISFIT
     kinds = kinds if isinstance(kinds, list) else [kinds] * len(value)
@@ -313,7 +316,7 @@ def _fit_items(value: Any, kinds: ast.expr | list, bounds: str | None) -> Any:
 
 
 def within(number: Any, bounds: str | None) -> bool:
-    """Whether a number lies in an interval such as "[0, 1)"; None has no ends."""
+    """Returns whether a number lies in an interval such as "[0, 1)"; None: any does."""
     if bounds is None:
         return True
     low, high = (float(end) for end in bounds.strip("[]() ").split(","))
@@ -329,7 +332,7 @@ def describe(
     """Describes the type of an annotation: "a positive number or none".
 
     Args:
-      bounds, words: of the field (`Field.bounds`, `Field.words`).
+      bounds, words: of the field, `Field.bounds` and `Field.words`.
     """
 
     def number(noun: str) -> str:
@@ -368,10 +371,13 @@ def describe(
 
 
 def check(field: Field, value: Any, where: str) -> Any:
-    """The value in the type of its field.
+    """Converts a value to the type of its field.
+
+    Args:
+      where: the path of the field, for the error.
 
     Raises:
-      ConfigError: naming the field, what was found and what is allowed.
+      ConfigError: it does not fit; names what was found and what is allowed.
     """
     if field.group is not None:
         return _check_group(field.group, value, where)
@@ -391,7 +397,7 @@ def check(field: Field, value: Any, where: str) -> Any:
 
 
 def _check_words(field: Field, value: Any, where: str) -> None:
-    """Refuses a text that is none of the field's words, in a list or a dict too."""
+    """Refuses a text that is none of the field's words, also within a list or dict."""
     if isinstance(value, dict):
         value = tuple(value.values())
     if isinstance(value, tuple):
@@ -420,14 +426,14 @@ def _check_group(group: Mapping[str, Field], value: Any, where: str) -> dict[str
 
 
 def near(word: str, words: Iterable[str]) -> str | None:
-    """The one of the words that is most like a mistyped one, if any is like it."""
+    """Finds the word that is most similar to a mistyped one; None if none is."""
     lower = {w.lower(): w for w in words}
     found = difflib.get_close_matches(word.lower(), lower, n=1)
     return lower[found[0]] if found else None
 
 
 def no_such(where: str, name: Any, known: Iterable[str]) -> ConfigError:
-    """The error for a name that is none of the known ones."""
+    """Makes the error for a name that is none of the known ones."""
     guess = near(name, known) if isinstance(name, str) else None
     return ConfigError(
         where,
@@ -438,9 +444,9 @@ def no_such(where: str, name: Any, known: Iterable[str]) -> ConfigError:
 
 
 def shown(value: Any) -> str:
-    """A value for an error line: on one line, and short."""
+    """Formats a value for an error: on one line, at most 80 characters."""
     try:
         text = repr(literal(value) if isinstance(value, Text) else value)
-    except Exception:  # a `__repr__` of others, or a number of too many digits
+    except Exception:  # a `__repr__` that fails, or a number of too many digits
         text = f"a value of type {type(value).__name__}"
     return text if len(text) <= 80 else text[:77] + "..."

@@ -69,4 +69,6 @@ def progress(
     items: Iterable[T], total: int, name: str, note: Callable[[str], None]
 ) -> Iterator[T]:
     """Yields the items of an evaluation, and logs its progress now and then."""
-    return timing.told(items, total, lambda text: note(f"{name}: batch {text}"))
+    return timing.with_progress(
+        items, total, lambda text: note(f"{name}: batch {text}")
+    )

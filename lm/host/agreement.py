@@ -1,4 +1,4 @@
-"""Whether all processes of a run were started with the same config."""
+"""Checks that all processes of a run were started with the same config."""
 
 import hashlib
 import json
@@ -11,7 +11,9 @@ from lm.host import watch
 
 
 def check_config(text: str, limit: float = 300) -> None:
-    """Compares the config of this process with those of the others; all call it.
+    """Compares the config of this process with those of the others.
+
+    Every process must call it, at the same place.
 
     Args:
       text: the resolved config as JSON.
@@ -22,7 +24,7 @@ def check_config(text: str, limit: float = 300) -> None:
       PeerError: a process did not come within the limit.
     """
     import jax
-    from jax._src import distributed  # jax shows its client nowhere else.
+    from jax._src import distributed  # jax has no public way to its client.
 
     if jax.process_count() == 1:
         return
@@ -39,7 +41,7 @@ def check_config(text: str, limit: float = 300) -> None:
         texts[int(number)] = client.blocking_key_value_get(
             f"lm/config/text/{number}", int(limit * 1000)
         )
-    # Process 0 serves the others: it may not end before they have read.
+    # The service runs in process 0, which must not end before the others have read.
     with suppress(PeerError):
         watch.barrier("end of the comparison", limit)
     if others:
@@ -48,7 +50,7 @@ def check_config(text: str, limit: float = 300) -> None:
 
 
 def differing(first: str, other: str, process: int) -> ConfigError:
-    """Makes the error for a process whose config is not that of process 0."""
+    """Makes the error for a process whose config differs; names the first field."""
     ours, theirs = (dict(_leaves(json.loads(text))) for text in (first, other))
     path = next(
         path
@@ -64,7 +66,7 @@ def differing(first: str, other: str, process: int) -> ConfigError:
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, value) of each part of a config that holds no others."""
+    """Yields (path, value) of every leaf of a config."""
     items: Any = value.items() if isinstance(value, dict) else enumerate(value)
     for key, inner in items:
         here = f"{path}.{key}".strip(".")

@@ -1,4 +1,4 @@
-"""Reads numbers of the environment, each within bounds, or names the variable."""
+"""Reads numbers from variables of the environment, within bounds."""
 
 import os
 from collections.abc import Mapping
@@ -18,10 +18,11 @@ def whole(
     """Reads a whole number from `low` to `high`.
 
     Args:
+      name: the variable.
       default: for a variable that is unset or empty; None: it must be set.
 
     Raises:
-      ConfigError: it is something else.
+      ConfigError: it has another value; names the variable.
     """
     text = environ.get(name, "").strip()
     if not text and default is not None:

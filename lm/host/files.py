@@ -1,7 +1,7 @@
-"""Reads files that anybody may have written: regular, bounded, well-formed, or refused.
+"""Reads files that may be damaged or hostile; refuses what is not as it should be.
 
-A pipe or a device is not opened, since it may block or never end. JSON has a limit of
-size and of depth, and can be held against the shape of what was written there.
+Only regular files are opened, since a pipe or a device may block or never end. They
+have a limit of size, JSON also one of depth, and its structure can be checked.
 """
 
 import json
@@ -13,14 +13,14 @@ from lm.errors import Refusal, StorageError
 from lm.host import storage
 from lm.host.storage import check_regular as check_regular
 
-LIMIT = 2**26  # bytes of a JSON file; config.json may list ten thousand files
+LIMIT = 2**26  # bytes of a JSON file; a config.json may name ten thousand files
 DEPTH = 64  # levels of JSON
 
 
 def read_bytes(
     path: Path, *, limit: int = LIMIT, error: type[Refusal] = StorageError
 ) -> bytes:
-    """Reads all of a regular file.
+    """Reads a regular file as a whole.
 
     Raises:
       Refusal: of class `error`: it is absent, not regular, or larger than `limit`.
@@ -41,12 +41,16 @@ def read_bytes(
 def read_text(
     path: Path, *, limit: int = LIMIT, error: type[Refusal] = StorageError
 ) -> str:
-    """Reads a regular file of UTF-8; raises as `read_bytes`, and for other bytes."""
+    """Reads a regular file of UTF-8; errors as of `read_bytes` and `decode`."""
     return decode(read_bytes(path, limit=limit, error=error), path, error)
 
 
 def decode(data: bytes, path: Path | str, error: type[Refusal]) -> str:
-    """Decodes UTF-8; what came from `path` and is none is refused with its offset."""
+    """Decodes UTF-8.
+
+    Raises:
+      Refusal: of class `error`: a byte is not UTF-8; names `path` and the offset.
+    """
     try:
         return data.decode()
     except UnicodeDecodeError as wrong:
@@ -62,7 +66,7 @@ def read_json(
     error: type[Refusal] = StorageError,
     expected: str = "JSON as it was written",
 ) -> Any:
-    """Reads a file of JSON; raises as `read_text` and `parse_json`."""
+    """Reads a file of JSON; arguments and errors as of `read_text`, `parse_json`."""
     text = read_text(path, limit=limit, error=error)
     return parse_json(text, path, like, error, expected)
 
@@ -77,9 +81,13 @@ def parse_json(
     """Parses JSON without NaN and infinity, at most DEPTH levels deep.
 
     Args:
-      where: what the text came from, for the error.
-      like: what the value must resemble (`check_shape`); None takes any.
+      where: the source of the text, for the error.
+      like: an example of the structure (`check_shape`); None accepts any.
+      error: the class of the refusal.
       expected: what the file should be, for the error.
+
+    Raises:
+      Refusal: of class `error`: the text is no such JSON.
     """
     try:
         value = json.loads(text, parse_constant=_no_constant)
@@ -114,14 +122,20 @@ def _check_depth(value: Any, where: Path | str, error: type[Refusal]) -> None:
 def check_shape(
     value: Any, like: Any, where: Path | str, error: type[Refusal], path: str = ""
 ) -> None:
-    """Checks that a value resembles another.
+    """Checks that a value has the structure of an example.
 
-    A dict has at least the keys of `like`, each resembling; a list or tuple is a list,
-    each item resembling the first of `like`, if it has one; a number, a text or a truth
-    value is one; where `like` is None, the value is not looked at.
+    Args:
+      value: parsed JSON.
+      like: the example. For a dict, the value is a dict with at least its keys; for a
+        list or tuple, a list whose items all have the structure of its first item, if
+        there is one; for a number, text or truth value, a value of that type. None
+        accepts any value.
+      where: the file, for the error.
+      error: the class of the refusal.
+      path: the path of the value within the file.
 
     Raises:
-      Refusal: of class `error`, naming the first part that differs.
+      Refusal: names the first part that differs.
     """
     place = f"{where}: {path}" if path else str(where)
     if isinstance(like, Mapping):
@@ -137,10 +151,10 @@ def check_shape(
         for number, item in enumerate(value if like else ()):
             check_shape(item, like[0], where, error, f"{path}.{number}".strip("."))
     elif like is not None:
-        words = {bool: "true or false", str: "a text", int: "a whole number"}
-        kinds = (float, int) if isinstance(like, float) else (type(like),)
-        if type(value) not in kinds:
-            raise error(place, _show(value), words.get(type(like), "a number"))
+        names = {bool: "true or false", str: "a text", int: "a whole number"}
+        types = (float, int) if isinstance(like, float) else (type(like),)
+        if type(value) not in types:
+            raise error(place, _show(value), names.get(type(like), "a number"))
 
 
 def _show(value: Any) -> str:

@@ -1,10 +1,10 @@
-"""One workdir, one run: a lock file whose owner shows that it lives.
+"""Keeps a workdir to one run, by a lock file that its owner touches every few seconds.
 
-The lock is a file that only one process can create. It names its owner, who touches it
-every few seconds. On the owner's machine the process table tells whether the owner
-lives; from elsewhere only a file that changes does, and no clock is compared with
-another's. A lock is taken over by replacing the file while holding the system's lock on
-the old one, so of several that find a dead owner one wins.
+Only one process can create the file, in which it names itself. On the same machine the
+process table shows whether the owner is alive. From another machine only a changing
+modification time shows it; the clocks of two machines are never compared. The lock of a
+dead owner is removed while the system's lock on the file is held, so that only one of
+several processes takes it over.
 """
 
 import fcntl
@@ -23,8 +23,9 @@ from typing import Any, NoReturn
 from lm.errors import StorageError, WorkdirError, escape
 from lm.host import files, storage
 
-MOST = 2**16  # bytes of a lock
-BEAT, LIMIT = 2.0, 30.0  # seconds between two touches; without one, the owner is dead
+MOST = 2**16  # bytes of a lock file
+# Seconds between two touches; seconds without one until the owner counts as dead.
+BEAT, LIMIT = 2.0, 30.0
 
 
 class Lock:
@@ -32,9 +33,10 @@ class Lock:
 
     Args:
       path: the lock file; its directory is made.
-      wait: seconds to wait for an owner that lives, 0 to refuse at once.
-      limit: seconds without a sign from an owner on another machine, until it is dead.
-      note: takes a line about a lock that is taken over.
+      wait: seconds to wait for an owner that is alive, 0 to refuse at once.
+      limit: seconds without a touch until an owner on another machine counts as dead.
+      beat: seconds between two touches.
+      note: prints a line about a lock that is taken over.
 
     Raises:
       WorkdirError: another process holds it; names the process, its machine and since
@@ -63,7 +65,7 @@ class Lock:
         }
         self._text = storage.to_json(facts)
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._live, daemon=True, name="lock")
+        self._thread = threading.Thread(target=self._keep, daemon=True, name="lock")
 
     def __enter__(self) -> "Lock":
         with storage.refusing(self.path):
@@ -83,6 +85,7 @@ class Lock:
                 self.path.unlink()
 
     def _create(self) -> bool:
+        """Creates the file; returns False where it exists."""
         try:
             handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except FileExistsError:
@@ -92,7 +95,7 @@ class Lock:
         return True
 
     def _await_owner(self, deadline: float) -> None:
-        """Returns when the file is gone, or taken over; refuses at the deadline."""
+        """Waits until the file is gone or taken over; refuses at the deadline."""
         first = _look(self.path)
         seen, patience = first, time.monotonic() + self._limit
         while first and seen and seen[0] == first[0]:
@@ -100,8 +103,8 @@ class Lock:
             if _is_dead(owner) or time.monotonic() > patience:
                 self._take_over(first[0], owner)
                 return
-            lives = _is_here(owner) or seen != first
-            if lives and time.monotonic() >= deadline:
+            alive = _is_here(owner) or seen != first
+            if alive and time.monotonic() >= deadline:
                 raise WorkdirError(
                     str(self.path.parent),
                     f"process {_show(owner)} at work in it",
@@ -112,7 +115,7 @@ class Lock:
             seen = _look(self.path)
 
     def _take_over(self, text: str, owner: dict[str, Any]) -> None:
-        """Removes the lock of a dead owner, unless another was faster."""
+        """Removes the lock of a dead owner, unless another process was faster."""
         with suppress(FileNotFoundError), open(self.path, "rb+") as old:
             fcntl.lockf(old, fcntl.LOCK_EX | fcntl.LOCK_NB)
             same = os.fstat(old.fileno()).st_ino == os.stat(self.path).st_ino
@@ -120,8 +123,8 @@ class Lock:
                 self.path.unlink()
                 self._note(f"taken over from process {_show(owner)}, which has ended")
 
-    def _live(self) -> None:
-        """Touches the file; ends the process if it is no longer its own."""
+    def _keep(self) -> None:
+        """Touches the file; ends the process if another one has the lock."""
         while not self._done.wait(self._beat):
             try:
                 seen = _look(self.path)
@@ -131,9 +134,10 @@ class Lock:
             except (FileNotFoundError, StorageError):
                 self._lost()
             except OSError:
-                continue  # A file system that stumbles; the next beat may succeed.
+                continue  # A network file system failed once; the next may succeed.
 
     def _lost(self) -> NoReturn:
+        """Ends the process at once: another one has the lock."""
         owner = {}
         with suppress(OSError, StorageError):
             owner = _parse((_look(self.path) or ("", 0))[0])
@@ -145,12 +149,12 @@ class Lock:
 def of_workdir(
     workdir: Path, note: Callable[[str], None], *, primary: bool = True
 ) -> AbstractContextManager:
-    """The lock of a run's directory; of several processes only the first holds it."""
+    """Makes the lock of a workdir; of several processes only the primary holds it."""
     return Lock(Path(workdir) / "lock", note=note) if primary else nullcontext()
 
 
 def _look(path: Path) -> tuple[str, int] | None:
-    """Reads a lock and when it was touched; None where there is none.
+    """Reads a lock file and its modification time; None where there is none.
 
     Raises:
       StorageError: it is a folder, a pipe, or a link to nothing.
@@ -166,7 +170,7 @@ def _look(path: Path) -> tuple[str, int] | None:
 
 
 def _parse(text: str) -> dict[str, Any]:
-    """The owner's facts; none where the owner died while writing them."""
+    """Parses what the owner wrote; {} where it died while writing."""
     try:
         facts = json.loads(text)
         files.check_shape(facts, {"pid": 0, "machine": ""}, "lock", StorageError)
@@ -176,34 +180,35 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _show(owner: dict[str, Any]) -> str:
+    """Formats an owner for a message."""
     if not owner:
         return "unknown"
     return f"{owner.get('pid')}@{owner.get('host')} (since {owner.get('since')})"
 
 
 def _is_here(owner: dict[str, Any]) -> bool:
+    """Returns whether the owner ran on this machine, since its last boot."""
     return owner.get("machine") == _machine()
 
 
 def _is_dead(owner: dict[str, Any]) -> bool:
-    """Whether the owner certainly has ended: it was on this machine and is not."""
+    """Returns whether the owner has certainly ended; False from another machine."""
     if not _is_here(owner):
         return False
     if not 0 < owner["pid"] < 2**31:
-        return True  # Nobody has such a number.
+        return True  # No process has such a number.
     try:
         os.kill(owner["pid"], 0)
     except ProcessLookupError:
         return True
     except PermissionError:
         return False
-    return _born(owner["pid"]) != owner.get(
-        "born"
-    )  # The number may be another's by now.
+    # Another process may have been given the number since.
+    return _born(owner["pid"]) != owner.get("born")
 
 
 def _machine() -> str:
-    """Where process numbers mean the same: a boot of a machine, and its namespace."""
+    """Names this boot of this machine, and its namespace of process numbers."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -212,9 +217,9 @@ def _machine() -> str:
 
 
 def _born(pid: int) -> str | None:
-    """When a process began, in the kernel's ticks; None where this is not told.
+    """Reads when a process began, in the kernel's ticks; None where it is unknown.
 
-    A process that has ended and is not yet collected by its parent has no birth.
+    It is None also for a process that has ended and that its parent has not collected.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

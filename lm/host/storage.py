@@ -1,14 +1,15 @@
-"""Durable bytes. Whatever of ours must survive a crash is written here.
+"""Writes the files that must survive a crash, and verifies them.
 
-A file is written beside its place, synced and renamed, so that a reader sees the old
-bytes or the new ones. A directory is committed in the same way, with a MANIFEST.json
-that holds the size and the SHA-256 of each of its files. Each path has one writer.
-What a network file system fails at for a moment is tried again, a few times. A failed
-fsync is not: the system may have dropped the bytes, and they are written anew.
+A file is written under a temporary name beside its own, synced and renamed, so that a
+reader sees either the old bytes or the new ones. A directory is committed in the same
+way, with a MANIFEST.json of the size and the SHA-256 of each file. Each path has one
+writer. Operations in which a network file system fails for a moment are repeated a few
+times. A failed fsync is not repeated: the system may have dropped the bytes, so they
+are written again.
 
-`LM_CRASHPOINT=name:k` kills the process at the k-th passage of a named crash point;
-`name:k:SIGTERM` sends it another signal, and `name:k:stall` lets it stand still there.
-The tests of faults use it.
+`LM_CRASHPOINT=name:k` kills the process when it passes a named crash point for the k-th
+time; `name:k:SIGTERM` sends it another signal, and `name:k:stall` makes it wait there.
+The tests in tests/faults use it.
 """
 
 import errno
@@ -31,15 +32,15 @@ from typing import Any, TypeVar
 from lm.errors import CheckpointError, Refusal, StorageError
 
 MANIFEST = "MANIFEST.json"
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-STUMBLES = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # errors of a full disk
+TRANSIENT = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT}
 PAUSES = (0.05, 0.2, 0.8, 2.0)  # seconds before each further attempt
 T = TypeVar("T")
 _passages: Counter[str] = Counter()
 
 
 def crash_point(name: str) -> None:
-    """Kills the process where LM_CRASHPOINT asks for this passage of `name`."""
+    """Kills the process if LM_CRASHPOINT names this point and this passage."""
     wanted, k, how, *_ = [*os.environ.get("LM_CRASHPOINT", "").split(":"), "", ""]
     if wanted == name:
         _passages[name] += 1
@@ -50,7 +51,11 @@ def crash_point(name: str) -> None:
 
 
 def refusal(error: OSError, path: Path, need: int | None = None) -> StorageError:
-    """The refusal that tells of `error` at `path`; `need` is the bytes to write."""
+    """Makes the refusal for an error of the system at `path`.
+
+    Args:
+      need: the bytes that were to be written, if they are known.
+    """
     place, found = Path(path), error.strerror or str(error)
     if error.errno in FULL:
         room = next((p for p in (place, *place.parents) if p.exists()), Path("/"))
@@ -71,9 +76,9 @@ def refusal(error: OSError, path: Path, need: int | None = None) -> StorageError
 
 @contextmanager
 def refusing(path: Path, need: int | None = None) -> Iterator[None]:
-    """Turns the system's errors in the block into a StorageError that names `path`.
+    """Turns errors of the system in the block into a StorageError that names `path`.
 
-    TensorStore raises them as texts that hold their number.
+    TensorStore raises exceptions of its own, with the number of the error in the text.
     """
     try:
         yield
@@ -88,19 +93,19 @@ def refusing(path: Path, need: int | None = None) -> Iterator[None]:
 
 
 def steady(act: Callable[..., T], *arguments: Any) -> T:
-    """`act(*arguments)`, repeated where a network file system stumbles over it."""
+    """Returns `act(*arguments)`, which is repeated after an error that is transient."""
     for pause in PAUSES:
         try:
             return act(*arguments)
         except OSError as error:
-            if error.errno not in STUMBLES:
+            if error.errno not in TRANSIENT:
                 raise
             time.sleep(pause)
     return act(*arguments)
 
 
 def rename(old: Path, new: Path) -> None:
-    """os.rename, which a network file system may report as failed when it is done."""
+    """Renames a path, also where a network file system reports a success as failed."""
     try:
         steady(os.rename, old, new)
     except FileNotFoundError:
@@ -109,10 +114,10 @@ def rename(old: Path, new: Path) -> None:
 
 
 def check_directory(path: Path) -> None:
-    """Checks, changing nothing, that a directory can be written, or be made.
+    """Checks that a directory can be written or made, without changing anything.
 
     Raises:
-      StorageError: names what stands in the way.
+      StorageError: a parent is a file or cannot be written; names it.
     """
     full = Path(path).absolute()
     with refusing(path):
@@ -126,11 +131,11 @@ def check_directory(path: Path) -> None:
 def check_regular(path: Path, error: type[Refusal] = StorageError) -> int | None:
     """Returns the size of a regular file; None where there is nothing.
 
-    A link counts as what it leads to, a link to nothing as no regular file.
+    Links are followed.
 
     Raises:
-      Refusal: of class `error`: it is a folder, a pipe, a device or such a link.
-      StorageError: the system does not tell.
+      Refusal: of class `error`: it is a folder, a pipe, a device or a link to nothing.
+      StorageError: the system cannot look at it.
     """
     with refusing(path):
         try:
@@ -153,7 +158,7 @@ def check_regular(path: Path, error: type[Refusal] = StorageError) -> int | None
 
 
 def sync_path(path: Path) -> None:
-    """Waits until a file's bytes, or a directory's entries, are on the disk."""
+    """Waits until the bytes of a file or the entries of a directory are on the disk."""
     handle = steady(os.open, path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -161,18 +166,20 @@ def sync_path(path: Path) -> None:
         os.close(handle)
 
 
-def settle(path: Path) -> None:
-    """`sync_path` of a file; if that fails for a moment, writes its bytes anew."""
+def sync_file(path: Path) -> None:
+    """Syncs a file; after a transient error its bytes are written again."""
     try:
         sync_path(path)
     except OSError as error:
-        if error.errno not in STUMBLES:
+        if error.errno not in TRANSIENT:
             raise
         write_bytes(path, steady(Path(path).read_bytes))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replaces the file at `path` by `data`, all or nothing; makes missing parents.
+    """Replaces the file at `path` by `data`, as a whole or not at all.
+
+    Missing parents are made.
 
     Raises:
       StorageError: the disk is full, read-only, or the path cannot be written.
@@ -197,24 +204,25 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` of the text in UTF-8."""
+    """Writes a text in UTF-8, as `write_bytes` does."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_bytes` of JSON: keys sorted, floats exact, NaN and infinity refused."""
+    """Writes a value as JSON (`to_json`), as `write_bytes` does."""
     write_text(path, to_json(value))
 
 
 def to_json(value: Any) -> str:
+    """Formats JSON: keys sorted, floats exact. NaN and infinity are a ValueError."""
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 class Appender:
-    """A file that grows at its end, such as the rows of metrics.
+    """Appends to a file, such as the rows of metrics.
 
-    Each `write` is handed to the system whole; `sync` makes all of them durable.
-    A crash may leave a torn last line: the reader drops it.
+    `write` returns when the system has all of the text; `sync` makes it durable. A
+    crash may leave a torn last line, which the reader drops.
     """
 
     def __init__(self, path: Path):
@@ -233,10 +241,15 @@ class Appender:
         self._size = self._file.tell()
 
     def write(self, text: str) -> None:
+        """Appends a text.
+
+        Raises:
+          StorageError: the disk is full, or the file cannot be written.
+        """
         data = text.encode()
 
         def append() -> None:
-            os.ftruncate(self._file.fileno(), self._size)  # what an attempt has left
+            os.ftruncate(self._file.fileno(), self._size)  # left by a failed attempt
             rest = memoryview(data)
             while rest:
                 rest = rest[self._file.write(rest) :]
@@ -248,11 +261,12 @@ class Appender:
         crash_point("append-done")
 
     def sync(self) -> None:
+        """Makes all that was written durable; errors as of `write`."""
         with refusing(self.path):
             try:
                 os.fsync(self._file.fileno())
             except OSError as error:
-                if error.errno not in STUMBLES:
+                if error.errno not in TRANSIENT:
                     raise
                 self._file.close()
                 write_bytes(self.path, steady(self.path.read_bytes))
@@ -260,14 +274,19 @@ class Appender:
         crash_point("append-synced")
 
     def close(self) -> None:
+        """Closes the file, without a sync."""
         self._file.close()
 
 
 def commit(partial: Path, final: Path, **facts: Any) -> None:
-    """Makes the directory `partial` durable and names it `final`, all or nothing.
+    """Makes a directory durable and renames it, as a whole or not at all.
 
-    Writes MANIFEST.json: the `facts` (step, run ...), and for each file its size in
-    bytes and its SHA-256. `final` must not exist.
+    Its MANIFEST.json gets the facts, and the size and SHA-256 of each file.
+
+    Args:
+      partial: the directory as it was written.
+      final: its name from now on; it must not exist.
+      facts: what else the manifest holds, such as step and run.
 
     Raises:
       StorageError: the disk is full or read-only, or `final` exists.
@@ -277,7 +296,7 @@ def commit(partial: Path, final: Path, **facts: Any) -> None:
     with refusing(partial):
         files = {}
         for path in sorted(p for p in partial.rglob("*") if p.is_file()):
-            settle(path)
+            sync_file(path)
             name = path.relative_to(partial).as_posix()
             files[name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
     crash_point("commit-hashed")
@@ -295,10 +314,15 @@ def commit(partial: Path, final: Path, **facts: Any) -> None:
 
 
 def verify(directory: Path, **facts: Any) -> dict[str, Any]:
-    """Checks each file of a committed directory; returns the facts of its manifest.
+    """Verifies each file of a committed directory by its manifest.
 
-    `facts` given here must be those of the manifest: a step that was moved under the
-    name of another is damage. Files that the manifest does not list are ignored.
+    Files that the manifest does not list are ignored.
+
+    Args:
+      facts: what the manifest must hold; a step that was renamed to another differs.
+
+    Returns:
+      All facts of the manifest.
 
     Raises:
       CheckpointError: a file is missing, cut or changed; names it.
@@ -327,10 +351,10 @@ def verify(directory: Path, **facts: Any) -> dict[str, Any]:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a committed directory: its facts, and `files`.
+    """Reads the manifest of a committed directory: its facts, and `files`.
 
     Raises:
-      CheckpointError: it is missing or is not what was written, to the byte.
+      CheckpointError: it is missing, or differs in a byte from what was written.
     """
     path = Path(directory) / MANIFEST
     if not path.is_file():
@@ -349,7 +373,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def remove_tree(path: Path) -> None:
-    """Removes a directory; its name goes first, so that none is seen half empty."""
+    """Removes a directory; it is renamed first, so that no reader sees half of it."""
     path = Path(path)
     doomed = path.with_name(f"{path.name.removesuffix('.removed')}.removed")
     with refusing(path):
@@ -364,11 +388,11 @@ def remove_tree(path: Path) -> None:
 
 @contextmanager
 def holding(path: Path, *, alone: bool = False) -> Iterator[bool]:
-    """Holds a directory: for reading beside other readers, or `alone` to remove it.
+    """Locks a directory: shared, to read it, or `alone`, to remove it.
 
     Yields:
-      Whether it is held. Not, if it is no more there, or with `alone` if another
-      process reads it. Where the file system has no such locks it is.
+      Whether it is locked. It is not if the directory is gone or, with `alone`, if
+      another process reads it. On a file system without such locks it counts as locked.
     """
     try:
         handle = os.open(path, os.O_RDONLY)
@@ -389,7 +413,7 @@ def holding(path: Path, *, alone: bool = False) -> Iterator[bool]:
 
 
 def _manifest_text(content: dict[str, Any]) -> str:
-    """The manifest's text, with a checksum of itself."""
+    """Formats a manifest, with a checksum of itself."""
     digest = hashlib.sha256(to_json(content).encode()).hexdigest()
     return to_json({**content, "sha256": digest})
 

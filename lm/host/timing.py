@@ -1,4 +1,4 @@
-"""How fast a step is: its time, its waiting, its share of the machine's peak."""
+"""Measures steps: time, waiting for data, memory, share of the machine's peak."""
 
 import re
 import resource
@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# Dense peaks of one device in FLOP/s: (half precision, float32), as the makers state
-# them. A float32 product counts at jax's default precision: bfloat16 passes on TPU,
+# Dense peaks of one device in FLOP/s, as its maker states them: (half precision,
+# float32). A float32 product counts at jax's default precision: bfloat16 passes on TPU,
 # TF32 on a GPU that has it. One device is one core of a TPU v2, v3 and 7x, else a chip.
-# The first name found in the device's kind counts, so the longer names come first.
+# The first name that occurs in the device's kind counts, so longer names come first.
 PEAKS = {
     "TPU v2": (23e12, 23e12),
     "TPU v3": (61.5e12, 61.5e12),
@@ -47,7 +47,7 @@ PEAKS = {
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """The stated peak of one device in FLOP/s, or None where it is not known.
+    """Looks up the stated peak of one device in FLOP/s; None where it is not known.
 
     Args:
       device_kind: as jax gives it, such as "TPU v5 lite" or "NVIDIA H100 80GB HBM3".
@@ -62,10 +62,10 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
 
 
 def device_peak(dtype: str) -> float | None:
-    """The peak of a device of this process in FLOP/s: stated, or on CPU measured.
+    """Returns the peak of one device of this process in FLOP/s; on a CPU it measures.
 
-    A CPU's peak is that of a plain matrix product, measured once in about 0.2 s. All
-    CPU devices of a process share the cores, so each has its part of it.
+    The peak of a CPU is that of a plain matrix product, measured once in about 0.2 s.
+    All CPU devices of a process share its cores, so each counts as a part of it.
     """
     import jax
 
@@ -93,12 +93,15 @@ def _measured_peak(dtype: str) -> float:
 
 
 def peak_memory(compiled: Any = None) -> dict[str, int]:
-    """Peak bytes so far: `device_peak_bytes` of the fullest local device where the
-    platform counts them, else `process_peak_bytes` of this process.
+    """Returns the peak of used memory so far, in bytes.
 
     Args:
-      compiled: the compiled update step (`jax.stages.Compiled`); adds `program_bytes`,
-        what the compiler plans for its arguments, results and temporaries per device.
+      compiled: the compiled update step (`jax.stages.Compiled`).
+
+    Returns:
+      `device_peak_bytes` of the fullest local device where the platform counts them,
+      else `process_peak_bytes` of this process; with `compiled`, `program_bytes` too,
+      what the compiler plans per device for arguments, results and temporaries.
     """
     import jax
 
@@ -121,7 +124,7 @@ def peak_memory(compiled: Any = None) -> dict[str, int]:
 
 
 def describe_peak(compiled: Any = None) -> str:
-    """Returns `peak_memory` as a line."""
+    """Formats `peak_memory` as one line."""
     return "peak: " + ", ".join(
         f"{name.removesuffix('_bytes').replace('_', ' ')} {value / 2**20:,.1f} MiB"
         for name, value in peak_memory(compiled).items()
@@ -129,34 +132,40 @@ def describe_peak(compiled: Any = None) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Such as "1:02:33"."""
+    """Formats a duration, such as "1:02:33"."""
     minutes, second = divmod(max(round(seconds), 0), 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour}:{minute:02}:{second:02}"
 
 
-def told(
-    items: Iterable[T], total: int, tell: Callable[[str], None], every: float = 30.0
+def with_progress(
+    items: Iterable[T], total: int, note: Callable[[str], None], every: float = 30.0
 ) -> Iterator[T]:
-    """The items; says every so many seconds how many are done and what is left."""
+    """Yields the items, and notes how many are done and the time that is left.
+
+    Args:
+      total: how many items there are.
+      note: prints a line.
+      every: seconds between two lines.
+    """
     began = last = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()
         if done and now - last >= every:
             left = (now - began) / done * (total - done)
-            tell(f"{done} of {total}, left {clock(left)}")
+            note(f"{done} of {total}, left {clock(left)}")
             last = now
         yield item
 
 
 class StepTimer:
-    """Where the time of each step goes.
+    """Measures the time of each step, and what it is spent on.
 
         model FLOPs utilisation =
             model FLOPs of a step / (seconds of a step x peak FLOP/s x devices)
 
     as in PaLM (Chowdhery et al. 2022, appendix B): recomputation does not count. The
-    first step of a process holds its compilation.
+    first step of a process includes its compilation.
 
     Args:
       flops_per_step: model FLOPs of one update over all devices; None: no `mfu`.
@@ -180,14 +189,14 @@ class StepTimer:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around the wait for the next batch."""
+        """Measures the block, a wait for the next batch."""
         start = self._clock()
         yield
         self._waited += self._clock() - start
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Around an evaluation or a save: it does not count as time of the step."""
+        """Measures the block, an evaluation or a save, which is no time of the step."""
         start = self._clock()
         yield
         self._aside += self._clock() - start

@@ -1,15 +1,15 @@
-"""Nothing waits for ever: each phase of a run has a limit, each process a pulse.
+"""Ends a process that waits too long: phases have time limits, processes heartbeats.
 
-A thread follows what the run is doing. When a phase passes its limit, or another
-process of the run has shown no sign of life for too long, it writes all stacks to
-`stacks.txt` in the workdir, says in a line who and what is missing, and ends the
-process with exit code 8: the same command again continues.
+A thread checks what the run is doing. When a phase exceeds its limit, or when another
+process of the run has sent no heartbeat for too long, it writes the stacks of all
+threads to `stacks.txt` in the workdir, prints in one line which process or phase is
+missing, and ends the process with exit code 8. The same command again continues.
 
 Environment, both optional:
 
 - LM_PHASE_LIMIT: seconds that a step, a save or the wait for a batch may take, 1800 by
   default.
-- LM_PEER_LIMIT: seconds without a sign of life from another process, 10 by default.
+- LM_PEER_LIMIT: seconds without a heartbeat of another process, 10 by default.
 """
 
 import ctypes
@@ -32,18 +32,19 @@ from lm.errors import PeerError, Refusal
 from lm.host import environ, storage
 
 TICK = 0.5  # seconds
-_barriers = itertools.count()  # The name of a barrier is used once.
+_barriers = itertools.count()  # makes the name of each barrier unique
 
 
 class Watch:
-    """Follows a run, as a context; `at` says what the run is doing.
+    """Watches a run, as a context; the run calls `at` when a phase begins.
 
     Args:
-      workdir: where `stacks.txt` goes.
-      client: jax's client of the service that the processes share, None for a process
-        alone.
-      process, processes: which one this is, and of how many.
-      phase_limit, peer_limit: seconds; None takes the environment's.
+      workdir: the folder of `stacks.txt`.
+      client: jax's client of the service that the processes share; None for a single
+        process.
+      process: the number of this process.
+      processes: how many processes there are.
+      phase_limit, peer_limit: seconds; None: those of the environment.
       end: ends the process, for tests.
     """
 
@@ -59,11 +60,9 @@ class Watch:
         end: Callable[[int], None] = os._exit,
     ):
         self._stacks, self._end = Path(workdir) / "stacks.txt", end
-        self._limit = (
-            environ.whole("LM_PHASE_LIMIT", 1800)
-            if phase_limit is None
-            else (phase_limit)
-        )
+        if phase_limit is None:
+            phase_limit = environ.whole("LM_PHASE_LIMIT", 1800)
+        self._limit = phase_limit
         limit = environ.whole("LM_PEER_LIMIT", 10) if peer_limit is None else peer_limit
         self._peers = None
         if processes > 1:
@@ -86,18 +85,18 @@ class Watch:
         if not self._peers:
             return
         if isinstance(error, Exception) and not isinstance(error, Refusal):
-            # A connection that breaks is how another's end is often seen first.
+            # The end of another process often shows first as a broken connection.
             lost = self._peers.await_lost()
             if lost:
                 raise self._lost(lost) from error
         self._peers.stop(error)
 
     def at(self, phase: str, times: float = 1) -> None:
-        """The run now begins `phase`, such as "step 12".
+        """Begins a phase, such as "step 12".
 
         Args:
-          times: of the limit it may take so much; infinite where its length is not
-            known, such as that of an index of rows.
+          times: the phase may take `times` the limit; infinite where its length is not
+            known, such as that of building an index of rows.
         """
         self._phase, self._seconds = phase, times * self._limit
         self._deadline = time.monotonic() + self._seconds
@@ -107,13 +106,13 @@ class Watch:
         last = armed = time.monotonic()
         while not self._done.wait(TICK):
             now = time.monotonic()
-            if now - armed > 20 * TICK:  # For native code that keeps all threads out.
+            if now - armed > 20 * TICK:  # for native code that blocks all threads
                 faulthandler.dump_traceback_later(
                     self._limit + 60, exit=True, file=sys.__stderr__ or sys.stderr
                 )
                 armed = now
             if now - last > 10 * TICK:
-                self._deadline += now - last  # This process itself was frozen.
+                self._deadline += now - last  # This process itself was stopped.
             last = now
             if now > self._deadline:
                 self._stop(
@@ -128,23 +127,29 @@ class Watch:
                 self._stop(self._lost(lost))
 
     def _others(self) -> str:
+        """Describes where the other processes are, for the error."""
         return f" ({self._peers.doing()})" if self._peers else ""
 
     def _lost(self, lost: str) -> PeerError:
+        """Makes the error for a process that is lost."""
         return PeerError(
             lost,
-            f"no sign of life (here: {self._phase})",
+            f"no heartbeat (here: {self._phase})",
             "every process of the run",
             "run the same command again, in every process",
         )
 
     def _aborted(self) -> None:
-        """jax is about to abort the process, since it lost the process 0."""
+        """Ends the process with our own line where jax would abort it.
+
+        jax does that when it has lost process 0.
+        """
         peers = self._peers
         first = peers.lost() or peers.name(0) if peers else "process 0"
         self._stop(self._lost(first))
 
     def _stop(self, error: PeerError) -> None:
+        """Writes all stacks, prints the error, and ends the process."""
         with suppress(OSError, Refusal), self._open_stacks() as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {error}\n\n")
             file.flush()
@@ -158,9 +163,9 @@ class Watch:
 
 
 def of_run(workdir: Path) -> Watch:
-    """The watch of this process of the run that jax has started."""
+    """Makes the watch of this process; jax has been started."""
     import jax
-    from jax._src import distributed  # jax shows its client nowhere else.
+    from jax._src import distributed  # jax has no public way to its client.
 
     return Watch(
         workdir,
@@ -171,10 +176,10 @@ def of_run(workdir: Path) -> Watch:
 
 
 class Peers:
-    """Signs of life of the processes of a run, in the service that jax runs for them.
+    """Exchanges heartbeats between the processes of a run, through jax's own service.
 
-    A sign is a number that grows; it is compared with the one before, so that no clock
-    is compared with another's.
+    A heartbeat is a number that grows. Each process measures how long the number of
+    another one stays the same; the clocks of two machines are never compared.
     """
 
     def __init__(
@@ -198,14 +203,14 @@ class Peers:
         self._thread.start()
 
     def stop(self, error: BaseException | None) -> None:
-        """The last sign: this process ends, and it is no accident unless `error`."""
+        """Sends the last heartbeat: the process ends, because of `error` if given."""
         self._done.set()
         with suppress(Exception):
-            told = f"{type(error).__name__}: {error}" if error else ""
-            self._tell(" ".join(told.split())[:500])
+            reason = f"{type(error).__name__}: {error}" if error else ""
+            self._send(" ".join(reason.split())[:500])
 
     def lost(self) -> str | None:
-        """The process that is lost, with its last words, or None."""
+        """Describes the process that is lost, and why it ended; None if none is."""
         now = time.monotonic()
         for process, (text, since) in self._signs.items():
             sign = json.loads(text or "{}")
@@ -213,21 +218,22 @@ class Peers:
                 return f"{self.name(process)}, which ended ({sign['end']})"
             if now - since > self._limit and sign.get("end") is None:
                 return self.name(process)
-        # Without the service no sign arrives at all; it runs in process 0.
+        # The service runs in process 0: without it no heartbeat arrives at all.
         return self.name(0) if now - self._answered > self._limit else None
 
     def await_lost(self) -> str | None:
-        """As `lost`, for as long as it takes to be sure."""
+        """Waits until the limit shows whether a process is lost; returns as `lost`."""
         deadline = time.monotonic() + self._limit + 2 * TICK
         while not (lost := self.lost()) and time.monotonic() < deadline:
             time.sleep(TICK)
         return lost
 
     def name(self, process: int) -> str:
+        """Describes a process, with its machine and its last phase if known."""
         return f"process {process}{self._last(process, 'lost at ')}"
 
     def doing(self) -> str:
-        """Where the other processes are, for one that waits for them."""
+        """Describes the phases of the other processes, for one that waits for them."""
         return ", ".join(f"process {p}{self._last(p, 'at ')}" for p in self._signs)
 
     def _last(self, process: int, verb: str) -> str:
@@ -235,19 +241,21 @@ class Peers:
         return f" ({sign['host']}) {verb}{sign['phase']}" if sign else ""
 
     def _beat(self) -> None:
+        """Sends and receives heartbeats until the end."""
         while not self._done.wait(2 * TICK):
             try:
-                self._tell(None)
+                self._send(None)
                 found = self._client.key_value_dir_get("lm/signs/")
             except Exception:
-                continue  # `_answered` grows old.
+                continue  # `lost` sees the age of `_answered`.
             now = self._answered = time.monotonic()
             for key, text in found:
                 process = int(key.rpartition("/")[2])
                 if self._signs.get(process, (text,))[0] != text:
                     self._signs[process] = text, now
 
-    def _tell(self, end: str | None) -> None:
+    def _send(self, end: str | None) -> None:
+        """Sends a heartbeat; `end` is why the process ends, None while it runs."""
         self._count += 1
         sign = {
             "count": self._count,
@@ -260,7 +268,7 @@ class Peers:
 
 
 def barrier(name: str, limit: float) -> None:
-    """Waits for all processes, each of which comes here the same number of times.
+    """Waits for all processes; each must call it at the same places.
 
     Raises:
       PeerError: one of them did not come within `limit` seconds.
@@ -288,9 +296,9 @@ _handlers: list[Any] = []  # native code calls them, so they must stay alive
 
 
 def _on_abort(act: Callable[[], None]) -> None:
-    """Calls `act` where native code would abort the process.
+    """Calls `act` where native code aborts the process.
 
-    jax has no other way: when its service is gone, it aborts within the second.
+    jax aborts within a second when its service is gone, and has no other hook.
     """
     kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
     _handlers.append(kind(lambda number: act()))

@@ -1,4 +1,4 @@
-"""What a run leaves behind: checkpoints that are verified, metrics, the log.
+"""Keeps what a run leaves in its workdir: verified checkpoints, metrics, the log.
 
-How bytes become durable is in `lm/host/storage.py`. Start with `checkpoint.py`.
+How files are made durable is in `lm/host/storage.py`. Start with `checkpoint.py`.
 """

@@ -1,4 +1,4 @@
-"""A workdir becomes the run of a config, or is refused to it."""
+"""Decides whether a config and its data may continue the run of a workdir."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,17 +20,23 @@ Change = tuple[str, Any, Any, bool]
 
 
 def begun(workdir: Path) -> bool:
-    """Whether the run has saved: from then on it depends on no other run."""
+    """Returns whether the run has saved a checkpoint.
+
+    From then on it needs `init.source` no more.
+    """
     return any(step.name.isdecimal() for step in (workdir / "checkpoints").glob("*"))
 
 
 def check_config(
     config: Config, workdir: Path, allow_change: tuple[str, ...] = ()
 ) -> tuple[Config | None, list[Change]]:
-    """Compares a config with that of the run in `workdir`; changes no file.
+    """Compares a config with that of the run in `workdir`, without changing a file.
+
+    Args:
+      allow_change: frozen fields that may differ.
 
     Returns:
-      The run's own config, None for a new run, and what differs from it.
+      The config of the run, None for a new run; and the differences.
 
     Raises:
       CheckpointError: the workdir has checkpoints of a config that differs in a field
@@ -47,11 +53,11 @@ def check_config(
 
 
 class Opened(NamedTuple):
-    """The workdir of a new run, or of one that goes on.
+    """The workdir of a new run, or of one that continues.
 
     Attributes:
-      before: the config of the run so far; None for a new run.
-      changes: what differs from it.
+      before: the config that the workdir holds; None for a new run.
+      changes: the differences of the new config from it.
       checkpointer: writes and reads its checkpoints.
       latest: the newest checkpoint, not verified yet; None where there is none.
     """
@@ -73,10 +79,11 @@ def open_workdir(
 ) -> Opened:
     """Opens a workdir for the run of a config, and notes what the config changes.
 
-    The run of a workdir that has checkpoints becomes this config's later, when one of
-    them is restored: a command that is refused changes no file.
+    If the workdir has checkpoints, the config is not written here but after one of them
+    is restored (`adopt`), so that a command that is refused changes no file.
 
     Args:
+      note: writes a line to the log.
       strict, allow_change: see `Checkpointer`.
       notes: lines to write to the log first.
 
@@ -101,9 +108,10 @@ def open_workdir(
 
 
 def adopt(config: Config, workdir: Path, changes: list[Change]) -> None:
-    """Makes the workdir this config's; only process 0 writes.
+    """Writes the config into the workdir; only process 0 writes.
 
-    A run that has not saved yet trains its tokenizer anew if its config has changed.
+    If the config has changed and the run has not saved yet, its tokenizer is removed,
+    so that it is trained again.
     """
     if jax.process_index() != 0:
         return
@@ -120,16 +128,16 @@ def describe_changes(changes: list[Change]) -> list[str]:
 def check_data(
     saved: Mapping[str, Any], now: Mapping[str, Any], *, resized: bool = False
 ) -> None:
-    """Refuses to go on with data that are not those of the checkpoint.
+    """Refuses to continue with other data than those of the checkpoint.
 
-    Rows whose index is of another format have another name, and are compared by the
-    numbers of records, rows and tokens. An evaluation is compared where its section of
-    the config is the same.
+    The format of an index is part of the names of its rows. So rows of two formats are
+    compared by the numbers of records, rows and tokens. An evaluation is compared only
+    where its section of the config is the same.
 
     Args:
-      saved, now: the identity of the data (`lm.data.pipeline.fingerprint`), of the
-        checkpoint and of this start.
-      resized: whether the size of the batches may differ; the examples go on.
+      saved: the identity of the checkpoint's data (`lm.data.pipeline.fingerprint`).
+      now: the identity of the data now.
+      resized: whether the batch size may differ; the order of examples stays.
 
     Raises:
       CheckpointError: names the part that differs.
@@ -158,7 +166,7 @@ def check_data(
 
 
 def _unnamed(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity of the data without what the format of an index decides."""
+    """Copies an identity without the names that depend on the format of an index."""
     counts = ("records", "skipped", "rows", "tokens")
     rows = [{key: row.get(key) for key in counts} for row in identity.get("rows", ())]
     left_out = ("format", "evals")
@@ -166,20 +174,21 @@ def _unnamed(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def complete(workdir: Path, step: int | None, total: int) -> bool:
-    """Whether a run has made its steps: the checkpoint is intact and evaluated.
+    """Returns whether a run is finished: its last step is intact and evaluated.
 
     Process 0 looks, and all processes get its answer.
 
     Args:
       step: the newest checkpoint, not verified yet; None where there is none.
-      total: the steps that the config asks for.
+      total: the last step of the config.
     """
     if step is None or step < total:
         return False
     found = False
     if jax.process_index() == 0:
-        with suppress(CheckpointError):  # Restoring it tells what is wrong.
+        with suppress(CheckpointError):  # The restore that follows reports damage.
             file = steps.find(workdir, step) / "host.json"
+            # A checkpoint that precedes its evaluations keeps the row of its step.
             found = "row" not in files.read_json(file, {}, error=CheckpointError)
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils

@@ -1,11 +1,11 @@
-"""Checkpoints. Orbax writes the arrays; the manifest and the commit are ours.
+"""Saves and restores checkpoints; Orbax writes the arrays, we the manifest.
 
-`checkpoints/<step>/` holds `state` (step, params, opt_state), `host.json` (what the
-host knows beside the arrays), `leaves.json` (each leaf's path, dtype and shape),
-`config.json` and MANIFEST.json, which has the identity of the run and the hash of the
-rows of metrics so far. It is written as `<step>.partial` and renamed when all of it is
-durable. `checkpoints/best` names the best step. A run owns its workdir through
-`Checkpointer`; the functions of `steps.py` read any workdir.
+`checkpoints/<step>/` holds `state` (step, params, opt_state, carried, averaged),
+`host.json` (what the run needs beside the arrays), `leaves.json` (path, dtype and shape
+of each leaf), `config.json` and MANIFEST.json, which has the identity of the run and
+the hash of the rows of metrics so far. It is written as `<step>.partial` and renamed
+when all of it is durable. `checkpoints/best` names the best step. `Checkpointer` is for
+the one run that owns a workdir; the functions of `steps.py` read any workdir.
 """
 
 import errno
@@ -78,17 +78,17 @@ class Init:
 class Checkpointer:
     """Saves and restores the state of the one run that owns `workdir`.
 
-    In a run of several processes each of them makes one and calls each method at the
-    same place; process 0 alone commits, removes and renames.
+    Each process of a run makes one and calls each method at the same places; only
+    process 0 commits, removes and renames.
 
     Args:
-      workdir: the run's directory; what an interrupted save left there is removed.
+      workdir: the run's directory; remains of an interrupted save are removed.
       policy: when to save and what to keep.
-      config: of the run, kept with each step; what it freezes may not differ from that
-        of the step that is restored. None keeps none and compares nothing.
+      config: of the run, saved with each step. Its frozen fields must be those of the
+        step that is restored. None: none is saved or compared.
       allow_change: frozen fields that may differ.
-      note: takes a line of warning.
-      strict: refuse a damaged step rather than fall back to an older one.
+      note: prints a warning.
+      strict: whether to refuse a damaged step instead of restoring an older one.
       limit: seconds to wait for the other processes.
     """
 
@@ -116,23 +116,25 @@ class Checkpointer:
             self.identity = identity.adopt(self.directory.parent)
             self._sweep()
             self._point_to_best()
-        watch.barrier(
-            "start", limit
-        )  # Before that, no process looks into the directory.
+        # Until here only process 0 may look into the directory.
+        watch.barrier("start", limit)
 
     def steps(self) -> list[int]:
-        """The committed steps, in ascending order."""
+        """Lists the committed steps in ascending order."""
         return steps.list_steps(self.directory)
 
     def latest(self) -> int | None:
-        """The newest committed step, not yet verified; None where there is none."""
+        """Returns the newest committed step, not verified; None where there is none."""
         return max(self.steps(), default=None)
 
     def check_room(self, abstract: Any) -> None:
-        """Refuses to start where not even one checkpoint has room.
+        """Refuses to start where the disk has no room for a checkpoint.
+
+        Args:
+          abstract: the state, arrays or jax.ShapeDtypeStruct.
 
         Raises:
-          StorageError: names what is needed and what is free.
+          StorageError: names the bytes that are needed and those that are free.
         """
         need = steps.bytes_of(leaves_of(abstract))
         free = shutil.disk_usage(self.directory).free
@@ -149,17 +151,16 @@ class Checkpointer:
     ) -> None:
         """Saves in the background; returns when the arrays are copied to the host.
 
-        It first waits for the save before, so a kill loses at most the steps since the
-        last save, and those that are made while a save is being written. The buffers of
-        `state` may be donated at once. A step that is committed
-        already is left as it is: the state of a step is a function of the config.
+        It first waits for the previous save. So a kill loses at most the steps since
+        the last save, and those that are made while a save is being written. The
+        buffers of `state` may be donated at once. A step that is committed already is
+        not written again: the state of a step is a function of the config.
 
         Args:
           step: the step of `state`.
           state: any pytree of arrays.
-          host: what else the run needs to go on, as JSON.
-          value: the metric `policy.best` where it was measured at this step; evaluate
-            before you save.
+          host: what the run needs to continue beside the arrays, as JSON.
+          value: the metric `policy.best`, if it was measured at this step.
 
         Raises:
           StorageError: this save cannot be written, or the one before could not be.
@@ -193,7 +194,7 @@ class Checkpointer:
         )
 
     def wait(self) -> None:
-        """Waits until the last save is committed, by every process.
+        """Waits until the last save is committed; every process calls it.
 
         Raises:
           StorageError: it could not be written. The next save is not affected.
@@ -207,13 +208,13 @@ class Checkpointer:
     def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict]:
         """Reads the newest intact step, or `step`, into the shardings of `abstract`.
 
-        Newer steps that are damaged are renamed `<step>.damaged` and noted, once an
-        intact one is found.
+        Newer steps that are damaged are renamed `<step>.damaged`, with a warning, but
+        only where an intact one is found.
 
         Args:
-          abstract: the state as jax.ShapeDtypeStruct leaves, with shardings; or what
-            makes it of the step's directory.
-          step: this step and no other.
+          abstract: the state as jax.ShapeDtypeStruct leaves, with shardings; or a
+            function from the step's directory to it.
+          step: restores this step and no other.
 
         Returns:
           The state, of the types and shardings of `abstract`, and the host's JSON.
@@ -243,7 +244,7 @@ class Checkpointer:
         return read(place, abstract(place) if callable(abstract) else abstract)
 
     def drop_after(self, step: int) -> None:
-        """Removes the steps after `step`, since the run goes back behind them."""
+        """Removes the steps after `step`, to which the run goes back."""
         self.wait()
         if jax.process_index() == 0:
             for later in [s for s in self.steps() if s > step]:
@@ -263,10 +264,11 @@ class Checkpointer:
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        """After a failure a save comes to its end, if it needs no other process."""
+        """Finishes a save that is running; after a failure only in a single process."""
         self._thread.shutdown(wait=kind is None or jax.process_count() == 1)
 
     def _newest_intact(self, step: int | None) -> int:
+        """Verifies steps from the newest one on; renames the damaged ones."""
         damage: dict[int, CheckpointError] = {}
         for candidate in reversed(self.steps()) if step is None else [step]:
             try:
@@ -279,8 +281,8 @@ class Checkpointer:
                     raise
                 damage[candidate] = error
         else:
-            # Nothing is renamed here: a second attempt must find the same steps, and
-            # not an empty directory that looks like a run to be started.
+            # No step is renamed here: otherwise a second attempt would find an empty
+            # directory, and start a new run.
             found = "; ".join(f"step {s}: {e}" for s, e in damage.items())
             raise CheckpointError(
                 str(self.directory),
@@ -306,7 +308,7 @@ class Checkpointer:
     def _finish(
         self, response: Any, partial: Path, need: int, texts: dict, facts: dict
     ) -> None:
-        """The rest of a save, in the background thread."""
+        """Completes a save in the background thread."""
         with self._cleaning(), storage.refusing(partial, need):
             response.result()  # When it is done here, each process has written.
             if jax.process_index() != 0:
@@ -320,24 +322,28 @@ class Checkpointer:
             self._retain()
 
     def _retain(self) -> None:
+        """Removes the steps that the policy does not keep."""
         for step in self._spare(self.policy.keep_last):
             self._remove(step)
 
     def _spare(self, keep_last: int = 1) -> list[int]:
-        """The steps that may go, the oldest first, if `keep_last` of the last stay."""
+        """Lists the steps that may be removed, the oldest first.
+
+        The best one, each multiple of `keep_every` and the last `keep_last` are kept.
+        """
         found, every = self.steps(), self.policy.keep_every
         kept = {*found[-keep_last:], steps.read_best(self.directory).get("step")}
         return [s for s in found if s not in kept and not (every and s % every == 0)]
 
     def _remove(self, step: int) -> None:
-        """Removes a step, unless somebody is reading it: then the next save does."""
+        """Removes a step; one that is being read is left to the next save."""
         directory = self.directory / str(step)
         with storage.holding(directory, alone=True) as held:
             if held:
                 storage.remove_tree(directory)
 
     def _make_room(self, need: int) -> None:
-        """Removes the oldest steps early, if the disk has no room for another."""
+        """Removes the oldest steps early if the disk has no room for a new one."""
         if jax.process_index() != 0:
             return
         for step in self._spare():
@@ -349,15 +355,15 @@ class Checkpointer:
             self._remove(step)
 
     def _point_to_best(self) -> None:
-        """Writes `best` anew from the values in the manifests of the steps on disk.
+        """Writes `best` from the values in the manifests of all steps.
 
-        So the pointer is right after any crash; the best step is never removed.
+        So it is right after any crash, and the best step is never removed.
         """
         if self.policy.best is None:
             return
         values = {}
         for step in self.steps():
-            with suppress(CheckpointError):  # restore tells of damage
+            with suppress(CheckpointError):  # The restore reports damage.
                 place = self.directory / str(step)
                 facts = storage.read_manifest(place)
                 self.identity.check(facts, place)
@@ -376,14 +382,14 @@ class Checkpointer:
             storage.write_text(pointer, text)
 
     def _sweep(self) -> None:
-        """Removes what an interrupted save or removal has left."""
+        """Removes what an interrupted save or removal left behind."""
         for path in sorted(self.directory.iterdir()):
             if re.fullmatch(r"\d+\.(partial.*|removed)", path.name):
                 storage.remove_tree(path)
 
     @contextmanager
     def _cleaning(self) -> Iterator[None]:
-        """Sweeps after a failure, so that the next save finds its place free."""
+        """Sweeps after a failure in the block, so that the next save can be made."""
         try:
             yield
         except BaseException:

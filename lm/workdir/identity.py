@@ -1,9 +1,9 @@
-"""The identity of a run: made once, kept in `run.json`, written into each manifest.
+"""Gives each run an identity: kept in `run.json` and in each checkpoint's manifest.
 
-So a checkpoint of another run that was put into `checkpoints/` is found, whatever the
-folders are called, and a workdir that is renamed, moved, copied or linked is the same
-run. A run of before there were identities gets one, and its checkpoints, whose
-manifests have the name of its folder, stay its own.
+So a checkpoint of another run that was put into `checkpoints/` is recognised, whatever
+the folders are called, and a workdir that is renamed, moved, copied or linked stays the
+same run. A run that is older than identities gets one; the manifests of its checkpoints
+have the name of its folder, and are accepted.
 """
 
 import re
@@ -20,16 +20,22 @@ FILE = "run.json"
 
 @dataclass(frozen=True)
 class Identity:
-    """Attributes:
-    run: what the manifests of new checkpoints say.
-    before: what those of older ones may say.
+    """Names a run.
+
+    Attributes:
+      run: its name in the manifests of new checkpoints.
+      before: names that older manifests may have.
     """
 
     run: str
     before: tuple[str, ...] = ()
 
     def check(self, facts: dict[str, Any], place: Path) -> None:
-        """Refuses the checkpoint of another run, by the facts of its manifest.
+        """Refuses the checkpoint of another run.
+
+        Args:
+          facts: of its manifest.
+          place: its directory, for the error.
 
         Raises:
           CheckpointError: names the manifest, and both runs.
@@ -58,7 +64,7 @@ def read(workdir: Path) -> Identity | None:
 
 
 def adopt(workdir: Path) -> Identity:
-    """Reads the identity of a run, or makes one. Process 0 of its owner calls it.
+    """Reads the identity of a run, or makes one. Only process 0 calls it.
 
     Raises:
       CheckpointError: run.json is gone, and the checkpoints are of several runs.
@@ -83,12 +89,12 @@ def adopt(workdir: Path) -> Identity:
 
 
 def _names(directory: Path) -> set[str]:
-    """The runs that the manifests of a folder name, as far as they can be read."""
+    """Lists the runs that the manifests of a folder name; skips damaged ones."""
     names = set()
     for place in directory.glob("[0-9]*") if directory.is_dir() else ():
         if place.name.isdecimal():
             try:
                 names.add(str(storage.read_manifest(place).get("run")))
             except (CheckpointError, StorageError):
-                continue  # restore tells of the damage
+                continue  # The restore reports the damage.
     return names

@@ -1,4 +1,4 @@
-"""Lines for a terminal of 80 columns."""
+"""Breaks lines for a terminal of 80 columns."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,11 @@ WIDTH = 80
 
 
 def wrap(parts: Sequence[str], separator: str, indent: str = "    ") -> str:
-    """Joins parts to lines of at most 80 columns, each part whole.
+    """Joins parts to lines of at most 80 columns, without breaking a part.
 
     Args:
-      separator: between the parts of a line; a break takes its place, but for what it
-        has before the space.
-      indent: of all lines but the first.
+      separator: between two parts of a line; at the end of a line without its space.
+      indent: begins all lines but the first.
     """
     lines = [parts[0]]
     for part in parts[1:]:

@@ -1,7 +1,7 @@
-"""Whether the rows of metrics.jsonl are those that the run has written.
+"""Checks that the rows of metrics.jsonl are those that the run has written.
 
-Each checkpoint keeps the size and the SHA-256 of the rows up to its step, so that rows
-which somebody removed, doubled or altered are noticed when the run goes on.
+Each checkpoint keeps the size and the SHA-256 of the rows up to its step. So rows that
+somebody removed, doubled or altered are noticed when the run continues.
 """
 
 import hashlib
@@ -15,14 +15,14 @@ CHUNK = 2**20
 
 
 class Digest:
-    """The running hash of a file that grows; a call reads what is new."""
+    """Hashes a file that grows; each call reads only what is new."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what was read: the file has been cut."""
+        """Starts again, since the file has been cut."""
         self._hash, self._size = hashlib.sha256(), 0
 
     def facts(self) -> dict[str, Any] | None:
@@ -45,30 +45,30 @@ def complaint(path: Path, facts: dict[str, Any] | None) -> str | None:
 
     Args:
       path: of metrics.jsonl.
-      facts: of `Digest.facts` when the checkpoint was saved; None takes any rows.
+      facts: of `Digest.facts` when the checkpoint was saved; None accepts any rows.
 
     Returns:
-      What differs, for a warning; None where nothing does, or the file is gone, which
-      `writer.cut` tells.
+      What differs, for a warning; None where nothing does, or where the file is
+      absent, which `writer.cut` reports.
     """
     if not facts or files.check_regular(path) is None:
         return None
-    digest, left, steps = hashlib.sha256(), facts["bytes"], _Order()
+    digest, left, order = hashlib.sha256(), facts["bytes"], _Order()
     with storage.refusing(path), open(path, "rb") as file:
         for line in file:
-            steps.see(line)
+            order.see(line)
             digest.update(line[:left])
             left -= len(line[:left])
             if not left:
                 break
     if not left and digest.hexdigest() == facts["sha256"]:
         return None
-    why = steps.wrong or ("the last are missing" if left else "some are altered")
+    why = order.wrong or ("the last are missing" if left else "some are altered")
     return f"{path.name}: not the rows that the run wrote before ({why})"
 
 
 class _Order:
-    """Looks for the first row that does not follow the one before."""
+    """Finds the first row whose step does not follow that of the row before."""
 
     def __init__(self) -> None:
         self.last: int | None = None

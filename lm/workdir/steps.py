@@ -1,6 +1,6 @@
-"""The steps of a workdir: found, verified, held while they are read, and read.
+"""Finds, verifies and reads the steps of a workdir, that of a running run too.
 
-The functions only read and may be used on any workdir, that of a live run too.
+No function here changes a workdir.
 """
 
 import logging
@@ -20,14 +20,14 @@ from lm.host import files, storage
 from lm.trees import flatten
 from lm.workdir import identity
 
-# Another one of these makes other data, with which no run can go on.
+# Another value of these means other data: --allow-change does not allow it.
 FIXED = ("seed", "seq_len", "tokenizer", "data.sources", "data.pack", "data.order")
 Leaves = dict[str, list]  # path -> [dtype, shape]
 Which = int | Literal["latest", "best"]
 
 
 def find(workdir: Path, which: Which = "latest") -> Path:
-    """The directory of a committed step of any workdir, verified.
+    """Finds and verifies a committed step; returns its directory.
 
     Raises:
       CheckpointError: there is none, or a file of it is damaged.
@@ -38,7 +38,7 @@ def find(workdir: Path, which: Which = "latest") -> Path:
 
 
 def _verify(directory: Path, facts: dict[str, Any]) -> None:
-    """Verifies a step, and that it is of the run in whose workdir it stands."""
+    """Verifies a step, and that it belongs to the run of its workdir."""
     found = storage.verify(directory, **facts)
     known = identity.read(directory.parents[1])
     if known is not None:
@@ -46,7 +46,7 @@ def _verify(directory: Path, facts: dict[str, Any]) -> None:
 
 
 def _choose(workdir: Path, which: Which) -> tuple[Path, dict[str, Any]]:
-    """The directory of a step, and what its manifest must say."""
+    """Finds a step; returns its directory and what its manifest must hold."""
     directory = Path(workdir).absolute() / "checkpoints"
     steps = list_steps(directory) if directory.is_dir() else []
     best = read_best(directory) if which == "best" else {}
@@ -60,15 +60,15 @@ def _choose(workdir: Path, which: Which) -> tuple[Path, dict[str, Any]]:
             f"the {which} one" if isinstance(which, str) else f"step {which}",
             "give the workdir of a run, and a step that it has kept",
         )
-    # The pointer's own facts must be those of the step: it has no checksum.
+    # The pointer has no checksum, so its facts are compared with the manifest's.
     return directory / str(step), {**best, "step": step}
 
 
 @contextmanager
 def reading(workdir: Path, which: Which = "latest") -> Iterator[Path]:
-    """`find`, and while the block lasts the live run does not remove the step."""
+    """Finds and verifies a step, which its run does not remove during the block."""
     held = False
-    while not held:  # The run may remove it just before it is held.
+    while not held:  # The run may remove the step just before it is locked.
         directory, facts = _choose(workdir, which)
         with storage.holding(directory) as held:
             if held:
@@ -77,7 +77,17 @@ def reading(workdir: Path, which: Which = "latest") -> Iterator[Path]:
 
 
 def read(directory: Path, abstract: Any) -> tuple[Any, dict]:
-    """Reads a verified step; `abstract`, the result and errors as in `restore`."""
+    """Reads a verified step.
+
+    Args:
+      abstract: the state as jax.ShapeDtypeStruct leaves, with shardings.
+
+    Returns:
+      The state, of the types and shardings of `abstract`, and the host's JSON.
+
+    Raises:
+      CheckpointError: the state differs from `abstract` in a path, a shape or a dtype.
+    """
     saved, wanted = read_leaves(directory), leaves_of(abstract)
     found = []
     for path in sorted({**saved, **wanted}):
@@ -99,24 +109,24 @@ def read(directory: Path, abstract: Any) -> tuple[Any, dict]:
 
 
 def complete_config(kept: Config) -> Config:
-    """Fills in the fields that are newer than a config that was kept."""
+    """Adds the fields that are newer than a config that was kept, with defaults."""
     try:
         return configs.resolve(configs.plain(kept, "config.json"))
-    except ConfigError:  # It has fields that are no more: it is compared as it is.
+    except ConfigError:  # It has fields that no longer exist.
         return kept
 
 
 def check_config(
     directory: Path, config: Config, allow_change: tuple[str, ...] = ()
 ) -> None:
-    """Compares a config with the one that a step was saved with, if it has one.
+    """Compares a config with the one that is saved with a step, if there is one.
 
     Raises:
       CheckpointError: they differ in a field that may not change.
     """
     file = directory / "config.json"
     if not file.exists():
-        return  # Saved before configs were kept with a step.
+        return  # Older checkpoints have no config.
     old = complete_config(configs.read_json(file, CheckpointError))
     refuse_changes(old, config, allow_change, f"the run of {directory}")
 
@@ -124,10 +134,14 @@ def check_config(
 def refuse_changes(
     old: Config, config: Config, allow_change: tuple[str, ...], run: str
 ) -> list[tuple[str, Any, Any, bool]]:
-    """Compares a config with that of a run; `run` names it in the error.
+    """Refuses a config whose frozen fields are not those of a run.
+
+    Args:
+      allow_change: frozen fields that may differ.
+      run: describes the run, for the error.
 
     Returns:
-      The changes, as `configs.changes` has them.
+      The differences, as of `configs.changes`.
 
     Raises:
       CheckpointError: a frozen field differs that `allow_change` does not name.
@@ -147,16 +161,21 @@ def refuse_changes(
 
 
 def read_state(directory: Path, abstract: Any, partial: bool = False) -> Any:
-    """The arrays of a verified step; with `partial`, `abstract` may leave some out.
+    """Reads the arrays of a verified step.
 
-    What is in it must be there, of the same shape and dtype: Orbax does not tell.
+    Each leaf of `abstract` must be in the step with the same shape and dtype, which
+    Orbax does not check.
+
+    Args:
+      abstract: jax.ShapeDtypeStruct leaves, with shardings.
+      partial: whether it may lack leaves of the step.
     """
     with orbax(partial) as ocp:
         return ocp.load_checkpointables(directory, {"state": abstract})["state"]
 
 
 def read_leaves(directory: Path) -> Leaves:
-    """Each leaf of the state of a step: path -> [dtype, shape]."""
+    """Reads the dtype and shape of each leaf of a step: path -> [dtype, shape]."""
     file = Path(directory) / "leaves.json"
     leaves = files.read_json(file, {}, error=CheckpointError)
     for path, leaf in leaves.items():
@@ -169,7 +188,7 @@ def read_leaves(directory: Path) -> Leaves:
 
 
 def read_best(directory: Path) -> dict[str, Any]:
-    """What the pointer `best` says: metric, step, value; {} where there is none."""
+    """Reads the pointer `best`: metric, step, value; {} where there is none."""
     pointer = directory / "best"
     if not pointer.is_file():
         return {}
@@ -179,6 +198,7 @@ def read_best(directory: Path) -> dict[str, Any]:
 
 
 def list_steps(directory: Path) -> list[int]:
+    """Lists the committed steps of a folder `checkpoints`, in ascending order."""
     with storage.refusing(directory):
         names = [p.name for p in directory.iterdir() if p.is_dir()]
     return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
@@ -190,7 +210,7 @@ def bytes_of(leaves: Leaves) -> int:
 
 
 def leaves_of(tree: Any) -> Leaves:
-    """The path, dtype and shape of each leaf, arrays or abstract."""
+    """Lists the path, dtype and shape of each leaf, an array or an abstract one."""
     return {
         path: [str(np.dtype(leaf.dtype)), list(leaf.shape)]
         for path, leaf in flatten(tree).items()
@@ -198,25 +218,26 @@ def leaves_of(tree: Any) -> Leaves:
 
 
 def show_leaf(leaf: list | None) -> str:
+    """Formats the dtype and shape of a leaf for an error."""
     return "nothing" if leaf is None else f"{leaf[0]} {tuple(leaf[1])}"
 
 
 def free_name(path: Path) -> Path:
-    """Finds a name that nothing has: the path, or with .2, .3 ... at its end."""
+    """Finds a path that does not exist: this one, or with .2, .3 ... at its end."""
     names = [path, *(path.with_name(f"{path.name}.{i}") for i in range(2, 1000))]
     return next(name for name in names if not name.exists())
 
 
 @contextmanager
 def orbax(partial_load: bool = False) -> Iterator[Any]:
-    """Orbax's module, within the options that we use it with."""
+    """Gives Orbax's module, with our options set during the block."""
     from orbax.checkpoint import v1 as ocp
 
-    # Orbax logs each error that it also raises; a refusal of ours is one line.
+    # Orbax also logs each error that it raises; a refusal must be one line.
     logging.getLogger("absl").addFilter(_not_orbax)
     context = ocp.Context()
     context.pytree_options.loading.partial_load = partial_load
-    # Compressing weights costs five times the processor time and spares 7 %.
+    # Compression takes five times the processor time and saves 7 % of the bytes.
     context.array_options.saving.use_compression = False
     with context:
         yield ocp

@@ -1,4 +1,4 @@
-"""What came out of a run, as lines for the end of its log."""
+"""Describes the results of a run, for the end of its log."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from lm.workdir.writer import read_rows
 
 
 def summary(workdir: Path, step: int | None) -> str:
-    """Returns the last evaluations, and samples where there are some."""
+    """Describes the last evaluations, and shows the samples if there are any."""
     rows = read_rows(workdir / "metrics.jsonl")
     found = {
         name: value
@@ -29,11 +29,11 @@ def summary(workdir: Path, step: int | None) -> str:
 
 
 def finished(workdir: Path, step: int, total: int, why: str = "") -> str:
-    """Returns what came out, and why the run ended if not with its last step.
+    """Describes the results, and why the run ended before its last step if it did.
 
     Args:
       step: the last one made.
-      total: the steps that the config asks for.
+      total: the last step of the config.
       why: what ended the run early, or "".
     """
     lines = [summary(workdir, step)]

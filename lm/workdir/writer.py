@@ -1,10 +1,10 @@
-"""What a run tells: rows of metrics, TensorBoard, progress, run.log.
+"""Writes the metrics of a run: rows, TensorBoard, progress on the terminal, run.log.
 
-`metrics.jsonl` is the truth and is compared bit for bit: one row per step, keys
-sorted. A float32 stands there as the shortest decimal that reads back as the same
-float32; what is not finite stands as the string "NaN", "Infinity" or "-Infinity", since
-JSON has no number for it (`read_rows` undoes this). `timing.jsonl` holds wall times and
-is never compared.
+`metrics.jsonl` has one row per step with sorted keys, and is the same bit for bit in a
+repeated run. A float32 is written as the shortest decimal that reads back as the same
+float32. NaN and infinity, for which JSON has no number, are the strings "NaN",
+"Infinity" and "-Infinity"; `read_rows` reads them as floats. `timing.jsonl` holds wall
+times, which differ from run to run.
 """
 
 import json
@@ -30,9 +30,9 @@ from lm.workdir.lines import wrap
 
 @dataclass(frozen=True)
 class Log:
-    """What is shown, `config.log`; the rows of metrics are written at every step.
+    """What is shown (`config.log`); rows of metrics are written at every step anyway.
 
-    Args:
+    Attributes:
       every: time between two lines of the terminal and two points of TensorBoard.
       tensorboard: whether TensorBoard event files are written.
     """
@@ -47,14 +47,14 @@ CHANGEABLE = ("every", "tensorboard")
 class Writer:
     """Writes the rows and shows the progress of a run; only process 0 does anything.
 
-    Use it as a context, so that the terminal is left as it was found.
+    It is a context, which restores the terminal at its end.
 
     Args:
-      workdir: where the files go.
+      workdir: the folder of the files.
       log: the options.
       primary: whether this is process 0.
-      stream: where the progress goes, standard output by default: a bar if it is a
-        terminal, else lines.
+      stream: for the progress, standard output by default. A terminal gets a bar,
+        anything else lines.
     """
 
     def __init__(
@@ -83,14 +83,14 @@ class Writer:
         self.close()
 
     def start(self, step: int, *, every: int, total_steps: int) -> None:
-        """Cuts both files to the rows up to `step`, the checkpoint's; goes on there.
+        """Cuts both files to the rows up to `step`, and opens them to append rows.
 
-        Call it before the first row; `note` works before it too.
+        Call it before the first row; `note` may be called earlier.
 
         Args:
-          step: the last step that is done, 0 for a new run.
+          step: that of the checkpoint, 0 for a new run.
           every: `log.every` in steps.
-          total_steps: at which step the run ends.
+          total_steps: the last step of the run.
         """
         if not self._primary:
             return
@@ -112,7 +112,7 @@ class Writer:
     def row(
         self, step: int, metrics: Mapping[str, Any], timing: Mapping[str, Any]
     ) -> None:
-        """Writes the row of a step, and shows it when it is time or holds evaluations.
+        """Writes the row of a step; shows it if that is due or it has evaluations.
 
         Args:
           step: follows the step of the last row.
@@ -127,14 +127,14 @@ class Writer:
         self._step = step
         self._metrics.write(_json_row(step, metrics))
         self._timing.write(_json_row(step, timing))
-        if self._anchor is None:  # The first step compiles: it tells nothing of others.
+        if self._anchor is None:  # The first step compiles, so its time is no measure.
             self._anchor = (timing["time"], step)
         else:
             self._recent.append(timing)
         self._show(step, metrics, timing)
 
     def note(self, message: str) -> None:
-        """Shows a line and keeps it in run.log; control characters are escaped."""
+        """Shows a line and writes it to run.log; control characters are escaped."""
         message = escape(message)
         if self._primary:
             self._keep(message)
@@ -147,6 +147,7 @@ class Writer:
                 file.sync()
 
     def close(self) -> None:
+        """Closes all files, and the progress bar."""
         self._close_files()
         if self._bar:
             self._bar.close()
@@ -165,6 +166,7 @@ class Writer:
         self._metrics = self._timing = self._board = None
 
     def _show(self, step: int, metrics: Mapping, timing: Mapping) -> None:
+        """Shows a step on the terminal, in run.log and in TensorBoard."""
         evaluations = {
             name: value
             for name, value in metrics.items()
@@ -188,7 +190,7 @@ class Writer:
         self._plot(step, {**metrics, **speed})
 
     def _status(self, step: int, metrics: Mapping, timing: Mapping) -> str:
-        """Such as "loss 6.5312  12.3k tokens/s  left 0:12:33"."""
+        """Formats a step, such as "loss 6.5312  12.3k tokens/s  left 0:12:33"."""
         parts = []
         if "train/loss" in metrics:
             parts.append(f"loss {float(metrics['train/loss']):.4f}")
@@ -203,7 +205,7 @@ class Writer:
         return "  ".join(parts)
 
     def _plot(self, step: int, values: Mapping) -> None:
-        """TensorBoard is a copy for viewing: when it fails, training goes on."""
+        """Writes points to TensorBoard; a failure switches it off with a warning."""
         if not self._tensorboard:
             return
         try:
@@ -216,12 +218,14 @@ class Writer:
             self.note(f"warning: TensorBoard is off from here on: {error!r}")
 
     def _keep(self, message: str) -> None:
+        """Writes a line to run.log, with the time."""
         if self._runlog:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
             text = message.encode("utf-8", "backslashreplace").decode()
             self._runlog.write(f"{stamp}  {text}\n")
 
     def _print(self, message: str) -> None:
+        """Prints a line on the terminal; continues if its reader has gone."""
         if self._bar:
             self._bar.print(message)
         else:
@@ -229,22 +233,24 @@ class Writer:
             text = message.encode(encoding, "backslashreplace").decode(encoding)
             try:
                 print(text, file=self._stream, flush=True)
-            except OSError:  # The reader has gone (`| head`): the files remain.
-                # Later lines go nowhere, so that the flush at exit does not fail.
+            except OSError:  # The reader has gone, as with `| head`.
+                # Otherwise the flush at the exit of the process would fail again.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 def cut(path: Path, step: int) -> str | None:
-    """Drops the rows after `step` and a torn last line, all or nothing.
+    """Removes the rows after `step` and a torn last line from a file of rows.
+
+    The file is replaced as a whole or not at all.
 
     Returns:
-      What is wrong with the rows that stay, for a warning; None if nothing is.
+      What is wrong with the rows that are left, for a warning; None if nothing is.
     """
     if files.check_regular(path) is None:
         return None if step == 0 else f"{path.name}: absent, the rows up to {step} too"
     with storage.refusing(path):
         data = storage.steady(path.read_bytes)
-    lines = data.split(b"\n")[:-1]  # What follows the last line end is torn, or empty.
+    lines = data.split(b"\n")[:-1]  # After the last line end is a torn row, or nothing.
     kept, last, unreadable = [], 0, 0
     for line in lines:
         at = step_of(line)
@@ -275,7 +281,7 @@ def step_of(line: bytes) -> int | None:
 def read_rows(path: Path) -> list[dict[str, float]]:
     """Reads the rows of metrics.jsonl or timing.jsonl, NaN and infinity as floats.
 
-    Lines that are no rows are left out: a kill may have torn the last one.
+    Lines that are no rows are left out, such as a last one torn by a kill.
 
     Raises:
       StorageError: it is absent, or no regular file.
@@ -288,29 +294,30 @@ def read_rows(path: Path) -> list[dict[str, float]]:
 
 
 def _number(value: Any) -> float:
-    """The number of a row's value; what is none, in a row of strangers, is NaN."""
+    """Reads a value of a row; anything that is no number becomes NaN."""
     if isinstance(value, str):
         return {"Infinity": math.inf, "-Infinity": -math.inf}.get(value, math.nan)
     return value if isinstance(value, int | float) else math.nan
 
 
 def plain_row(values: Mapping[str, Any]) -> dict[str, int | float | str]:
-    """Returns the values of a row as JSON can hold them, without loss."""
+    """Converts the values of a row to what JSON can hold, without loss."""
     return {name: _plain(value) for name, value in values.items()}
 
 
 def _json_row(step: int, values: Mapping[str, Any]) -> str:
+    """Formats a row as a line of JSON."""
     row = plain_row(values)
     return json.dumps({**row, "step": step}, sort_keys=True, allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> int | float | str:
-    """A scalar as JSON can hold it, without loss."""
+    """Converts a scalar to what JSON can hold, without loss."""
     if not isinstance(value, (int, float)) or isinstance(value, np.floating):
         array = np.asarray(value)
         if array.dtype.kind in "iub":
             return int(array)
-        # A float32's shortest decimal, not that of the float64 it becomes in Python.
+        # Python would print the float64 that a float32 becomes, with all its digits.
         wide = array.dtype == np.float64
         value = float(array) if wide else float(str(array.astype(np.float32)))
     if math.isfinite(value):
@@ -319,6 +326,7 @@ def _plain(value: Any) -> int | float | str:
 
 
 def _thousands(value: float) -> str:
+    """Formats a large number, such as "12.3k"."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.1f}{unit}"
@@ -326,7 +334,7 @@ def _thousands(value: float) -> str:
 
 
 class _Bar:
-    """A progress bar on the last line of a terminal; other lines scroll above it."""
+    """Shows a progress bar on the last line of a terminal, below other lines."""
 
     def __init__(self, stream: TextIO, total: int):
         from rich.console import Console
@@ -355,8 +363,11 @@ class _Bar:
 
 
 class _TensorBoard:
-    """TensorBoard event files, written at once: tensorboardX's own writing thread ends
-    at the first failed write, and the run would then wait for it for ever."""
+    """Writes TensorBoard event files without tensorboardX's own thread.
+
+    That thread ends at the first failed write, after which the run would wait for it
+    without end.
+    """
 
     def __init__(self, directory: Path, first_step: int):
         from tensorboardX.event_file_writer import EventsWriter
@@ -364,7 +375,7 @@ class _TensorBoard:
 
         directory.mkdir(parents=True, exist_ok=True)
         self._file = EventsWriter(str(directory / "events"), f".{first_step}")
-        # Points at or after this step, of a process that was killed, are void.
+        # TensorBoard drops points from this step on that a killed process has written.
         start = SessionLog(status=SessionLog.START)
         self._file.write_event(
             Event(wall_time=time.time(), step=first_step, session_log=start)

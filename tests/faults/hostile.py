@@ -1,5 +1,6 @@
-"""Makes hostile inputs; all is drawn from a generator, so that a seed repeats."""
+"""Makes hostile inputs from a seeded generator, so that a seed gives the same again."""
 
+import contextlib
 import json
 import random
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.config import resolve as configs
+from lm.errors import ConfigError
 from tests import tiny
 
 NUMBERS = (0, -1, 1, 2, 3, 7, 17, 2**31 - 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e-300)
@@ -29,7 +31,7 @@ LINES += (
 
 
 def paths(value: Any, path: str = "") -> Iterator[str]:
-    """The dotted path of each part of a tree, sections too."""
+    """Yields the dotted path of each part of a tree, sections included."""
     items = value.items() if isinstance(value, dict) else ()
     if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
         items = enumerate(value)
@@ -40,7 +42,7 @@ def paths(value: Any, path: str = "") -> Iterator[str]:
 
 
 def overrides(draw: random.Random) -> list[str]:
-    """One to three flags that set fields of the tiny run to odd values."""
+    """Makes one to three flags that set fields of the tiny run to odd values."""
     known = [p for p in paths(configs.plain(tiny.config(), "")) if "items." not in p]
     flags = []
     for _ in range(draw.randint(1, 3)):
@@ -55,8 +57,17 @@ def overrides(draw: random.Random) -> list[str]:
     return flags
 
 
+def accepted_overrides(draw: random.Random, file: str) -> list[str]:
+    """Draws overrides until the first stage of the check accepts them."""
+    while True:
+        flags = overrides(draw)
+        with contextlib.suppress(ConfigError):
+            configs.load(file, flags)
+            return flags
+
+
 def damage(draw: random.Random, data: bytes) -> bytes:
-    """Bytes not quite those: cut, flipped, doubled, or JSON with odd values."""
+    """Damages bytes: cut, flipped, doubled, or JSON with odd values."""
     how = draw.choice(("cut", "flip", "double", "value", "value", "drop", "other"))
     if how == "value" or how == "drop":
         try:
@@ -90,7 +101,7 @@ def _odd_json(draw: random.Random, tree: Any, how: str) -> str:
 
 
 def data_file(draw: random.Random, folder: Path) -> list[str]:
-    """Writes a file of odd lines; returns the flags that train on it."""
+    """Writes a file of odd lines, and makes the flags that train on it."""
     name = draw.choice(("text", "jsonl", "csv", "tsv"))
     suffix = {"text": "txt"}.get(name, name)
     file = folder / f"data.{suffix}"
@@ -100,12 +111,12 @@ def data_file(draw: random.Random, folder: Path) -> list[str]:
     file.write_bytes(whole + draw.choice((b"\n", b"\n\n", b"")).join(lines))
     source = {"name": name, "files": str(file)}
     if name == "csv" and draw.random() < 0.5:
-        source["separator"] = draw.choice((",", ";", "", "\t", "ab"))
+        source["delimiter"] = draw.choice((",", ";", "\t", "|", "ab"))
     return [f"--config.data.sources={[source]}"]
 
 
 def workdir(draw: random.Random, run: Path, folder: Path) -> Path:
-    """Copies a run and damages one of its files, or puts something else there."""
+    """Copies a run and damages, removes or replaces one of its files."""
     made = folder / "run"
     shutil.rmtree(made, ignore_errors=True)
     shutil.copytree(run, made)
@@ -140,7 +151,7 @@ def hugging_face(draw: random.Random, case: Path, folder: Path) -> Path:
 
 
 def prompts(draw: random.Random, folder: Path) -> list[str]:
-    """Flags and prompts for lm.generate, on the command line or in a file."""
+    """Makes flags and prompts for lm.generate, on the command line or in a file."""
     flags = [
         f"--{name}={draw.choice(VALUES)}"
         for name in ("max-tokens", "temperature", "top-k", "beams", "n-best", "stop")

@@ -11,7 +11,7 @@ from lm.host.timing import (
     device_peak,
     peak_flops,
     peak_memory,
-    told,
+    with_progress,
 )
 
 
@@ -95,11 +95,11 @@ def test_memory_of_the_process_and_of_the_program():
 def test_long_loops_say_how_far_they_are(monkeypatch):
     clock, lines = Clock(), []
     monkeypatch.setattr("time.monotonic", clock)
-    for item in told("abcdefghij", 10, lines.append, every=30):
+    for item in with_progress("abcdefghij", 10, lines.append, every=30):
         clock.now += 12 if item < "f" else 1
     assert lines == ["3 of 10, left 0:01:24"]
     clock.now, lines[:] = 0, []
-    for _ in told(range(4), 4, lines.append, every=0):
+    for _ in with_progress(range(4), 4, lines.append, every=0):
         clock.now += 1
     assert lines == [f"{n} of 4, left 0:00:0{4 - n}" for n in (1, 2, 3)]
-    assert list(told(iter(()), 0, lines.append)) == [] and len(lines) == 3
+    assert list(with_progress(iter(()), 0, lines.append)) == [] and len(lines) == 3
