@@ -42,9 +42,9 @@ def test_each_row_has_a_test_or_a_reason():
     assert covered() <= set(IDS)
 
 
-DURABLE = {"fsync", "rename", "rmtree", "sync_path", "settle"}
+DURABLE = {"fsync", "rename", "rmtree", "sync_path", "sync_file"}
 # They serve the others, which have the points around them.
-HELPERS = {"sync_path", "settle", "rename", "_open", "__init__"}
+HELPERS = {"sync_path", "sync_file", "rename", "_open", "__init__"}
 
 
 def test_each_function_that_makes_bytes_durable_has_crash_points():
