@@ -26,6 +26,7 @@ from lm.errors import ConfigError
 
 BOUNDS = {"unroll": "[0, 4096]"}
 CHANGEABLE = ("dtype", "unroll", "remat", "attention", "precision")
+WORDS = {"attention": "ops.attention.*:LIMITS"}
 
 Batch = Mapping[str, jax.Array]
 Shapes = Mapping[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]

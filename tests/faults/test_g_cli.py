@@ -21,6 +21,7 @@ WRONG = [
     ("--config.model.num_layers=two", "model.num_layers"),
     ("--config.steps=[1]", "steps"),
     ("--config.evals.hedlout.every=5", "did you mean evals.heldout?"),
+    ("--config.compute.attention=splah", "did you mean splash?"),
     ("--wrkdir=x", "--wrkdir"),
 ]
 OUTSIDE = [
