@@ -6,11 +6,11 @@ A model is a file of this folder (or a module of your own, named with dots) with
 
     vocab_size: int | None = None       from the tokenizer, where the config has none
     compute: Compute = Compute()        dtype, layout over the mesh, from config.compute
-    heads: tuple[Head, ...] = ()        what the objective asks for
+    heads: tuple[Head, ...] = ()        the heads that the objective needs
 
-Everything else asks the model by `can` and `reads`, never by its name or fields. A
-parameter may carry the logical names of its axes (`lm.models.blocks.layers.named`), by
-which the mesh shards it; one without names lies whole on every device.
+Other parts look at `can` and `reads` of a model, never at its name or other fields. The
+axes of a parameter may have logical names (`lm.models.blocks.layers.named`), by which
+the mesh shards it; every device has the whole of a parameter without names.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 Row = Literal["first", "last"] | None
 Pooler = Literal["tanh", "relu"] | None
 
-# The words of `can`, and what a model that has one is able to do.
+# The words of `can`, each with what a model that has it is able to do.
 ABILITIES = {
     "hidden": "give the hidden state of each token",
     "logits": "give logits over the vocabulary",
@@ -55,20 +55,20 @@ ABILITIES = {
 
 @runtime_checkable
 class Model(Protocol):
-    """Every model, whatever it computes.
+    """What every model has.
 
     Attributes:
       can: words of ABILITIES; each promises the methods of a protocol below.
         logits: `Predicts`. hidden: `Sequence`. head: `Headed`. extend: `Decodes`.
         encode: `Encodes`. carry: `Carries`. fit: `Fitted`. The others promise how
         states are computed.
-      reads: keys of a batch that it cannot do without, beside `inputs`, `positions`
-        and `segment_ids`: `token_types`, or an encoder's `source_inputs`.
-      context: how many positions it has; None: any number. Rows and prompts are at most
-        so long; with "beyond" an answer may run on past it.
+      reads: the keys of a batch that it needs beside `inputs`, `positions` and
+        `segment_ids`, such as `token_types` or an encoder's `source_inputs`.
+      context: the longest row and prompt in tokens; None: any length. With "beyond" an
+        answer may continue past it.
     """
 
-    # Flax's own, of every module.
+    # Every Flax module has these two.
     apply: Callable[..., Any]
     clone: Callable[..., Any]
 
@@ -88,54 +88,54 @@ class Model(Protocol):
     def context(self) -> int | None: ...
 
     def touch(self) -> None:
-        """Goes through every module once, so that `init` makes every parameter."""
+        """Calls every module once, so that `init` creates every parameter."""
 
     def flops(self, batch: Shapes) -> float | None:
-        """Counts the FLOPs that one update of the batch needs.
+        """Counts the FLOPs that one update of the batch needs, without recomputation.
 
-        Recomputation aside, from shapes alone. Called on a model without parameters.
-        None: unknown, and no utilisation (MFU) is reported.
+        It uses shapes only and is called on a model without parameters. None means
+        unknown; no utilisation (MFU) is then reported.
         """
 
     def small(self) -> dict[str, Any]:
-        """Gives the fields that make it small and quick but the same in kind.
+        """Returns the fields of a small and quick model of the same kind.
 
-        For `lm.verify`: dotted paths within config.model, such as "num_layers" or
-        "attention.window". {}: it is small enough.
+        It is for `lm.verify`. The keys are dotted paths within config.model, such as
+        "num_layers" or "attention.window". {}: the model is small enough.
         """
 
     def exact(self, length: int) -> dict[str, Any]:
-        """Gives the fields with which it computes without noise, as `small` does.
+        """Returns the fields, as `small`, of a model without randomness.
 
-        For `lm.verify`: no dropout, and positions for rows of `length` tokens.
+        It is for `lm.verify`: no dropout, and positions for rows of `length` tokens.
         """
 
 
 @runtime_checkable
 class Predicts(Model, Protocol):
-    """A model with "logits", whatever its hidden states are (of counts, a row)."""
+    """A model with "logits"; its hidden states may be of any type."""
 
     def __call__(self, batch: Batch, *, train: bool) -> Shaped[Array, "B T D"]:
-        """Gives for each token what `logits` is computed from.
+        """Computes for each token the state that `logits` needs.
 
-        Tokens see only tokens of their own segment. Padding, segment 0, changes
-        nothing; its states are finite and mean nothing.
+        Tokens see only tokens of their own segment. Padding, segment 0, does not change
+        the states of others; its own are finite and meaningless.
         """
 
     def logits(self, hidden: Shaped[Array, "*any D"]) -> Float[Array, "*any V"]:
-        """Gives float32 logits of the next token, or, of a masked one, of itself."""
+        """Computes float32 logits of the next token, or of the masked token itself."""
 
 
 @runtime_checkable
 class Sequence(Predicts, Protocol):
-    """A model with "hidden": it gives a vector for each token, and `token_head`."""
+    """A model with "hidden": its states are vectors, and it has `token_head`."""
 
     def __call__(self, batch: Batch, *, train: bool) -> Float[Array, "B T D"]: ...
 
     def token_head(self) -> tuple[Float[Array, "V D"], Callable]:
-        """Gives the table of output embeddings and (hidden, table) -> float32 logits.
+        """Returns the output embeddings and (hidden, table) -> float32 logits.
 
-        For losses that project a chunk of tokens at a time.
+        Losses use it to project a chunk of tokens at a time.
         """
 
 
@@ -151,9 +151,9 @@ class Headed(Sequence, Protocol):
         *,
         train: bool,
     ) -> PyTree:
-        """Gives what the head of that name makes of the hidden states, float32.
+        """Computes the output of a head, float32.
 
-        A model builds `lm.models.blocks.heads.Heads` from its `heads` and hands over.
+        A model makes `lm.models.blocks.heads.Heads` from its `heads` and calls that.
         """
 
 
@@ -162,24 +162,25 @@ class Decodes(Predicts, Protocol):
     """A model with "extend": it continues a text token by token."""
 
     def make_cache(self, rows: int, length: int, source_length: int) -> PyTree:
-        """Makes an empty cache with room for `length` tokens and a source, in each row.
+        """Makes an empty cache for `length` tokens and a source in each row.
 
-        Called on a model without parameters.
+        It is called on a model without parameters.
         """
 
     def extend(
         self, batch: Batch, cache: PyTree
     ) -> tuple[Shaped[Array, "B T D"], PyTree]:
-        """Gives hidden states of new tokens after those of the cache, and the cache.
+        """Returns the states of tokens that follow those of the cache, and the cache.
 
-        A prompt's padding, segment 0, may stand before it, and then holds no token. The
-        first call of a model that encodes brings the source (`source_inputs`, ...).
+        Padding, segment 0, may come before a prompt. In a model that encodes, the batch
+        of the first call has the source (`source_inputs`, ...).
         """
 
     def cache_rows(self) -> PyTree:
-        """Says by `Rows` where each array of a cache has its rows.
+        """Returns for each array of a cache where its rows are.
 
-        A prefix of the cache's tree: `Rows()` alone where all have them on axis 0.
+        The result is a prefix of the cache's tree: `Rows()` alone if all arrays have
+        their rows on axis 0.
         """
 
 
@@ -188,14 +189,14 @@ class Encodes(Sequence, Protocol):
     """A model with "encode"."""
 
     def encode(self, batch: Batch, *, train: bool) -> Float[Array, "B S D"]:
-        """Gives the states of `source_inputs`."""
+        """Computes the states of `source_inputs`."""
 
 
 @runtime_checkable
 class Carries(Sequence, Protocol):
     """A model with "carry": its states depend on earlier batches.
 
-    The state is a Flax collection of variables, "carry":
+    The carried state is a Flax collection of variables, "carry":
 
         hidden, left = model.apply(
             {"params": params, "carry": carry}, batch, train=True, mutable=["carry"]
@@ -203,14 +204,14 @@ class Carries(Sequence, Protocol):
         carry = left["carry"]
 
     Without the collection the state is zeros at the start of a row. It becomes zeros
-    before every token whose `positions` is 0, for a text begins there; padding leaves
-    it as it is. So rows that are packed, or not, or continued need nothing else.
+    before every token whose `positions` is 0, where a text begins; padding does not
+    change it. The same holds for rows that are packed, unpacked or continued.
     """
 
     def make_carry(self, rows: int) -> PyTree:
-        """Makes the state of that many rows before any text, rows on axis 0.
+        """Makes the state before any text, rows on axis 0.
 
-        Called on a model without parameters.
+        It is called on a model without parameters.
         """
 
 
@@ -225,53 +226,53 @@ class Fitted(Model, Protocol):
     memory are dictionaries of arrays, which a checkpoint keeps.
 
     Attributes:
-      statistics_on: "device": `statistics` is compiled, its batch is global and lies on
-        the devices, and the statistics of batches are added leaf by leaf. "host": it
-        works in numpy on this process's rows, and `merge` puts two results together,
-        also those of other processes; their arrays may be of any size.
+      statistics_on: "device": `statistics` is compiled, its batch is global and on the
+        devices, and the statistics of batches are added leaf by leaf. "host": it
+        computes in numpy from this process's rows, and `merge` combines two results,
+        also those of other processes; their arrays may have any size.
     """
 
     @property
     def statistics_on(self) -> Literal["device", "host"]: ...
 
     def start(self, corpus: Any) -> tuple[PyTree, PyTree]:
-        """Gives the parameters before the first pass, and the memory.
+        """Returns the parameters before the first pass, and the memory.
 
         Args:
           corpus: of lm.run, with the tokenizer (`codec`) and the rows (`stream`).
         """
 
     def statistics(self, params: PyTree, batch: Shapes) -> PyTree:
-        """Gives the sufficient statistics of a batch, as a tree of arrays.
+        """Computes the sufficient statistics of a batch, as a tree of arrays.
 
-        Rows whose weights are 0 fill up the last batch and count for nothing.
+        Rows whose weights are 0 pad the last batch and do not count.
         """
 
     def merge(self, one: PyTree, other: PyTree) -> PyTree:
-        """Gives the statistics of both; only asked of a model on the host."""
+        """Combines two statistics; only a model on the host needs it."""
 
     def improve(
         self, params: PyTree, memory: PyTree, statistics: PyTree
     ) -> tuple[PyTree, PyTree, dict[str, Any]]:
-        """Gives parameters and memory after a pass, and measurements by name.
+        """Returns parameters and memory after a pass, and measurements by name.
 
         Args:
-          memory: what the model keeps beside its parameters from pass to pass, such as
-            the history of L-BFGS; {} where it keeps nothing.
+          memory: what the model keeps from pass to pass beside its parameters, such as
+            the history of L-BFGS; {} if nothing.
           statistics: of all batches of all processes.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Where an array of a cache has its rows; one entry for each text.
+    """Describes the rows, one for each text, of an array of a cache.
 
     Attributes:
-      axis: of the rows; None: it has none, such as a count of tokens.
-      stacked: whether axis 0 has an entry for each layer. Decoding then keeps one array
-        a layer, since a loop over tokens would copy the whole stack at every token.
-      shared: whether it is equal for all continuations of a prompt, such as the keys of
-        a source. A search then leaves it where it is.
+      axis: of the rows; None: the array has no rows, such as a count of tokens.
+      stacked: whether axis 0 has an entry for each layer. Decoding then keeps an array
+        for each layer, since a loop over tokens would copy the stack at every token.
+      shared: whether all continuations of a prompt have equal rows, such as the keys of
+        a source. Beam search then does not reorder them.
     """
 
     axis: int | None = 0
@@ -281,18 +282,18 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """config.compute: how a model is computed. No parameter depends on it.
+    """config.compute: how a model is computed; no parameter depends on it.
 
     Attributes:
       dtype: of activations and matrix products; norms, softmax and logits are float32.
       unroll: layers per iteration of the scan over layers; 0 unrolls all of them.
-      remat: what the backward pass recomputes: nothing; all but the matrix products,
-        which also saves time where memory is slow (a tenth of a step on CPU); or all of
-        a layer but its input.
+      remat: what the backward pass recomputes: nothing ("none"); all but the matrix
+        products ("dots"), which also saves time where memory is slow (a tenth of a step
+        on CPU); or all of a layer but its input ("full").
       attention: the kernel, a file of lm/ops/attention: "cudnn" for NVIDIA GPUs,
-        "splash" for TPUs, "xla" for all and everything. With a cache always "xla".
+        "splash" for TPUs, "xla" for all devices. With a cache it is always "xla".
       precision: of float32 matrix products on accelerators that have several.
-      rules: logical axis name -> mesh axes, from config.mesh; () constrains nothing.
+      rules: logical axis name -> mesh axes, from config.mesh; () shards nothing.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -305,13 +306,13 @@ class Compute:
 
 @dataclasses.dataclass(frozen=True)
 class Trunk:
-    """What a head knows of the model that it stands on.
+    """The fields of a model that its heads need.
 
     Attributes:
       d_model: size of a hidden state.
       vocab_size: rows of the table of token embeddings.
       std: standard deviation of a new matrix with d_model inputs.
-      whole: whether the first token sees the whole text.
+      bidirectional: whether the first token sees the whole text.
       activation, norm, norm_epsilon, use_bias: as in the model's own layers.
     """
 
@@ -319,7 +320,7 @@ class Trunk:
     vocab_size: int
     std: float
     dropout: float = 0.0
-    whole: bool = False
+    bidirectional: bool = False
     activation: str = "gelu"
     norm: str = "layer"
     norm_epsilon: float = 1e-6
@@ -329,20 +330,20 @@ class Trunk:
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """What an objective asks of a model beside hidden states.
+    """A module that an objective needs on a model's hidden states.
 
     Attributes:
       name: its parameters are heads/<name>.
-      module: (trunk, name=...) -> a Flax module, called with hidden states. What that
-        gives, an array or a tree of arrays, `model.head` gives; so one with parameters
-        of its own (the transitions of a CRF, a temperature) may give them too. The
+      module: (trunk, name=...) -> a Flax module, called with hidden states. It returns
+        an array or a tree of arrays, which may contain parameters of its own (the
+        transitions of a CRF, a temperature), and `model.head` returns the same. The
         usual one: `functools.partial(lm.models.blocks.heads.Linear, outputs=2)`.
       row: None: the module gets the states of all tokens (B, T, D); "first" or "last":
-        those of each row's first token, or last that is no padding (B, D).
-      pooler: the state goes through the dense layer `pooler`, which all heads share,
-        and this function first (Devlin et al. 2019).
-      logits: whether `model.logits` is this head's, instead of the output table's. The
-        module is then called with hidden states and the table of token embeddings.
+        those of each row's first token, or of its last that is not padding (B, D).
+      pooler: the function after a dense layer `pooler`, shared by all heads, that the
+        states pass before the module (Devlin et al. 2019); None: no such layer.
+      logits: whether `model.logits` uses this head instead of the output embeddings.
+        The module is then called with hidden states and the token embeddings.
     """
 
     name: str
@@ -356,7 +357,7 @@ def check_can(model: Model, needs: Iterable[str], asker: str) -> None:
     """Refuses a model that lacks an ability.
 
     Args:
-      asker: what needs it, for the error: "objective mlm".
+      asker: what needs it, such as "objective mlm", for the error.
 
     Raises:
       ConfigError: names the first ability that is missing.

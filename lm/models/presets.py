@@ -81,7 +81,7 @@ def _llama3(*shape: int, **more) -> dict:
 
 
 def _longer(factor: float) -> dict:
-    """How Llama 3.1 and 3.2 stretch the 8,192 places of Llama 3 to 131,072."""
+    """Returns how Llama 3.1 and 3.2 extend Llama 3's 8,192 positions to 131,072."""
     return {
         "base": 500000.0,
         "scaling": "llama3",

@@ -1,7 +1,8 @@
 """A recurrent language model: layers of GRU, LSTM or Elman cells.
 
-Mikolov et al. 2010; with dropout between the layers, Zaremba et al. 2014. It has no
-positions and a state of fixed size, which a batch can hand to the next.
+See Mikolov et al. 2010, and for dropout between the layers Zaremba et al. 2014. The
+model has no positions. Its state has a fixed size, and one batch can pass it to the
+next.
 
     embed/embedding
     layers/{input,recurrent}/{kernel,bias}   (leading axis: layers; kernels (D, G, D))
@@ -20,7 +21,7 @@ from lm.models.base import Batch, Compute, Head, Rows, Shapes, Trunk
 from lm.models.blocks.heads import Heads
 from lm.models.blocks.layers import Dense, Dropout, Table, constrain
 from lm.ops.dense import project
-from lm.ops.recurrence import CELLS, Marks, marks, recur
+from lm.ops.recurrence import CELLS, Boundaries, boundaries, recur
 
 BOUNDS = {
     "vocab_size": "[1, 16777216]",
@@ -36,7 +37,7 @@ State = dict[str, Float[Array, "B L D"]]
 
 
 class Layer(nn.Module):
-    """A recurrent layer; the product with its inputs is made for all tokens at once."""
+    """Computes a recurrent layer; all tokens share one product with the inputs."""
 
     cell: str
     dim: int
@@ -53,9 +54,13 @@ class Layer(nn.Module):
         self.drop = Dropout(self.dropout)
 
     def __call__(
-        self, x: Float[Array, "B T D"], state: PyTree, marks: Marks, train: bool
+        self,
+        x: Float[Array, "B T D"],
+        state: PyTree,
+        bounds: Boundaries,
+        train: bool,
     ) -> tuple[Float[Array, "B T D"], PyTree]:
-        # Gathered once here, not at every token.
+        # Gather a sharded kernel once here, not at every token.
         kernel = constrain(self.recurrent.kernel, self.compute.rules, None, None, None)
         x, state = recur(
             self.cell,
@@ -63,7 +68,7 @@ class Layer(nn.Module):
             kernel,
             self.recurrent.bias,
             state,
-            marks,
+            bounds,
             precision=self.compute.precision,
         )
         return constrain(x, self.compute.rules, "batch", None, None), state
@@ -76,13 +81,13 @@ class Model(nn.Module):
       vocab_size: None only until the tokenizer is known.
       vocab_multiple: a vocab_size of None is the tokenizer's, up to a multiple of this.
       cell: of all layers; see lm.ops.recurrence.
-      num_layers: one on the other.
+      num_layers: number of layers.
       d_model: units of a layer, and size of an embedding.
-      dropout: of what enters each layer, and of the last layer's states.
+      dropout: of the inputs of each layer, and of the last layer's outputs.
       output: "tied" is the token embedding, "untied" a table of its own.
       init_std: standard deviation, before truncation at two of them, of each matrix;
         None: d_model ** -0.5.
-      heads: what the objective needs.
+      heads: the heads that the objective needs.
     """
 
     vocab_size: int | None = None
@@ -98,24 +103,24 @@ class Model(nn.Module):
 
     @property
     def can(self) -> frozenset[str]:
-        """What it offers (lm.models.base.ABILITIES)."""
+        """Returns what the model can do (lm.models.base.ABILITIES)."""
         return frozenset({"hidden", "logits", "causal", "extend", "head", "carry"})
 
     @property
     def reads(self) -> frozenset[str]:
-        """Nothing beside inputs, positions and segment_ids."""
+        """Returns that a batch needs inputs, positions and segment_ids only."""
         return frozenset()
 
     @property
     def context(self) -> None:
-        """Any number of positions."""
+        """Returns None: rows may have any length."""
 
     def setup(self):
         dim, compute = self.d_model, self.compute
         std = self.init_std or dim**-0.5
         self.embed = Table(self.vocab_size, dim, "vocab", std)
         self.layers = nn.scan(
-            # Of the gates, the products are all that is worth saving: they are saved.
+            # The scan saves its matrix products in any case, and nothing else is large.
             nn.remat(Layer, static_argnums=(4,)) if compute.remat == "full" else Layer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
@@ -129,18 +134,18 @@ class Model(nn.Module):
         if self.output == "untied":
             self.untied = Table(self.vocab_size, dim, "vocab", std, name="output")
         trunk = Trunk(dim, self.vocab_size, std, self.dropout, compute=compute)
-        self.on_top = Heads(self.heads, trunk)
-        nn.share_scope(self, self.on_top)
+        self.head_modules = Heads(self.heads, trunk)
+        nn.share_scope(self, self.head_modules)
 
     def __call__(self, batch: Batch, *, train: bool) -> Float[Array, "B T D"]:
-        """Gives the last layer's state after each token.
+        """Computes the last layer's state after each token.
 
-        Begins with the state of the collection "carry" where that is given, and leaves
-        there, where it is mutable, the state after the last token.
+        The initial state is that of the collection "carry", if it is given; if the
+        collection is mutable, the state after the last token is written to it.
 
         Args:
-          batch: `inputs`, `positions` and `segment_ids`, each (B, T). A text begins
-            with zeros, at position 0 or at the next segment of a row.
+          batch: `inputs`, `positions` and `segment_ids`, each (B, T). The state becomes
+            zeros where a text begins: at position 0, or at the next segment of a row.
           train: whether dropout is on; it needs the rng stream "dropout".
         """
         state = self.make_carry(len(batch["inputs"]))
@@ -158,12 +163,12 @@ class Model(nn.Module):
     ) -> tuple[Float[Array, "B T D"], State]:
         x = self._table()[batch["inputs"]].astype(self.compute.dtype)
         x = constrain(x, self.compute.rules, "batch", None, None)
-        places = marks(batch["positions"], batch["segment_ids"])
-        x, state = self.layers(x, state, places, train)
+        bounds = boundaries(batch["positions"], batch["segment_ids"])
+        x, state = self.layers(x, state, bounds, train)
         return self.drop_last(x, train=train), state
 
     def _table(self) -> Float[Array, "V D"]:
-        # Were it sharded over embed as well, a gather would make the compiler copy it.
+        # If it were sharded over "embed" too, the compiler would copy it for a gather.
         return constrain(self.embed(), self.compute.rules, "vocab", None)
 
     def make_carry(self, rows: int) -> State:
@@ -172,26 +177,26 @@ class Model(nn.Module):
         return {name: jnp.zeros(size, jnp.float32) for name in CELLS[self.cell].parts}
 
     def make_cache(self, rows: int, length: int, source_length: int = 0) -> State:
-        """Makes the state before any text; it has room for any number of tokens."""
+        """Makes the state before any text, whose size does not depend on the length."""
         return self.make_carry(rows)
 
     def cache_rows(self) -> PyTree:
-        """Says that all arrays of a cache have their rows on axis 0."""
+        """Returns that all arrays of a cache have their rows on axis 0."""
         return Rows()
 
     def extend(self, batch: Batch, cache: State) -> tuple[Float[Array, "B T D"], State]:
-        """Gives the states after new tokens, and the last of them as the cache."""
+        """Computes the states after new tokens; the last one is the cache."""
         return self._run(batch, cache, False)
 
     def token_head(self) -> tuple[Float[Array, "V D"], Callable]:
-        """Gives the output embeddings, and (hidden, table) -> float32 logits."""
+        """Returns the output embeddings, and (hidden, table) -> float32 logits."""
         table = self.untied() if self.output == "untied" else self._table()
         return table, functools.partial(project, precision=self.compute.precision)
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
-        """Gives float32 logits of the next token."""
+        """Computes float32 logits of the next token."""
         if any(head.logits for head in self.heads):
-            return self.on_top.logits(hidden, self._table())
+            return self.head_modules.logits(hidden, self._table())
         table, logits = self.token_head()
         return logits(hidden, table)
 
@@ -203,16 +208,16 @@ class Model(nn.Module):
         *,
         train: bool,
     ) -> PyTree:
-        """Gives the output of a head; see `lm.models.blocks.heads.Heads`."""
-        return self.on_top(name, hidden, segment_ids, train=train)
+        """Computes the output of a head; see `lm.models.blocks.heads.Heads`."""
+        return self.head_modules(name, hidden, segment_ids, train=train)
 
     def touch(self) -> None:
-        """Goes through every module once, so that `init` makes every parameter."""
+        """Calls every module once, so that `init` creates every parameter."""
         one = jnp.ones((1, 1), jnp.int32)
         batch = {"inputs": 0 * one, "positions": 0 * one, "segment_ids": one}
         hidden = self(batch, train=False)
         if self.heads:
-            self.on_top.touch(hidden, self._table())
+            self.head_modules.touch(hidden, self._table())
         else:
             self.logits(hidden)
 
@@ -226,9 +231,9 @@ class Model(nn.Module):
         return 6.0 * rows * products
 
     def small(self) -> dict[str, Any]:
-        """Gives two narrow layers."""
+        """Returns the fields of two narrow layers."""
         return {"num_layers": 2, "d_model": 16}
 
     def exact(self, length: int) -> dict[str, Any]:
-        """Gives the fields without dropout; there are no positions to make room for."""
+        """Returns the fields for no dropout; rows may have any length."""
         return {"dropout": 0.0}

@@ -34,10 +34,10 @@ from lm.models.base import Batch, Compute, Head, Rows, Shapes, Trunk
 from lm.models.blocks.embed import Embed
 from lm.models.blocks.heads import Heads
 from lm.models.blocks.layers import AttentionOptions, RopeOptions, Shape, Table
-from lm.models.blocks.stack import Stack
+from lm.models.blocks.stack import BIASED, Stack
 from lm.ops.activations import GATES
-from lm.ops.attention.dense import Places
-from lm.ops.attention.limits import Wanted, check_implementation
+from lm.ops.attention.dense import TokenLayout
+from lm.ops.attention.limits import Requirements, check_implementation
 from lm.ops.dense import project
 
 BOUNDS = {
@@ -73,9 +73,9 @@ class Model(nn.Module):
       position: "relative" is a learned bias by distance (Raffel et al. 2020), "alibi" a
         fixed one (Press et al. 2022), "rope" a rotation (Su et al. 2021).
       position_offset: the row of a document's first token (2 in RoBERTa).
-      token_types: kinds of segment (sentence A, sentence B); 0: no such embedding.
+      token_types: number of segment types (sentence A, sentence B); 0: no embedding.
       norm_position: "post" as BERT, or "pre" with one more norm after the last layer.
-      activation: of the feed-forward layers; the names in -glu are gated units.
+      activation: of the feed-forward layers; names that end in "glu" are gated units.
       bias: which dense layers and norms have one; "qkv": query, key and value alone;
         "attention", "mlp": the dense layers of that part alone, no norm.
       embedding: "norm" as BERT, "scaled" by sqrt(d_model) (Vaswani et al. 2017, 3.4).
@@ -85,7 +85,7 @@ class Model(nn.Module):
       init_std: standard deviation, before truncation at two of them, of each matrix; in
         a pre-norm decoder the ones that end a residual branch are divided by
         sqrt(2 num_layers) (Radford et al. 2019, section 2.3). None: by fan-in.
-      heads: what the objective needs.
+      heads: the heads that the objective needs.
     """
 
     vocab_size: int | None = None
@@ -121,12 +121,12 @@ class Model(nn.Module):
 
     def __post_init__(self):
         require(_rules(self))
-        check_implementation(self.compute.attention, _wanted(self))
+        check_implementation(self.compute.attention, _requirements(self))
         super().__post_init__()
 
     @property
     def can(self) -> frozenset[str]:
-        """What it offers (lm.models.base.ABILITIES)."""
+        """Returns what the model can do (lm.models.base.ABILITIES)."""
         words = {"hidden", "head"}
         if self.kind == "encoder":
             words |= {"whole"}
@@ -141,7 +141,7 @@ class Model(nn.Module):
 
     @property
     def reads(self) -> frozenset[str]:
-        """Keys that a batch must have beside inputs, positions and segment_ids."""
+        """Returns the keys of a batch beside inputs, positions and segment_ids."""
         names = {"token_types"} if self.token_types else set()
         if self.kind == "encoder_decoder":
             sides = ("inputs", "positions", "segment_ids", *names)
@@ -150,7 +150,7 @@ class Model(nn.Module):
 
     @property
     def context(self) -> int:
-        """The longest row."""
+        """Returns the length of the longest row."""
         return self.max_len
 
     @property
@@ -198,8 +198,8 @@ class Model(nn.Module):
             self.untied = Table(
                 self.vocab_size, self.d_model, "vocab", std, name="output"
             )
-        self.on_top = Heads(self.heads, self._trunk())
-        nn.share_scope(self, self.on_top)
+        self.head_modules = Heads(self.heads, self._trunk())
+        nn.share_scope(self, self.head_modules)
 
     def _trunk(self) -> Trunk:
         return Trunk(
@@ -207,7 +207,7 @@ class Model(nn.Module):
             vocab_size=self.vocab_size or 0,
             std=self.shape.std(self.d_model),
             dropout=self.dropout,
-            whole=self.kind == "encoder",
+            bidirectional=self.kind == "encoder",
             activation=self.activation,
             norm=self.norm,
             norm_epsilon=self.norm_epsilon,
@@ -216,103 +216,109 @@ class Model(nn.Module):
         )
 
     def __call__(self, batch: Batch, *, train: bool) -> Float[Array, "B T D"]:
-        """Hidden states of the last layer; with two stacks, of the decoder.
+        """Computes the hidden states of the last layer; with two stacks, the decoder's.
 
         Args:
           batch: `inputs`, `positions`, `segment_ids` and, where the model has such
             embeddings, `token_types`, each (B, T); for the encoder of two stacks the
-            same with `source_` before the name. A token sees its own segment only, and
-            in a decoder what is not after it or stands in the `prefix`, (B, T) bool.
+            same with `source_` before the name. A token sees only its own segment, and
+            in a decoder only tokens that are not after it or are in the `prefix`,
+            (B, T) bool, which a batch may have.
           train: whether dropout is on; it needs the rng stream "dropout".
         """
-        x, places = self._embed(batch, "", train)
+        x, layout = self._embed(batch, "", train)
         if self.kind != "encoder_decoder":
-            return self.stack(x, places, train=train)[0]
+            return self.stack(x, layout, train=train)[0]
         encoded = self.encode(batch, train=train)
-        source = _places(batch, "source_")
-        return self.decoder(x, places, train=train, encoded=encoded, source=source)[0]
+        source = _layout(batch, "source_")
+        return self.decoder(x, layout, train=train, encoded=encoded, source=source)[0]
 
     def encode(self, batch: Batch, *, train: bool) -> Float[Array, "B S D"]:
-        """The encoder's states, of a model with two stacks."""
-        x, places = self._embed(batch, "source_", train)
-        return self.encoder(x, places, train=train)[0]
+        """Computes the encoder's states, in a model with two stacks."""
+        x, layout = self._embed(batch, "source_", train)
+        return self.encoder(x, layout, train=train)[0]
 
-    def _embed(self, batch: Batch, side: str, train: bool) -> tuple[jax.Array, Places]:
-        places = _places(batch, side)
+    def _embed(
+        self, batch: Batch, side: str, train: bool
+    ) -> tuple[jax.Array, TokenLayout]:
+        layout = _layout(batch, side)
         tokens = batch[f"{side}inputs"]
         types = batch[f"{side}token_types"] if self.token_types else None
-        return self.embed(tokens, places.positions, types, train=train), places
+        return self.embed(tokens, layout.positions, types, train=train), layout
 
     def make_cache(self, rows: int, length: int, source_length: int = 0) -> Cache:
-        """An empty cache of a decoder's keys and values, for `extend`.
+        """Makes an empty cache of a decoder's keys and values, for `extend`.
 
         Args:
-          rows: texts that are continued side by side.
-          length: places of each, padding included.
-          source_length: of the encoder's side.
+          rows: how many texts are continued side by side.
+          length: tokens of each, padding included.
+          source_length: tokens of each source, with an encoder.
         """
         shape = self.shape
 
-        def pair(places: int) -> dict[str, jax.Array]:
-            size = (self.num_layers, rows, shape.kv_heads, places, shape.head_dim)
+        def pair(count: int) -> dict[str, jax.Array]:
+            size = (self.num_layers, rows, shape.kv_heads, count, shape.head_dim)
             dtype = jnp.dtype(self.compute.dtype)
             return {name: jnp.zeros(size, dtype) for name in ("key", "value")}
 
-        def places(count: int) -> Places:
+        def layout(count: int) -> TokenLayout:
             empty = jnp.zeros((rows, count), jnp.int32)
-            return Places(empty, empty, empty.astype(bool))
+            return TokenLayout(empty, empty, empty.astype(bool))
 
         cache: dict[str, Any] = {
             "used": jnp.zeros((), jnp.int32),
-            "places": places(length),
+            "layout": layout(length),
             "layers": {"attention": pair(length)},
         }
         if self.kind == "encoder_decoder":
-            cache["source"] = places(source_length)
+            cache["source"] = layout(source_length)
             cache["layers"]["cross_attention"] = pair(source_length)
         return cache
 
     def cache_rows(self) -> PyTree:
-        """Says where a cache has its rows; all texts of a prompt have equal places."""
+        """Returns the row axes; all continuations of a prompt have the same layout."""
         own, source = Rows(1, stacked=True), Rows(1, stacked=True, shared=True)
-        rows = {"used": Rows(None), "places": Rows(shared=True)}
+        rows = {"used": Rows(None), "layout": Rows(shared=True)}
         if self.kind != "encoder_decoder":
             return rows | {"layers": {"attention": own}}
         layers = {"attention": own, "cross_attention": source}
         return rows | {"source": Rows(shared=True), "layers": layers}
 
     def extend(self, batch: Batch, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
-        """Hidden states of new tokens after those of the cache, and the cache grown.
+        """Computes hidden states of tokens that follow those of the cache.
 
-        The first call of an encoder-decoder brings the encoder's side of the batch too;
-        its keys and values stay in the cache.
+        In an encoder-decoder, the batch of the first call has the source too, whose
+        keys and values stay in the cache.
 
         Args:
-          batch: as for a call; positions count within the text, of which the cache
-            holds the beginning.
-          cache: of `make_cache`, with room for the new tokens: the caller sees to it,
-            for what is beyond would overwrite the last places.
+          batch: as in a call; positions count from the beginning of the text, which is
+            in the cache.
+          cache: of `make_cache`. The caller makes sure that the new tokens fit, since
+            tokens beyond its end would overwrite the last ones.
+
+        Returns:
+          The hidden states, and the cache with the new tokens.
         """
         x, _ = self._embed(batch, "", False)
-        full, slot = _places(batch, "", prefix=True), cache["used"]
+        new, slot = _layout(batch, "", prefix=True), cache["used"]
         known = jax.tree.map(
             lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, slot, 1),
-            cache["places"],
-            full,
+            cache["layout"],
+            new,
         )
         options = {"key": known, "cache": cache["layers"], "slot": slot, "train": False}
-        cache = cache | {"used": slot + x.shape[1], "places": known}
+        cache = cache | {"used": slot + x.shape[1], "layout": known}
         if self.kind == "encoder_decoder":
             if "source_inputs" in batch:
                 options["encoded"] = self.encode(batch, train=False)
-                cache["source"] = _places(batch, "source_", prefix=True)
-            hidden, layers = self.decoder(x, full, source=cache["source"], **options)
+                cache["source"] = _layout(batch, "source_", prefix=True)
+            hidden, layers = self.decoder(x, new, source=cache["source"], **options)
         else:
-            hidden, layers = self.stack(x, full, **options)
+            hidden, layers = self.stack(x, new, **options)
         return hidden, cache | {"layers": layers}
 
     def token_head(self) -> tuple[Float[Array, "V D"], Callable]:
-        """The table of output embeddings, and (hidden, table) -> float32 logits."""
+        """Returns the output embeddings, and (hidden, table) -> float32 logits."""
         table = self.untied() if self.output == "untied" else self.embed.table()
         return table, functools.partial(
             project,
@@ -322,13 +328,13 @@ class Model(nn.Module):
         )
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
-        """Gives float32 logits of the next token, or of the masked one.
+        """Computes float32 logits of the next token, or of the masked one.
 
-        An encoder's are those of its head for masked tokens: give it the states of
+        An encoder's come from its head for masked tokens, which needs the states of
         masked tokens only, (B, K, D).
         """
         if any(head.logits for head in self.heads):
-            return self.on_top.logits(hidden, self.embed.table())
+            return self.head_modules.logits(hidden, self.embed.table())
         table, logits = self.token_head()
         return logits(hidden, table)
 
@@ -340,27 +346,28 @@ class Model(nn.Module):
         *,
         train: bool,
     ) -> PyTree:
-        """Gives the output of a head; see `lm.models.blocks.heads.Heads`."""
-        return self.on_top(name, hidden, segment_ids, train=train)
+        """Computes the output of a head; see `lm.models.blocks.heads.Heads`."""
+        return self.head_modules(name, hidden, segment_ids, train=train)
 
     def touch(self) -> None:
-        """Goes through every module once, so that `init` makes every parameter."""
+        """Calls every module once, so that `init` creates every parameter."""
         one = jnp.zeros((1, 1), jnp.int32)
         names = ("inputs", "positions", "segment_ids", "token_types")
         batch = {f"{side}{name}": one for side in ("", "source_") for name in names}
         hidden = self(batch, train=False)
         if self.heads:
             # A classifier of texts has no table of output embeddings.
-            self.on_top.touch(hidden, self.embed.table())
+            self.head_modules.touch(hidden, self.embed.table())
         elif "logits" in self.can:
             self.logits(hidden)
 
     def flops(self, batch: Shapes) -> float:
-        """Counts the FLOPs that one update needs, recomputation aside.
+        """Counts the FLOPs that one update needs, without recomputation.
 
-        3 (forward, and twice that backward) x 2 x [multiplications of each token with
-        the kernels of its layers, of scores and sums of attention (2 x T x S x N x H a
-        layer), and of each target with the vocabulary head]. A mask saves nothing here.
+        They are 3 (forward, and twice that backward) x 2 x the multiplications of each
+        token with the kernels of its layers, of scores and sums of attention
+        (2 x T x S x N x H a layer) and of each target with the vocabulary head. Masked
+        scores count as well.
         """
         shape, dim = self.shape, self.d_model
         wide, narrow = (n * shape.head_dim for n in (self.num_heads, shape.kv_heads))
@@ -389,7 +396,7 @@ class Model(nn.Module):
         return 6.0 * rows * products
 
     def small(self) -> dict[str, Any]:
-        """Gives two narrow layers of the same kind, for `lm.verify`."""
+        """Returns the fields of two narrow layers of the same kind, for `lm.verify`."""
         width, ratio = 8 * self.num_heads, self.d_ff / self.d_model
         changes: dict[str, Any] = {
             "num_layers": 2,
@@ -406,21 +413,21 @@ class Model(nn.Module):
         return changes
 
     def exact(self, length: int) -> dict[str, Any]:
-        """Gives the fields without dropout, and positions for rows of that length."""
+        """Returns the fields for no dropout and for rows of `length` tokens."""
         return {"dropout": 0.0, "attention.dropout": 0.0, "max_len": length}
 
 
-def _places(batch: Batch, side: str, prefix: bool = False) -> Places:
-    """Of a side's tokens; with `prefix` always saying which belong to one."""
+def _layout(batch: Batch, side: str, prefix: bool = False) -> TokenLayout:
+    """Returns the layout of a side's tokens; with `prefix`, that is never None."""
     positions, segments = batch[f"{side}positions"], batch[f"{side}segment_ids"]
     marked = batch.get(f"{side}prefix")
     if marked is None and prefix:
         marked = jnp.zeros_like(segments, bool)
-    return Places(positions, segments, marked)
+    return TokenLayout(positions, segments, marked)
 
 
 def _rules(model: Model) -> Iterator[Rule]:
-    """Yields the conditions between the fields of a model."""
+    """Yields the rules between the fields of a model."""
     heads, attention = model.num_heads, model.attention
     fix = "change one of them, or set model.attention.head_dim."
     yield Rule(
@@ -439,12 +446,12 @@ def _rules(model: Model) -> Iterator[Rule]:
     yield Rule(even, "model.position", found, expected)
 
 
-def _wanted(model: Model) -> Wanted:
-    """What the layers of a model ask of the implementation of attention."""
-    return Wanted(
+def _requirements(model: Model) -> Requirements:
+    """Returns what the layers of a model need of a kernel of attention."""
+    return Requirements(
         dtype=model.compute.dtype,
         head_dim=model.shape.head_dim,
-        position=model.position,
+        bias=model.position if model.position in BIASED else None,
         softcap=model.attention.softcap,
         dropout=model.attention.dropout,
         precision=model.compute.precision,

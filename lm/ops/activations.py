@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
-# The gated units (Shazeer 2020, "GLU Variants Improve Transformer"): which function is
-# applied to the gate.
+# The gated units (Shazeer 2020, "GLU Variants Improve Transformer"), and the function
+# that each applies to its gate.
 GATES = {
     "geglu": "gelu",
     "geglu_tanh": "gelu_tanh",
@@ -16,10 +16,10 @@ GATES = {
 
 
 def activate(x: Float[Array, "*any"], name: str) -> Float[Array, "*any"]:
-    """The activation function called `name`, elementwise.
+    """Applies the activation function of a name, elementwise.
 
     "gelu" is exact, by erf; "gelu_tanh" is its approximation (both Hendrycks and Gimpel
-    2016); "relu"; "silu". The name of a gated unit stands for its gate's function.
+    2016); "relu"; "silu". The name of a gated unit means the function of its gate.
     """
     name = GATES.get(name, name)
     if name == "gelu":
@@ -35,13 +35,13 @@ def activate(x: Float[Array, "*any"], name: str) -> Float[Array, "*any"]:
 
 @jax.custom_jvp
 def gelu(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
-    """x times the normal distribution function of x (Hendrycks and Gimpel 2016)."""
+    """Multiplies x by its normal distribution function (Hendrycks and Gimpel 2016)."""
     return x * _normal_cdf(x)
 
 
 @gelu.defjvp
 def _gelu_jvp(primals, tangents):
-    # The derivative as one factor: the backward pass then keeps one array, not three.
+    # With the derivative as one factor, the backward pass keeps one array, not three.
     (x,), (tangent,) = primals, tangents
     cdf = _normal_cdf(x)
     return x * cdf, tangent * (cdf + x * norm.pdf(x))

@@ -16,7 +16,7 @@ def dense(
     contract: int = 1,
     precision: str | None = None,
 ) -> Float[Array, "..."]:
-    """x times kernel over the last `contract` axes of x, plus bias; in x's dtype.
+    """Multiplies the last `contract` axes of x by a kernel, adds a bias; in x's dtype.
 
     Args:
       x: activations (..., I), or (..., N, H) with contract=2.
@@ -38,7 +38,7 @@ def _forward(
 def _forward_and_kept(
     x: jax.Array, kernel: jax.Array, contract: int, precision: str | None
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    # Not by _product: a rematerialisation policy must see the matrix product itself.
+    # Do not call _product: a rematerialisation policy must see the matrix product.
     return _forward(x, kernel, contract, precision), (x, kernel)
 
 
@@ -51,7 +51,7 @@ def _backward(
     x, kernel = kept
     lead, out = x.ndim - contract, kernel.ndim - contract
     # XLA on CPU transposes the left operand of the kernel's gradient in memory, slowly
-    # where an activation is fused into that copy; so the narrower one stands left.
+    # where an activation is fused into the copy; so the narrower operand is the left.
     narrow = math.prod(kernel.shape[:contract]) <= math.prod(kernel.shape[contract:])
     left, right = (x, g) if narrow else (g, x)
     rows = (tuple(range(lead)),) * 2
@@ -74,10 +74,10 @@ def project(
     softcap: float | None = None,
     precision: str | None = None,
 ) -> Float[Array, "*any V"]:
-    """Logits of the words whose embeddings are the rows of a table, float32.
+    """Computes logits by an embedding table, one token a row; float32.
 
     Args:
-      scale: of the hidden states beforehand.
+      scale: multiplies the hidden states first.
       softcap: logits become softcap tanh(logits / softcap) (Gemma 2, 2024, section 2).
     """
     logits = jnp.einsum(

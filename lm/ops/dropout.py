@@ -10,12 +10,12 @@ from jaxtyping import Array, Bool, Float
 def keep_mask(
     key: jax.Array, shape: tuple[int, ...], *, rate: float
 ) -> Bool[Array, "..."]:
-    """True with probability 1 - rate (to 2^-32), independently for each element.
+    """Draws True with probability 1 - rate (to 2^-32), independently for each element.
 
-    Two random words for each row (the last axis) come from `key`; the elements of a row
-    are those words and the column, mixed by two multiplications and three shifted xors
-    (the scheme of MurmurHash3's finaliser). Drawing every element from jax.random took
-    a tenth of a training step on CPU.
+    `key` gives two random integers for each row (the last axis). Each element mixes
+    them with its column by two multiplications and three shifted xors (the scheme of
+    MurmurHash3's finaliser). To draw every element from jax.random took a tenth of a
+    training step on CPU.
     """
     words = jax.random.bits(key, (2, *shape[:-1], 1), jnp.uint32)
     column = jax.lax.broadcasted_iota(jnp.uint32, shape, len(shape) - 1)
@@ -28,10 +28,10 @@ def keep_mask(
 def dropout(
     x: Float[Array, "..."], *, rate: float, key: jax.Array | None
 ) -> Float[Array, "..."]:
-    """Zeroes elements with probability `rate`, scales the others by 1 / (1 - rate).
+    """Zeroes elements with probability `rate` and scales the others by 1 / (1 - rate).
 
-    Without a key (not training) or at rate 0, x is returned as it is. The backward pass
-    draws the mask again from the key instead of keeping it.
+    Without a key (not training) or at rate 0, x is unchanged. The backward pass draws
+    the mask again from the key instead of keeping it.
     """
     if key is None or rate == 0.0:
         return x

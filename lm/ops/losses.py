@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-# As many logits may exist at once (256 MiB) before a sequence is taken in chunks.
+# The most logits in memory at once (256 MiB); with more, the loss is taken in chunks.
 MOST_LOGITS = 1 << 26
 
 Logits = Callable[[jax.Array, jax.Array], jax.Array]
@@ -20,11 +20,11 @@ def token_losses(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> Float[Array, "*any"]:
-    """Softmax cross-entropy of each place in nats, float32.
+    """Computes the softmax cross-entropy of each target in nats, float32.
 
     Args:
-      targets: in [0, V): the host checks that, for a gather clamps in silence.
-      label_smoothing: share of each target spread over all V words (Szegedy et al.
+      targets: in [0, V); the host checks them, since a gather clamps silently.
+      label_smoothing: share of each target spread over all V tokens (Szegedy et al.
         2016, section 7).
       z_loss: factor of the squared logarithm of the softmax's sum, added to the loss
         (Chowdhery et al. 2022, section 5).
@@ -47,9 +47,9 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(sum of the weighted token losses, sum of weights).
+    """Returns (sum of the weighted token losses, sum of weights).
 
-    A place of weight 0 contributes 0 whatever its logits and target.
+    A target of weight 0 contributes 0, also where its logits are not finite.
     """
     losses = token_losses(
         logits, targets, label_smoothing=label_smoothing, z_loss=z_loss
@@ -63,14 +63,14 @@ def correct(
     targets: Int[Array, "*any"],
     weights: Float[Array, "*any"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(weight of the places whose highest logit is the target, sum of weights)."""
+    """Returns (weight of the targets with the highest logit, sum of weights)."""
     hits = jnp.argmax(logits, axis=-1) == targets
     weights = weights.astype(jnp.float32)
     return jnp.sum(hits * weights), weights.sum()
 
 
 def chunk_of(rows: int, length: int, vocab: int) -> int:
-    """How many places of each row have their logits at once: all, or a power of two."""
+    """Returns how many positions a chunk has: all of a row, or a power of two."""
     if rows * length * vocab <= MOST_LOGITS:
         return length
     most = max(1, MOST_LOGITS // (rows * vocab))
@@ -88,11 +88,14 @@ def chunked_cross_entropy(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """`cross_entropy(logits(hidden, table), ...)`, `chunk` places of a row at a time.
+    """Computes `cross_entropy(logits(hidden, table), ...)` by chunks of positions.
 
-    The logits of a chunk exist only while it is its turn, in the backward pass too: the
-    gradient, where it is wanted, is taken in the forward pass, chunk by chunk, and kept
-    as (B, T, D) and (V, D) instead of (B, T, V). Nothing is computed twice.
+    Only the logits of one chunk are in memory, in the backward pass too: where the
+    gradient is needed, the forward pass takes it chunk by chunk and keeps it as
+    (B, T, D) and (V, D) instead of (B, T, V). Nothing is computed twice.
+
+    Args:
+      chunk: positions of a row that are taken at a time, of `chunk_of`.
     """
     total = functools.partial(
         _chunk_loss, logits, label_smoothing=label_smoothing, z_loss=z_loss
@@ -108,7 +111,7 @@ def _chunk_loss(logits, table, hidden, targets, weights, **options):
 
 
 def _in_chunks(array: jax.Array, chunk: int) -> jax.Array:
-    """(B, T, ...) to (T / chunk, B, chunk, ...), the last one filled up with zeros."""
+    """Reshapes (B, T, ...) to (T / chunk, B, chunk, ...), padded by zeros."""
     rows, length = array.shape[:2]
     count = -(-length // chunk)
     array = jnp.pad(

@@ -14,20 +14,20 @@ def layer_norm(
     *,
     epsilon: float,
 ) -> Float[Array, "*any D"]:
-    """Layer normalisation (Ba et al. 2016); statistics in float32, result as x."""
+    """Normalises by mean and variance (Ba et al. 2016), in float32; result as x."""
     return _norm(x, scale, jnp.zeros_like(scale) if bias is None else bias, epsilon, 1)
 
 
 def rms_norm(
     x: Float[Array, "*any D"], scale: Float[Array, "D"], *, epsilon: float
 ) -> Float[Array, "*any D"]:
-    """x by its root mean square (Zhang and Sennrich 2019); float32 inside, as x out."""
+    """Divides by the root mean square (Zhang and Sennrich 2019); dtypes as above."""
     return _norm(x, scale, jnp.zeros_like(scale), epsilon, 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _norm(x, scale, bias, epsilon, centre):
-    """(x - centre * mean) / deviation * scale + bias, `centre` being 0 or 1."""
+    """Computes (x - centre * mean) / deviation * scale + bias; `centre` is 0 or 1."""
     return _forward(x, scale, bias, epsilon, centre)[0]
 
 

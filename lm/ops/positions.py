@@ -8,9 +8,9 @@ from jaxtyping import Array, Float, Int
 
 
 def sinusoidal(positions: Int[Array, "B T"], dim: int) -> Float[Array, "B T D"]:
-    """Sinusoidal position encoding (Vaswani et al. 2017, section 3.5), float32.
+    """Computes sinusoidal position encodings (Vaswani et al. 2017, 3.5), float32.
 
-    Even places 2i hold sin(p / 10000^(2i/D)), odd places 2i + 1 the cosine.
+    Dimension 2i is sin(p / 10000^(2i/D)), dimension 2i + 1 its cosine.
     """
     even = jnp.arange(0, dim, 2, dtype=jnp.float32)
     angles = positions[..., None].astype(jnp.float32) * 10_000.0 ** (-even / dim)
@@ -28,14 +28,15 @@ def rotary_frequencies(
     high: float = 4.0,
     original_len: int = 8192,
 ) -> Float[np.ndarray, "half"]:
-    """Radians per place of each pair of dimensions (Su et al. 2021, section 3.2).
+    """Returns radians per position of each pair of dimensions (Su et al. 2021, 3.2).
 
     Args:
       dim: H, even.
       scaling: "none"; "linear", all frequencies divided by `factor` (Chen et al. 2023,
-        position interpolation); "llama3", only those with fewer than `low` turns within
-        `original_len` places, those with more than `high` untouched, the ones between
-        blended (Llama 3, 2024, section 3.2, with the formula of its released model).
+        position interpolation); "llama3": those with fewer than `low` turns within
+        `original_len` positions are divided, those with more than `high` are unchanged,
+        those between are interpolated (Llama 3, 2024, section 3.2, with the formula of
+        its released model).
     """
     frequencies = base ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
     if scaling == "linear":
@@ -52,19 +53,19 @@ def rotary_frequencies(
 def rotation(
     positions: Int[Array, "B T"], frequencies: Float[np.ndarray, "half"]
 ) -> Float[Array, "2 B T 1 half"]:
-    """Cosine and sine of each angle, float32."""
+    """Returns the cosine and the sine of each angle, float32."""
     angles = positions[..., None, None].astype(jnp.float32) * frequencies
     return jnp.stack([jnp.cos(angles), jnp.sin(angles)])
 
 
 def rotate(
-    x: Float[Array, "B T N H"], turn: Float[Array, "2 B T 1 half"]
+    x: Float[Array, "B T N H"], rotary: Float[Array, "2 B T 1 half"]
 ) -> Float[Array, "B T N H"]:
-    """Rotary position embedding (Su et al. 2021, section 3.4.2); result as x.
+    """Applies rotary position embedding (Su et al. 2021, section 3.4.2), in x's dtype.
 
     Dimension i is paired with i + H/2, as in the released models of Llama.
     """
-    cos, sin = turn
+    cos, sin = rotary
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     parts = first * cos - second * sin, second * cos + first * sin
     return jnp.concatenate(parts, axis=-1).astype(x.dtype)
@@ -73,15 +74,15 @@ def rotate(
 def relative_bucket(
     behind: Int[Array, "*any"], *, causal: bool, buckets: int, max_distance: int
 ) -> Int[Array, "*any"]:
-    """Bucket of a relative position (Raffel et al. 2020, section 2.1).
+    """Returns the bucket of a relative position (Raffel et al. 2020, section 2.1).
 
-    The first half of the buckets holds one distance each, the other half is logarithmic
-    up to `max_distance`, beyond which all share the last.
+    Each bucket of the first half has one distance. Those of the second half are
+    logarithmic up to `max_distance`; all larger distances are in the last one.
 
     Args:
-      behind: query position less key position.
-      causal: keys after the query share bucket 0; otherwise they have the upper half of
-        the buckets to themselves.
+      behind: query position minus key position.
+      causal: puts keys after the query into bucket 0; otherwise the upper half of the
+        buckets is theirs.
     """
     offset = jnp.int32(0)
     if not causal:
@@ -90,8 +91,8 @@ def relative_bucket(
         behind = jnp.abs(behind)
     behind = jnp.maximum(behind, 0)
     exact = buckets // 2
-    # The ratio of logarithms falls on whole numbers, so it is taken in float32 in this
-    # order: another one puts some distances into the next bucket.
+    # The ratio of logarithms is often a whole number. It is computed in float32 in this
+    # order, since another order puts some distances into the next bucket.
     ratio = jnp.log(jnp.maximum(behind, 1).astype(jnp.float32) / exact)
     far = exact + (ratio / math.log(max_distance / exact) * (buckets - exact)).astype(
         jnp.int32
@@ -101,10 +102,10 @@ def relative_bucket(
 
 
 def alibi_slopes(heads: int) -> Float[np.ndarray, "N"]:
-    """Slope of each head's linear bias (Press et al. 2022, section 3).
+    """Returns the slope of each head's linear bias (Press et al. 2022, section 3).
 
-    A geometric sequence from 2^(-8/N) for a power of two; for other N that of the power
-    below, and every second one of the power above.
+    For a power of two it is a geometric sequence from 2^(-8/N). For other N it is the
+    sequence of the power below, and every second number of that of the power above.
     """
     power = 2 ** math.floor(math.log2(heads))
 

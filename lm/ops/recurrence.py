@@ -1,7 +1,8 @@
-"""Recurrent cells, and a scan of one over the tokens of packed rows.
+"""Recurrent cells, and a scan of a cell over the tokens of packed rows.
 
-A cell makes the next state of a token's gates: those of the input, `x`, and those of
-the state before, `h`, both (B, G, D) float32, with G gates of D units.
+A cell computes the next state from the preactivations of its gates: those of the input,
+`x`, and those of the previous state, `h`, both (B, G, D) float32, with G gates of D
+units.
 """
 
 from collections.abc import Callable
@@ -11,19 +12,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-State = dict[str, Float[Array, "B D"]]  # "h" is what the layer gives
+State = dict[str, Float[Array, "B D"]]  # "h" is the output of the layer
 
 
 def elman(x: Float[Array, "B G D"], h: Float[Array, "B G D"], state: State) -> State:
-    """The simple recurrent network, with tanh (Elman 1990)."""
+    """Computes a simple recurrent network, with tanh (Elman 1990)."""
     return {"h": jnp.tanh(x + h)[:, 0]}
 
 
 def gru(x: Float[Array, "B G D"], h: Float[Array, "B G D"], state: State) -> State:
-    """The gated recurrent unit: reset, update, candidate (Cho et al. 2014, eq. 5 to 8).
+    """Computes a gated recurrent unit (Cho et al. 2014, equations 5 to 8).
 
-    The reset gate is applied after the product with the state, as the kernels of cuDNN
-    have it.
+    Its gates are reset, update, candidate. The reset gate is applied after the product
+    with the state, as in the kernels of cuDNN.
     """
     reset, update = (jax.nn.sigmoid(x[:, i] + h[:, i]) for i in range(2))
     candidate = jnp.tanh(x[:, 2] + reset * h[:, 2])
@@ -31,10 +32,10 @@ def gru(x: Float[Array, "B G D"], h: Float[Array, "B G D"], state: State) -> Sta
 
 
 def lstm(x: Float[Array, "B G D"], h: Float[Array, "B G D"], state: State) -> State:
-    """Long short-term memory: input, forget, cell, output (Hochreiter and Schmidhuber
-    1997; Gers et al. 2000).
+    """Computes a long short-term memory (Hochreiter and Schmidhuber 1997).
 
-    The forget gate has 1 added, so that a new model remembers (Jozefowicz et al. 2015).
+    Its gates are input, forget (Gers et al. 2000), cell, output. The forget gate has 1
+    added, so that a new model remembers (Jozefowicz et al. 2015).
     """
     gates = x + h
     keep = jax.nn.sigmoid(gates[:, 1] + 1.0) * state["c"]
@@ -57,29 +58,29 @@ CELLS = {
 }
 
 
-class Marks(NamedTuple):
-    """What a scan over tokens depends on beside the tokens.
+class Boundaries(NamedTuple):
+    """Where the texts of packed rows begin, and which tokens are padding.
 
     Attributes:
       begins: (B, T) whether a text begins here, so that the state before it is zeros.
-      real: (B, T) whether the token is no padding, which leaves the state as it is.
+      real: (B, T) whether the token is not padding; padding does not change the state.
     """
 
     begins: Bool[Array, "B T"]
     real: Bool[Array, "B T"]
 
 
-def marks(positions: Int[Array, "B T"], segments: Int[Array, "B T"]) -> Marks:
-    """Finds where texts begin: at position 0, and where a row's next segment does.
+def boundaries(positions: Int[Array, "B T"], segments: Int[Array, "B T"]) -> Boundaries:
+    """Finds where texts begin: at position 0, and where the next segment of a row does.
 
-    The first segment of a row that begins at another position goes on from the state
-    that the row is given.
+    Where the first segment of a row begins at another position, it continues from the
+    initial state of the row.
     """
     real = segments != 0
     latest = jax.lax.cummax(segments, axis=1)
     before = jnp.pad(latest, ((0, 0), (1, 0)))[:, :-1]
     begins = (positions == 0) | ((before != 0) & (segments != before))
-    return Marks(real & begins, real)
+    return Boundaries(real & begins, real)
 
 
 def recur(
@@ -88,7 +89,7 @@ def recur(
     kernel: Float[Array, "D G D"],
     bias: Float[Array, "G D"],
     state: State,
-    marks: Marks,
+    boundaries: Boundaries,
     *,
     precision: str | None = None,
 ) -> tuple[Float[Array, "B T D"], State]:
@@ -96,8 +97,9 @@ def recur(
 
     Args:
       cell: a key of CELLS.
-      inputs: the gates of the inputs, of all tokens; their dtype is that of products.
-      kernel, bias: from the state to its gates.
+      inputs: the preactivations from the inputs of all tokens; matrix products have
+        their dtype.
+      kernel, bias: from the previous state to the preactivations.
       state: before the first token, float32.
 
     Returns:
@@ -120,6 +122,6 @@ def recur(
         state = {name: jnp.where(real, new[name], part) for name, part in state.items()}
         return state, state["h"].astype(dtype)
 
-    columns = (jnp.swapaxes(column, 0, 1)[..., None] for column in marks)
+    columns = (jnp.swapaxes(column, 0, 1)[..., None] for column in boundaries)
     state, hidden = jax.lax.scan(step, state, (jnp.swapaxes(inputs, 0, 1), *columns))
     return jnp.swapaxes(hidden, 0, 1), state

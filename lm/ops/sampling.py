@@ -1,4 +1,4 @@
-"""Which word is said next: the one of the highest logit, or a draw."""
+"""The choice of the next token: the one with the highest logit, or a sample."""
 
 import jax
 import jax.numpy as jnp
@@ -6,29 +6,32 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt
 
 
 def penalise(
-    logits: Float[Array, "B V"], said: Bool[Array, "B V"], penalty: Float[Array, ""]
+    logits: Float[Array, "B V"], seen: Bool[Array, "B V"], penalty: Float[Array, ""]
 ) -> Float[Array, "B V"]:
-    """Makes words that were said before less likely (Keskar et al. 2019, section 4.1).
+    """Makes tokens that the text has already less likely (Keskar et al. 2019, 4.1).
 
     Positive logits are divided by the penalty, negative ones multiplied.
+
+    Args:
+      seen: which tokens of the vocabulary each text has.
     """
     lower = jnp.where(logits > 0, logits / penalty, logits * penalty)
-    return jnp.where(said, lower, logits)
+    return jnp.where(seen, lower, logits)
 
 
 def keep_top_k(logits: Float[Array, "B V"], k: Int[Array, ""]) -> Float[Array, "B V"]:
-    """Keeps the k highest of each row and what equals the last of them; 0: all."""
+    """Keeps the k highest logits of each row, with ties of the last; 0 keeps all."""
     count = jnp.where(k > 0, k, logits.shape[-1]).astype(jnp.float32)
     return _keep_mass(logits, jnp.ones_like(logits), count)
 
 
 def keep_top_p(logits: Float[Array, "B V"], p: Float[Array, ""]) -> Float[Array, "B V"]:
-    """Keeps the most probable words, as many as reach p (Holtzman et al. 2020, 3.1)."""
+    """Keeps the most probable tokens that together reach p (Holtzman et al. 2020)."""
     return _keep_mass(logits, jax.nn.softmax(logits, axis=-1), p)
 
 
 def keep_min_p(logits: Float[Array, "B V"], p: Float[Array, ""]) -> Float[Array, "B V"]:
-    """Keeps words of at least p times the highest probability (Nguyen et al. 2024)."""
+    """Keeps tokens of at least p times the highest probability (Nguyen et al. 2024)."""
     least = logits.max(axis=-1, keepdims=True) + jnp.log(p)
     return jnp.where(logits >= least, logits, -jnp.inf)
 
@@ -38,11 +41,11 @@ def _keep_mass(
 ) -> Float[Array, "B V"]:
     """Keeps the highest logits of each row whose weights together reach `needed`.
 
-    The lowest logit that stays is found bit by bit: that is exact, and on a CPU much
-    faster than to sort a vocabulary.
+    The lowest logit to keep is found bit by bit, which is exact, and on a CPU much
+    faster than to sort the vocabulary.
     """
     bits = jax.lax.bitcast_convert_type(logits, jnp.uint32)
-    # Unsigned numbers in the order of the floats.
+    # These unsigned integers have the order of the floats.
     order = jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 
     def next_bit(i: Int[Array, ""], least: UInt[Array, "B 1"]) -> UInt[Array, "B 1"]:
@@ -64,14 +67,15 @@ def choose(
     top_p: Float[Array, ""],
     min_p: Float[Array, ""],
 ) -> Int[Array, "B"]:
-    """The next word of each row: a draw, or at temperature 0 the highest logit.
+    """Chooses the next token of each row: a sample, or the highest logit.
 
-    All settings are arrays, so that one program serves any of them; what is off costs
-    nothing.
+    All settings are arrays, so that one compiled program serves all of their values;
+    what is off costs nothing.
 
     Args:
       keys: a random key for each row.
-      top_k: 0 is off; `top_p` is off at 1, `min_p` at 0. They apply in this order.
+      temperature: divides the logits; 0 chooses the highest logit.
+      top_k, top_p, min_p: off at 0, 1 and 0; they apply in this order.
     """
 
     def cut(logits: jax.Array) -> jax.Array:

@@ -97,9 +97,9 @@ def test_a_recurrent_model_that_forgets_is_seen(name, tmp_path, monkeypatch):
     assert found.first is None and found.largest < 1e-5
     vars(subject).pop("expected", None)
     if name == "packing":
-        sound = recurrence.marks
+        sound = recurrence.boundaries
         blind = lambda *args: sound(*args)._replace(begins=args[1] < 0)  # noqa: E731
-        monkeypatch.setattr(rnn, "marks", blind)
+        monkeypatch.setattr(rnn, "boundaries", blind)
     elif name == "carry":
         monkeypatch.setattr(rnn.Model, "has_variable", lambda *args: False)
     else:

@@ -17,7 +17,7 @@ def normal(*shape, seed=0):
 def test_the_mask_of_packed_documents_written_out():
     segments = jnp.array([[1, 1, 2, 0]])
     expected = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
-    places = attention.Places(jnp.zeros_like(segments), segments)
+    places = attention.TokenLayout(jnp.zeros_like(segments), segments)
     mask = attention.visible(places, places)
     assert mask.shape == (1, 1, 4, 4)
     assert mask[0, 0].astype(int).tolist() == expected
@@ -26,7 +26,7 @@ def test_the_mask_of_packed_documents_written_out():
 def test_attention_against_loops():
     query, key, value = (np.asarray(normal(2, 4, 3, 5, seed=i)) for i in range(3))
     segments = jnp.array([[1, 1, 2, 2], [1, 1, 1, 0]])
-    places = attention.Places(jnp.zeros_like(segments), segments)
+    places = attention.TokenLayout(jnp.zeros_like(segments), segments)
     mask = attention.visible(places, places)
     found = attention.attend(*map(jnp.asarray, (query, key, value)), mask=mask)
     for b in range(2):

@@ -17,7 +17,7 @@ def normal(*shape, seed=0):
 
 def places(positions, segments, prefix=None):
     prefix = None if prefix is None else jnp.asarray(prefix, bool)
-    return attention.Places(jnp.asarray(positions), jnp.asarray(segments), prefix)
+    return attention.TokenLayout(jnp.asarray(positions), jnp.asarray(segments), prefix)
 
 
 # Two documents, of three and two tokens, and padding.

@@ -9,7 +9,10 @@ from lm.ops.positions import sinusoidal
 
 
 class Embed(nn.Module):
-    """The sum of token, position and type embeddings, with dropout."""
+    """Sums token, position and type embeddings, with dropout.
+
+    The fields beside `shape` are those of `lm.models.transformer.Model`.
+    """
 
     shape: Shape
     vocab_size: int
@@ -21,8 +24,8 @@ class Embed(nn.Module):
 
     def setup(self):
         shape, dim = self.shape, self.shape.d_model
-        # The published models that draw by fan-in have embeddings of deviation 1, also
-        # those that draw them smaller and scale them up again.
+        # Published models that initialise by fan-in have embeddings of deviation 1,
+        # some of them by a smaller deviation and a scale of the embeddings.
         one = 1.0 if self.embedding == "plain" else dim**-0.5
         std = one if shape.init_std is None else shape.init_std
         self.token = Table(self.vocab_size, dim, "vocab", std)
@@ -36,7 +39,8 @@ class Embed(nn.Module):
         self.drop = Dropout(shape.dropout)
 
     def table(self) -> Float[Array, "V D"]:
-        # Were it sharded over embed as well, a gather would make the compiler copy it.
+        """Returns the token embeddings."""
+        # If it were sharded over "embed" too, the compiler would copy it for a gather.
         return constrain(self.token(), self.shape.compute.rules, "vocab", None)
 
     def __call__(
@@ -63,7 +67,7 @@ class Embed(nn.Module):
         elif self.position == "sinusoidal":
             x += sinusoidal(positions + self.position_offset, self.shape.d_model)
         if self.token_types:
-            # RoBERTa has one type for both texts.
+            # A model with fewer types than a batch, such as RoBERTa, uses its last one.
             x += self.type().at[types].get(mode="clip")
         if self.embedding == "norm":
             x = self.norm(x)

@@ -1,4 +1,4 @@
-"""Heads: what an objective puts on a model's hidden states (`lm.models.base.Head`)."""
+"""Heads: modules of an objective on hidden states (`lm.models.base.Head`)."""
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ from lm.ops.dense import project
 
 
 class Linear(nn.Module):
-    """A dense layer on each state (..., D), giving (..., outputs)."""
+    """Applies a dense layer to each hidden state; outputs (..., outputs)."""
 
     trunk: Trunk
     outputs: int
@@ -36,9 +36,10 @@ class Linear(nn.Module):
 
 
 class MaskedToken(nn.Module):
-    """BERT's head for masked tokens: dense, activation, norm, token table, bias.
+    """Computes BERT's logits of masked tokens (Devlin et al. 2019).
 
-    Devlin et al. 2019; for a `Head` with `logits=True`.
+    They are dense, activation, norm, product with the token embeddings, bias. It is the
+    module of a `Head` with `logits=True`.
     """
 
     trunk: Trunk
@@ -60,12 +61,12 @@ class MaskedToken(nn.Module):
 
 
 class Heads(nn.Module):
-    """All heads of a model, for its `setup`; parameters are pooler and heads/<name>.
+    """Computes all heads of a model; the parameters are pooler and heads/<name>.
 
-        self.on_top = Heads(self.heads, Trunk(d_model=..., ...))
-        nn.share_scope(self, self.on_top)
+    A model makes it in `setup`, and its methods `head` and `logits` call this module:
 
-    and its methods `head` and `logits` hand over to this module's.
+        self.head_modules = Heads(self.heads, Trunk(d_model=..., ...))
+        nn.share_scope(self, self.head_modules)
     """
 
     heads: tuple[Head, ...]
@@ -87,16 +88,16 @@ class Heads(nn.Module):
         *,
         train: bool,
     ) -> PyTree:
-        """Gives the output of a head, float32: of each row, or of each token.
+        """Computes the output of a head, float32, for each row or each token.
 
         Args:
-          segment_ids: of the batch, for a head on the last token that is no padding.
+          segment_ids: of the batch, for a head on the last token that is not padding.
 
         Raises:
-          ConfigError: the head is on the first token, which here sees no other.
+          ConfigError: the head is on the first token, which sees no other here.
         """
         head = next(head for head in self.heads if head.name == name)
-        if head.row == "first" and not self.trunk.whole:
+        if head.row == "first" and not self.trunk.bidirectional:
             raise ConfigError(
                 "model.name",
                 f"a model whose first token sees no other, with head {name!r} on it",
@@ -120,12 +121,12 @@ class Heads(nn.Module):
     def logits(
         self, hidden: Float[Array, "*any D"], table: Float[Array, "V D"]
     ) -> Float[Array, "*any V"]:
-        """Gives the logits of the head that has `logits=True`."""
+        """Computes the logits of the head that has `logits=True`."""
         name = next(head.name for head in self.heads if head.logits)
         return self.modules(name, hidden, table)
 
     def touch(self, hidden: Float[Array, "B T D"], table: Float[Array, "V D"]) -> None:
-        """Goes through every head once, so that `init` makes their parameters."""
+        """Calls every head once, so that `init` creates their parameters."""
         for head in self.heads:
             if head.logits:
                 self.logits(hidden, table)
@@ -135,7 +136,7 @@ class Heads(nn.Module):
 
 
 class Modules(nn.Module):
-    """The container that puts heads under heads/<name>."""
+    """Contains the heads, whose parameters are so named heads/<name>."""
 
     heads: tuple[Head, ...]
     trunk: Trunk

@@ -1,7 +1,7 @@
 """Layers of Transformers: thin Flax modules over lm.ops.
 
-Parameters are float32 and carry the names of their logical axes; `Compute` says how
-they are computed with. Every module is told `train` by its caller.
+Parameters are float32 and have named logical axes; `Compute` says how to compute with
+them. Every module gets `train` as an argument.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from lm.models.base import Compute, Rules
 from lm.ops.activations import GATES, activate
-from lm.ops.attention.dense import Places, Request
+from lm.ops.attention.dense import Request, TokenLayout
 from lm.ops.attention.kernels import attend_by
 from lm.ops.dense import dense
 from lm.ops.dropout import dropout
@@ -43,16 +43,16 @@ BOUNDS = {
 
 @dataclasses.dataclass(frozen=True)
 class AttentionOptions:
-    """config.model.attention: what all attention of a model has in common.
+    """config.model.attention: options of all attention layers of a model.
 
     Attributes:
       head_dim: None is d_model / num_heads.
-      kv_heads: key and value heads; None is num_heads, fewer are shared by groups of
-        query heads (Ainslie et al. 2023).
+      kv_heads: number of key and value heads; None is num_heads. If there are fewer,
+        groups of query heads share them (Ainslie et al. 2023).
       scale: of the scores; None is head_dim ** -0.5.
       query_key_norm: an RMS norm on each head's queries and keys (Henry et al. 2020).
       softcap: bounds the scores by tanh.
-      window: how many places a token sees, its own included; None is all.
+      window: how many positions a token sees, its own included; None is all.
       dropout: of the attention probabilities.
       buckets, max_distance: of position="relative".
     """
@@ -74,8 +74,8 @@ class RopeOptions:
 
     Attributes:
       base: theta.
-      scaling: how a longer context is fitted in.
-      factor: how much longer it is.
+      scaling: how frequencies change for a longer context.
+      factor: how much longer the context is.
       low, high, original_len: of scaling="llama3".
     """
 
@@ -89,7 +89,11 @@ class RopeOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What the layers of a model have in common: its fields, with nothing left open."""
+    """The options that all layers of a model share; see lm.models.transformer.Model.
+
+    Attributes:
+      residual_scale: multiplies the deviation of matrices that end a residual branch.
+    """
 
     d_model: int
     num_heads: int
@@ -116,35 +120,36 @@ class Shape:
         return self.attention.kv_heads or self.num_heads
 
     def std(self, fan_in: int) -> float:
-        """Standard deviation of a new matrix."""
+        """Returns the standard deviation of a new matrix."""
         return fan_in**-0.5 if self.init_std is None else self.init_std
 
 
 @struct.dataclass
 class Context:
-    """What a stack's layers are told beside the activations.
+    """What all layers of a stack share in a call, beside the activations.
 
     Attributes:
-      query, key: places of the tokens of this call, and of all that they may attend to.
+      query, key: layouts of the tokens of this call, and of all tokens that they attend
+        to.
       bias: (#B, N, T, S) added to the scores of self-attention.
-      turn: rotary embedding of this call's tokens.
-      slot: where in the cache this call's tokens go.
+      rotary: cosines and sines of the rotary embedding of this call's tokens.
+      slot: index in the cache of this call's first token.
       encoded: (B, S, D) states of the encoder; None once their keys are in the cache.
-      source: places of the encoder's tokens.
+      source: layout of the encoder's tokens.
     """
 
-    query: Places
-    key: Places
+    query: TokenLayout
+    key: TokenLayout
     bias: jax.Array | None = None
-    turn: jax.Array | None = None
+    rotary: jax.Array | None = None
     slot: Int[Array, ""] | None = None
     encoded: jax.Array | None = None
-    source: Places | None = None
+    source: TokenLayout | None = None
 
 
 @struct.dataclass
 class Named(nn.meta.AxisMetadata):
-    """A parameter with the logical names of its axes; exists only during init."""
+    """A parameter with the logical names of its axes; it exists only during init."""
 
     value: Any
     axes: tuple[str | None, ...] = struct.field(pytree_node=False)
@@ -164,14 +169,14 @@ class Named(nn.meta.AxisMetadata):
 
 
 def named(initializer: Callable, *axes: str | None) -> Callable:
-    """The initializer, giving its array with the logical names of its axes."""
+    """Wraps an initializer so that its array has the logical names of its axes."""
     return lambda key, shape: Named(initializer(key, shape, jnp.float32), axes)
 
 
 def constrain(x: jax.Array, rules: Rules, *axes: str | None) -> jax.Array:
-    """Lays x out over the mesh by the logical names of its axes.
+    """Shards x over the mesh by the logical names of its axes.
 
-    Does nothing without rules or outside `jax.set_mesh`. An axis whose size the mesh
+    It does nothing without rules or outside `jax.set_mesh`. An axis whose size the mesh
     does not divide stays whole.
     """
     spec = partition(x.shape, rules, *axes)
@@ -181,11 +186,11 @@ def constrain(x: jax.Array, rules: Rules, *axes: str | None) -> jax.Array:
 def partition(
     shape: tuple[int, ...], rules: Rules, *axes: str | None
 ) -> PartitionSpec | None:
-    """How `constrain` lays out an array of that shape; None where it does nothing."""
+    """Returns how `constrain` shards an array; None where it does nothing."""
     mesh = jax.sharding.get_abstract_mesh()
     if not rules or mesh.empty:
         return None
-    table = dict(rules)
+    table = dict(reversed(rules))  # The first rule of a name counts.
     spec = []
     for size, name in zip(shape, axes, strict=True):
         over = table[name] if name is not None else None
@@ -198,7 +203,7 @@ def partition(
 
 
 class Dense(nn.Module):
-    """kernel (*inputs, *outputs) and, unless left out, bias (*outputs)."""
+    """Applies a dense layer: kernel (*inputs, *outputs), and bias (*outputs) if any."""
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
@@ -227,7 +232,7 @@ class Dense(nn.Module):
 
 
 class Norm(nn.Module):
-    """Layer or RMS normalisation of the last axis."""
+    """Normalises the last axis by layer or RMS norm."""
 
     dim: int
     kind: str
@@ -251,13 +256,13 @@ class Norm(nn.Module):
 
 
 def shape_norm(shape: Shape) -> Norm:
-    """A norm of activations, as the model's fields say."""
+    """Makes the norm that the model's fields describe."""
     use_bias = shape.bias == "all"
     return Norm(shape.d_model, shape.norm, shape.norm_epsilon, use_bias)
 
 
 class Table(nn.Module):
-    """An embedding table (rows, D); called, it gives the table."""
+    """Contains an embedding table (rows, D), which a call returns."""
 
     rows: int
     dim: int
@@ -276,6 +281,8 @@ class Table(nn.Module):
 
 
 class Dropout(nn.Module):
+    """Applies dropout in training, from the rng stream "dropout"."""
+
     rate: float
 
     def __call__(self, x: Float[Array, "..."], *, train: bool) -> Float[Array, "..."]:
@@ -285,9 +292,10 @@ class Dropout(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017, section 3.2.2).
+    """Computes multi-head attention (Vaswani et al. 2017, section 3.2.2).
 
-    Of tokens to each other (`causal` or not), or, as `cross`, to an encoder's states.
+    Tokens attend to each other (`causal` or not) or, with `cross`, to the states of an
+    encoder.
     """
 
     shape: Shape
@@ -301,7 +309,7 @@ class Attention(nn.Module):
         names = ("embed", "heads", "head_dim")
         compute, std = shape.compute, shape.std(shape.d_model)
         use_bias = shape.bias in ("all", "attention", "qkv")
-        # Scores that are not scaled want queries that are (Raffel et al. 2020).
+        # Where scores are not scaled, the queries are (Raffel et al. 2020).
         query_std = std * shape.head_dim**-0.5 if self._unscaled else std
         self.query = Dense(dim, heads, names, query_std, compute, use_bias)
         self.key = Dense(dim, kv_heads, names, std, compute, use_bias)
@@ -330,7 +338,7 @@ class Attention(nn.Module):
         *,
         train: bool,
     ) -> tuple[Float[Array, "B T D"], dict[str, jax.Array] | None]:
-        """What the tokens gather, and the cache with their keys and values added.
+        """Returns the attended states, and the cache with the new keys and values.
 
         Args:
           cache: `key` and `value` (B, K, S, H) of this layer, or None.
@@ -339,8 +347,8 @@ class Attention(nn.Module):
         query = self.query(x)
         if options.query_key_norm:
             query = self.query_norm(query)
-        if context.turn is not None and not self.cross:
-            query = rotate(query, context.turn)
+        if context.rotary is not None and not self.cross:
+            query = rotate(query, context.rotary)
         if self.cross and context.encoded is None:
             assert cache is not None  # it has those of the source
             key, value = (jnp.swapaxes(cache[n], 1, 2) for n in ("key", "value"))
@@ -351,8 +359,8 @@ class Attention(nn.Module):
         keys = context.source if self.cross else context.key
         assert keys is not None
         request = Request(
-            places=(context.query, keys),
-            # An encoder's document is seen as a whole, wherever its decoder stands.
+            layouts=(context.query, keys),
+            # Every token of the decoder sees the whole document of the encoder.
             causal=self.causal and not self.cross,
             window=None if self.cross else options.window,
             bias=None if self.cross else context.bias,
@@ -373,13 +381,13 @@ class Attention(nn.Module):
         return self.output(attended), cache
 
     def _project(self, x: jax.Array, cache: dict | None, context: Context) -> tuple:
-        """Keys and values of this call's tokens, after those that the cache holds."""
+        """Returns keys and values of cached and new tokens, and the cache."""
         given = context.encoded if self.cross else x
         key, value = self.key(given), self.value(given)
         if self.shape.attention.query_key_norm:
             key = self.key_norm(key)
-        if context.turn is not None and not self.cross:
-            key = rotate(key, context.turn)
+        if context.rotary is not None and not self.cross:
+            key = rotate(key, context.rotary)
         if cache is None:
             return key, value, None
         slot = 0 if self.cross else context.slot
@@ -394,10 +402,10 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two dense layers with an activation between (Vaswani et al. 2017, 3.3).
+    """Computes two dense layers with an activation between (Vaswani et al. 2017, 3.3).
 
-    As a gated unit (Shazeer 2020) the activation is of `gate`, a third dense layer, and
-    multiplies what `up` gives.
+    In a gated unit (Shazeer 2020) the activation of a third dense layer, `gate`,
+    multiplies the output of `up`.
     """
 
     shape: Shape

@@ -18,17 +18,19 @@ from lm.models.blocks.layers import (
     constrain,
     shape_norm,
 )
-from lm.ops.attention.dense import Places
+from lm.ops.attention.dense import TokenLayout
 from lm.ops.positions import alibi_slopes, relative_bucket, rotary_frequencies, rotation
+
+BIASED = ("relative", "alibi")  # positions that add a bias to the scores
 
 Cache = dict[str, dict[str, jax.Array]] | None
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each with dropout, residual and norm.
+    """Computes attention and feed-forward, each with dropout, residual and norm.
 
-    Where there is an encoder, attention to its states comes between the two (Vaswani et
-    al. 2017, section 3.1).
+    With `cross`, attention to an encoder's states comes between the two (Vaswani et al.
+    2017, section 3.1).
     """
 
     shape: Shape
@@ -70,11 +72,10 @@ class Layer(nn.Module):
 
 
 class Stack(nn.Module):
-    """Layers one after the other, and the last norm of a pre-norm model.
+    """Computes layers one after the other, and the last norm of a pre-norm model.
 
-    Parameters and caches of the layers have a leading axis, one entry for each layer.
-    What attention knows of positions is made here, once for all layers: rotations, and
-    biases by distance.
+    Axis 0 of the layers' parameters and caches has an entry for each layer. Rotary
+    embeddings and biases by distance are computed here, once for all layers.
     """
 
     shape: Shape
@@ -103,29 +104,29 @@ class Stack(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        query: Places,
+        query: TokenLayout,
         *,
         train: bool,
-        key: Places | None = None,
+        key: TokenLayout | None = None,
         cache: Cache = None,
         slot: Int[Array, ""] | None = None,
         encoded: Float[Array, "B S D"] | None = None,
-        source: Places | None = None,
+        source: TokenLayout | None = None,
     ) -> tuple[Float[Array, "B T D"], Cache]:
-        """States of the last layer, and the cache with what this call adds.
+        """Returns the states of the last layer, and the cache with this call's tokens.
 
         Args:
-          query: places of x.
-          key: places of all that the cache holds, x included; without a cache, of x.
-          slot: where in the cache x goes.
-          encoded, source: the encoder's states and places.
+          query: layout of x.
+          key: layout of all tokens of the cache, x included; None: of x alone.
+          slot: index in the cache of the first token of x.
+          encoded, source: the encoder's states and their layout.
         """
         key = query if key is None else key
         context = Context(
             query=query,
             key=key,
             bias=self._bias(query.positions, key.positions),
-            turn=self._turn(query.positions),
+            rotary=self._rotary(query.positions),
             slot=slot,
             encoded=encoded,
             source=source,
@@ -133,7 +134,7 @@ class Stack(nn.Module):
         x, cache = self.layers(x, cache, context, train)
         return (self.norm(x) if self.shape.norm_position == "pre" else x), cache
 
-    def _turn(self, positions: Int[Array, "B T"]) -> jax.Array | None:
+    def _rotary(self, positions: Int[Array, "B T"]) -> jax.Array | None:
         if self.shape.position != "rope":
             return None
         options = dataclasses.asdict(self.shape.rope)
@@ -143,7 +144,7 @@ class Stack(nn.Module):
     def _bias(
         self, query: Int[Array, "B T"], key: Int[Array, "B S"]
     ) -> Float[Array, "B N T S"] | None:
-        if self.shape.position not in ("relative", "alibi"):
+        if self.shape.position not in BIASED:
             return None
         behind = query[:, :, None] - key[:, None, :]
         if self.shape.position == "alibi":
@@ -167,7 +168,7 @@ def _rematerialised(layer: type[nn.Module], compute: Compute) -> type[nn.Module]
     return nn.remat(
         layer,
         policy=keeps[compute.remat],
-        # Inside a loop nothing can be merged across iterations; unrolled it could.
+        # The compiler can merge recomputed values only across unrolled layers.
         prevent_cse=compute.unroll != 1,
         static_argnums=(4,),
     )

@@ -2,7 +2,7 @@
 
 import jax
 
-from lm.ops.attention.dense import Places, Request, padded, scaled, visible
+from lm.ops.attention.dense import Request, TokenLayout, padded, scaled, visible
 
 LIMITS = {
     "bias": (("none",), "none"),
@@ -18,21 +18,21 @@ def attend(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    places: tuple[Places, Places],
+    layouts: tuple[TokenLayout, TokenLayout],
     request: Request,
 ) -> jax.Array:
-    """Computes attention without holding the scores of a whole row."""
+    """Computes attention without keeping the scores of a whole row in memory."""
     length = query.shape[1]
     query = scaled(query, request)
-    # With a mask cuDNN's backward pass wants even lengths.
-    query, key, value, places = padded(query, key, value, places, 2)
+    # With a mask, cuDNN's backward pass needs even lengths.
+    query, key, value, layouts = padded(query, key, value, layouts, 2)
     return jax.nn.dot_product_attention(
         query,
         key,
         value,
-        mask=visible(*places, causal=request.causal, window=request.window),
-        # Says nothing that the mask does not, but half of the work can be left out.
-        is_causal=request.causal and places[1].prefix is None,
+        mask=visible(*layouts, causal=request.causal, window=request.window),
+        # The mask contains this already, but so the kernel leaves out half of the work.
+        is_causal=request.causal and layouts[1].prefix is None,
         scale=1.0,
         implementation="cudnn",
     )[:, :length]

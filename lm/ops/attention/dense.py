@@ -10,14 +10,14 @@ from jaxtyping import Array, Bool, Float, Int
 from lm.ops.dropout import dropout
 
 
-class Places(NamedTuple):
-    """Where tokens stand; all that a mask depends on.
+class TokenLayout(NamedTuple):
+    """The layout of tokens in packed rows, from which attention masks are made.
 
     Attributes:
-      positions: (B, T) place within the document, from 0.
-      segments: (B, T) document within the row, from 1; 0 is padding.
+      positions: (B, T) position within the document, from 0.
+      segments: (B, T) number of the document within the row, from 1; 0 is padding.
       prefix: (B, T) whether all tokens of the document see this one, as in a prefix
-        language model (Raffel et al. 2020, section 3.2.1); None: nowhere.
+        language model (Raffel et al. 2020, section 3.2.1); None: they see none so.
     """
 
     positions: Int[Array, "B T"]
@@ -26,17 +26,17 @@ class Places(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What a call of attention asks for beside queries, keys and values.
+    """The options of a call of attention, beside queries, keys and values.
 
     Attributes:
-      places: of queries and of keys.
+      layouts: of the queries and of the keys.
       causal, window: as for `visible`.
       bias, scale, softcap, dropout_rate, dropout_key, precision: as for `attend`.
       spec: how the mesh lays out key and value; None where there is no mesh.
-      interpret: runs a TPU's kernel without one, slowly, for tests.
+      interpret: runs the kernel of a TPU on any device, slowly, for tests.
     """
 
-    places: tuple[Places, Places]
+    layouts: tuple[TokenLayout, TokenLayout]
     causal: bool = False
     window: int | None = None
     bias: Float[Array, "#B N T S"] | None = None
@@ -50,14 +50,18 @@ class Request(NamedTuple):
 
 
 def visible(
-    query: Places, key: Places, *, causal: bool = False, window: int | None = None
+    query: TokenLayout,
+    key: TokenLayout,
+    *,
+    causal: bool = False,
+    window: int | None = None,
 ) -> Bool[Array, "B 1 T S"]:
-    """True where a query may see a key: same document, and neither is padding.
+    """Returns True where a query sees a key: same document, and neither is padding.
 
     Args:
-      causal: keys after the query are hidden, those of the prefix apart.
-      window: so many keys are seen, the query's own place included; keys after it,
-        where not hidden, up to the same distance.
+      causal: hides keys after the query, except those of the prefix.
+      window: how many keys a query sees, its own included. Keys after it, where not
+        hidden, are seen up to the same distance.
     """
     same = query.segments[:, :, None] == key.segments[:, None, :]
     mask = same & (query.segments != 0)[:, :, None]
@@ -83,12 +87,12 @@ def attend(
     dropout_key: jax.Array | None = None,
     precision: str | None = None,
 ) -> Float[Array, "B T N H"]:
-    """softmax(scale Q K^T + bias) V, with dropout on the probabilities.
+    """Computes softmax(scale Q K^T + bias) V, with dropout on the probabilities.
 
     Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1. With fewer key
-    heads than query heads, N / K queries in turn share one (Ainslie et al. 2023). The
-    softmax is in float32. A query that may see nothing gets a finite, meaningless
-    result.
+    heads than query heads, each is shared by N / K neighbouring query heads (Ainslie et
+    al. 2023). The softmax is in float32. The result of a query that sees no key is
+    finite and meaningless.
 
     Args:
       scale: None is 1 / sqrt(H).
@@ -118,7 +122,7 @@ def attend(
 
 
 def scaled(query: Float[Array, "B T N H"], request: Request) -> Float[Array, "B T N H"]:
-    """Multiplies the queries by the scale of the scores, for kernels that do not."""
+    """Multiplies the queries by the scale, for kernels that do not scale scores."""
     scale = request.scale
     return query * (query.shape[-1] ** -0.5 if scale is None else scale)
 
@@ -127,14 +131,14 @@ def padded(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    places: tuple[Places, Places],
+    layouts: tuple[TokenLayout, TokenLayout],
     multiple: int,
-) -> tuple[jax.Array, jax.Array, jax.Array, tuple[Places, Places]]:
-    """Pads all of them at the end, to a multiple of tokens."""
+) -> tuple[jax.Array, jax.Array, jax.Array, tuple[TokenLayout, TokenLayout]]:
+    """Pads axis 1 of each array at its end, to a multiple of tokens."""
 
     def pad(x: jax.Array) -> jax.Array:
         widths = [(0, 0)] * x.ndim
         widths[1] = (0, -x.shape[1] % multiple)
         return jnp.pad(x, widths)
 
-    return jax.tree.map(pad, (query, key, value, places))
+    return jax.tree.map(pad, (query, key, value, layouts))

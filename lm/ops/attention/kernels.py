@@ -1,9 +1,9 @@
-"""Attention by the kernel of a name, a file of this folder.
+"""Attention by a kernel, which is named by its file in this folder.
 
-A kernel's file has `attend(query, key, value, places, request)`; `LIMITS`, what it
-supports (`limits.py` reads it); and `PLATFORM`, the one that it runs on, None for all.
-A kernel of one platform is opaque to the compiler, which cannot divide it: it runs on
-each device's part. Scores, and the sums of their softmax, are float32.
+A kernel's file has `attend(query, key, value, layouts, request)`; `LIMITS`, what it
+supports (`limits.py` reads it); and `PLATFORM`, where it runs, None for everywhere. The
+compiler cannot divide a kernel of one platform over a mesh, so that it runs in
+`shard_map`, on each device's part. Scores, and the sums of their softmax, are float32.
 """
 
 import functools
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from lm.errors import ConfigError
 from lm.ops.attention.dense import Request
-from lm.ops.attention.limits import Wanted, check_implementation
+from lm.ops.attention.limits import Requirements, check_implementation
 
 
 def attend_by(
@@ -26,35 +26,35 @@ def attend_by(
     value: Float[Array, "B S K H"],
     request: Request,
 ) -> Float[Array, "B T N H"]:
-    """Computes what `attend` of `lm.ops.attention.dense` does, by a kernel.
+    """Computes what `lm.ops.attention.dense.attend` does, by a kernel.
 
-    The fused kernels count distances in slots of the row, not in positions. These agree
-    where the tokens of a document stand side by side in their order, as in all packed
-    rows; with a cache, whose texts begin at different slots, only "xla" is right.
+    The fused kernels measure distances by index in the row, not by position. The two
+    agree where the tokens of a document stand side by side in order, as in all packed
+    rows; with a cache, whose texts begin at different indices, only "xla" is right.
 
     Args:
       name: of the kernel's file.
 
     Raises:
-      ConfigError: the kernel cannot do what is asked for, or not on these devices.
+      ConfigError: the kernel lacks a feature, or does not run on these devices.
     """
     kernel = importlib.import_module(f"lm.ops.attention.{name}")
-    wanted = Wanted(
+    wanted = Requirements(
         dtype=query.dtype.name,
         head_dim=query.shape[-1],
-        position="none" if request.bias is None else "relative",
+        bias=None if request.bias is None else "relative",
         softcap=request.softcap,
         dropout=0.0 if request.dropout_key is None else request.dropout_rate,
-        prefix=request.causal and request.places[1].prefix is not None,
+        prefix=request.causal and request.layouts[1].prefix is not None,
         precision=request.precision,
     )
     check_implementation(name, wanted)
     if kernel.PLATFORM is None:
-        return kernel.attend(query, key, value, request.places, request)
+        return kernel.attend(query, key, value, request.layouts, request)
     if not request.interpret:
         _check_platform(name, kernel.PLATFORM)
-    elsewhere: Any = None  # the places are an argument of their own
-    rest = request._replace(places=elsewhere)
+    elsewhere: Any = None  # the layouts are an argument of their own
+    rest = request._replace(layouts=elsewhere)
     attend = functools.partial(kernel.attend, request=rest)
     if request.spec is not None:
         row = PartitionSpec(request.spec[0])
@@ -64,7 +64,7 @@ def attend_by(
             out_specs=request.spec,
             check_vma=False,
         )
-    return attend(query, key, value, request.places)
+    return attend(query, key, value, request.layouts)
 
 
 def _check_platform(name: str, platform: str) -> None:

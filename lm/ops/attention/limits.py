@@ -9,27 +9,29 @@ from lm.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
-    """What a call of attention asks for beside segments, causality and a window.
+class Requirements:
+    """The features that a call of attention needs, which not every kernel has.
+
+    All kernels have segments, causal masks and a window.
 
     Attributes:
       dtype: of queries, keys and values.
       head_dim: None where it is not known yet.
-      position: "relative" and "alibi" add a bias to the scores.
+      bias: the `model.position` that adds a bias to the scores; None: no bias.
       dropout: of the probabilities.
-      prefix: whether some places are seen by all of their document.
+      prefix: whether all tokens of a document see some of its tokens (a prefix).
     """
 
     dtype: str
     head_dim: int | None = None
-    position: str = "none"
+    bias: str | None = None
     softcap: float | None = None
     dropout: float = 0.0
     prefix: bool = False
     precision: str | None = None
 
 
-# For each thing that LIMITS may name, how it is shown in an error.
+# The keys of LIMITS, and how an error shows the value that a kernel lacks.
 SHOWN = {
     "bias": "a bias by model.position={}",
     "dropout": "dropout {}",
@@ -46,7 +48,7 @@ def limits(name: str) -> dict[str, tuple]:
     """Reads the literal LIMITS of a kernel's file, without importing it.
 
     Returns:
-      For each thing of SHOWN that the kernel limits, the values that it supports (a
+      For each key of SHOWN that the kernel limits, the values that it supports (a
       tuple, or a dict of "from", "to", "step" for numbers), and these in words.
     """
     text = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
@@ -58,21 +60,20 @@ def limits(name: str) -> dict[str, tuple]:
     raise ValueError(f"lm/ops/attention/{name}.py has no LIMITS")
 
 
-def check_implementation(name: str, wanted: Wanted) -> None:
+def check_implementation(name: str, wanted: Requirements) -> None:
     """Refuses what the kernel would compute wrongly, or not at all.
 
     Raises:
-      ConfigError: it names compute.attention and the first thing it cannot do.
+      ConfigError: names compute.attention and the first feature that is missing.
     """
-    biased = wanted.position in ("relative", "alibi")
     values = {
-        "bias": wanted.position if biased else "none",
+        "bias": wanted.bias or "none",
         "dropout": wanted.dropout,
         "dtype": wanted.dtype,
         "head_dim": wanted.head_dim,
         "softcap": wanted.softcap,
         "prefix": wanted.prefix,
-        # Of other dtypes there is one precision alone.
+        # Products of other dtypes have one precision only.
         "precision": wanted.precision if wanted.dtype == "float32" else None,
     }
     for what, (supported, words) in limits(name).items():

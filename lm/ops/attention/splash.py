@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from lm.ops.attention.dense import Places, Request, padded, scaled
+from lm.ops.attention.dense import Request, TokenLayout, padded, scaled
 
 LIMITS = {
     "bias": (("none",), "none"),
@@ -12,7 +12,7 @@ LIMITS = {
     "precision": ((None, "default"), "compute.precision=default"),
 }
 PLATFORM = "tpu"
-# Rows of the kernel's tiles; the largest that divides a length is taken.
+# Sizes of the kernel's tiles; the largest one that divides a length is used.
 BLOCKS = (512, 256, 128)
 
 
@@ -20,14 +20,14 @@ def attend(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    places: tuple[Places, Places],
+    layouts: tuple[TokenLayout, TokenLayout],
     request: Request,
 ) -> jax.Array:
-    """Computes attention without holding the scores of a whole row."""
+    """Computes attention without keeping the scores of a whole row in memory."""
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     query, length = scaled(query, request), query.shape[1]
-    query, key, value, places = padded(query, key, value, places, BLOCKS[-1])
+    query, key, value, layouts = padded(query, key, value, layouts, BLOCKS[-1])
     size = query.shape[1], key.shape[1]
     rows, columns = (next(b for b in BLOCKS if n % b == 0) for n in size)
     reach = None if request.window is None else request.window - 1
@@ -48,8 +48,8 @@ def attend(
         attn_logits_soft_cap=request.softcap,
         interpret=request.interpret,
     )
-    # Padding, segment 0, sees padding: neither a result nor a gradient that is used.
-    segments = splash.SegmentIds(*(side.segments for side in places))
+    # Padding, segment 0, sees padding, but its results and gradients are never used.
+    segments = splash.SegmentIds(*(side.segments for side in layouts))
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     out = jax.vmap(attention)(query, key, value, segments)
     return jnp.swapaxes(out, 1, 2)[:, :length]

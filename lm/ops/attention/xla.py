@@ -1,9 +1,9 @@
-"""Attention by XLA, for all devices and everything: `attend` of `dense.py` itself."""
+"""Attention by XLA, on all devices and without limits: `attend` of `dense.py`."""
 
 import jax
 
 from lm.ops.attention import dense
-from lm.ops.attention.dense import Places, Request, visible
+from lm.ops.attention.dense import Request, TokenLayout, visible
 
 LIMITS: dict = {}
 PLATFORM = None
@@ -13,11 +13,11 @@ def attend(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    places: tuple[Places, Places],
+    layouts: tuple[TokenLayout, TokenLayout],
     request: Request,
 ) -> jax.Array:
-    """Computes attention with the scores of whole rows; shapes as `dense.attend`."""
-    mask = visible(*places, causal=request.causal, window=request.window)
+    """Computes attention with the scores of whole rows; shapes as in `dense.attend`."""
+    mask = visible(*layouts, causal=request.causal, window=request.window)
     return dense.attend(
         query,
         key,

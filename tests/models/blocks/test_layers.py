@@ -22,6 +22,7 @@ RULES = (
     ("batch", ("data", "fsdp")),
     ("length", None),
     ("vocab", "tensor"),
+    ("heads", "tensor"),
     ("mlp", "tensor"),
 )
 HEADS = mlm.Objective(next="nsp").heads()

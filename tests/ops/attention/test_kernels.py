@@ -22,7 +22,7 @@ from lm.models.blocks import layers
 from lm.models.transformer import Compute, Model
 from lm.ops.attention import kernels as attention_kernels
 from lm.ops.attention import limits
-from lm.ops.attention.dense import Places, Request
+from lm.ops.attention.dense import Request, TokenLayout
 from tests import tiny
 
 HEADS, DIM = 4, 8
@@ -59,7 +59,7 @@ def places(*lengths, padding=0, rows=1, prefix=None):
     ids = [np.full(n, i + 1) for i, n in enumerate(lengths)] + [np.zeros(padding)]
     at = [np.arange(n) for n in (*lengths, padding)]
     ids, at = (np.tile(np.concatenate(x), (rows, 1)) for x in (ids, at))
-    return Places(jnp.asarray(at, jnp.int32), jnp.asarray(ids, jnp.int32), prefix)
+    return TokenLayout(jnp.asarray(at, jnp.int32), jnp.asarray(ids, jnp.int32), prefix)
 
 
 def arrays(length, keys=None, kv_heads=HEADS, rows=1, dtype="float32"):
@@ -80,7 +80,7 @@ def with_gradients(by, name, given, query, key, *, start=0, **options):
     @jax.jit
     def both(given):
         def total(given):
-            out = jnp.where(real, by(name, *given, places=(query, key), **options), 0)
+            out = jnp.where(real, by(name, *given, layouts=(query, key), **options), 0)
             return (out.astype(jnp.float32) * weights).sum(), out
 
         gradients, out = jax.grad(total, has_aux=True)(given)
@@ -141,7 +141,7 @@ def test_an_encoder_of_another_length_is_seen_as_the_plain_one_is(by, name):
 def test_cudnn_sees_a_prefix(by):
     where = places(8, 4, prefix=jnp.arange(12)[None] % 8 < 3)
     given = arrays(12, dtype="bfloat16")
-    options = {"places": (where, where), "causal": True}
+    options = {"layouts": (where, where), "causal": True}
     found, expected = (by(n, *given, **options) for n in ("cudnn", "xla"))
     np.testing.assert_allclose(
         np.float32(found), np.float32(expected), atol=CLOSE["bfloat16"]
@@ -156,7 +156,7 @@ def test_scores_and_their_softmax_are_float32(by, name):
     key = jnp.zeros((1, 2, 1, 8)).at[..., 0].set(8.0).at[0, 1, 0, 1].set(0.25)
     value = jnp.zeros((1, 2, 1, 8)).at[0, 1].set(1.0)
     both = key.astype("bfloat16"), value.astype("bfloat16")
-    out = by(name, query, *both, places=(where, where), scale=1.0)
+    out = by(name, query, *both, layouts=(where, where), scale=1.0)
     np.testing.assert_allclose(np.float32(out), 1 / (1 + np.exp(-0.25)), atol=0.01)
 
 
@@ -185,7 +185,7 @@ def program(name, platform, dtype, **options):
     function = functools.partial(attend_by, name)
 
     def total(*given):
-        out = function(*given, places=(where, where), causal=True, **options)
+        out = function(*given, layouts=(where, where), causal=True, **options)
         return out.astype(jnp.float32).sum()
 
     lowered = jax.jit(jax.grad(total, (0, 1, 2))).trace(*given)
@@ -233,7 +233,7 @@ def test_what_an_implementation_cannot_do_is_refused(name, asked, message):
     if "dropout" in asked:
         options = {"dropout_rate": 0.1, "dropout_key": jax.random.key(0)}
     options |= {k: asked[k] for k in ("softcap", "precision") if k in asked}
-    run = functools.partial(attend_by, places=(where, where), causal=True, **options)
+    run = functools.partial(attend_by, layouts=(where, where), causal=True, **options)
     with pytest.raises(ConfigError, match=rf"^compute\.attention: found .*{message}"):
         run(name, query, query, query, interpret=True)
     run("xla", query, query, query)
@@ -275,7 +275,7 @@ def test_a_kernel_of_another_machine_is_refused(name):
     where = places(4)
     query = jnp.zeros((1, 4, 2, 8), "bfloat16")
     with pytest.raises(ConfigError, match=f"found {name} on a cpu, .*attention=xla"):
-        attend_by(name, query, query, query, places=(where, where))
+        attend_by(name, query, query, query, layouts=(where, where))
 
 
 def model(name, kind):
