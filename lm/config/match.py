@@ -17,7 +17,7 @@ from lm.config import resolve as configs
 from lm.config.resolve import Config
 from lm.errors import ConfigError, Rule, require
 from lm.models.base import ABILITIES
-from lm.ops.attention.limits import Wanted, check_implementation
+from lm.ops.attention.limits import Requirements, check_implementation
 
 Open = Callable[[Config], tuple[Any, Any]]
 
@@ -196,11 +196,11 @@ def _check_kernel(config: Config, model: Any, objective: Any) -> None:
     Raises:
       ConfigError: the LIMITS of `compute.attention` exclude a prefix.
     """
-    wanted = Wanted(
+    needed = Requirements(
         dtype=config.compute.dtype, prefix="prefix" in objective.gives & model.can
     )
-    if wanted.prefix:
-        check_implementation(config.compute.attention, wanted)
+    if needed.prefix:
+        check_implementation(config.compute.attention, needed)
 
 
 def _check_evaluations(

@@ -55,15 +55,20 @@ def batch(rows, length):
     }
 
 
-def laid_out(x, mesh, *axes):
+def laid_out(x, mesh, *axes, rules=RULES):
     with jax.set_mesh(mesh):
-        spec = jax.jit(lambda x: constrain(x, RULES, *axes))(x).sharding.spec
+        spec = jax.jit(lambda x: constrain(x, rules, *axes))(x).sharding.spec
     return tuple(spec) + (None,) * (x.ndim - len(spec))
 
 
 def test_constrain_lays_out_by_the_rules(mesh):
     spec = laid_out(jnp.zeros((8, 3, 6)), mesh, "batch", "length", "mlp")
     assert spec == (("data", "fsdp"), None, "tensor")
+
+
+def test_the_first_rule_of_a_name_counts(mesh):
+    rules = (*RULES, ("mlp", "data"))
+    assert laid_out(jnp.zeros((3, 8)), mesh, None, "mlp", rules=rules)[1] == "tensor"
 
 
 def test_constrain_keeps_whole_what_does_not_divide(mesh):
@@ -79,8 +84,8 @@ def test_constrain_does_nothing_without_a_mesh_or_rules(mesh):
 
 
 def test_an_axis_without_a_rule_is_an_error(mesh):
-    with jax.set_mesh(mesh), pytest.raises(KeyError, match="heads"):
-        constrain(jnp.zeros((8,)), RULES, "heads")
+    with jax.set_mesh(mesh), pytest.raises(KeyError, match="embed"):
+        constrain(jnp.zeros((8,)), RULES, "embed")
 
 
 def test_constraints_change_no_value(mesh):
