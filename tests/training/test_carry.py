@@ -54,7 +54,7 @@ def batches(count):
 
 def after(given, grad_accum=1, rows=ROWS):
     params = {"scale": jnp.ones(WIDTH)}
-    settings = optim.Optim(name="sgd", lr=0.1, clip=0.0, weight_decay=0.0)
+    settings = optim.Optim(name="sgd", lr=0.1, clip=0.0, weight_decay=0.0, ema=0.5)
     settings = dataclasses.replace(settings, decay_mask=((".*", 0.0),))
     rate = lambda _: jnp.float32(0.1)  # noqa: E731
     training = step.make_training(
@@ -105,6 +105,8 @@ def test_an_update_that_is_not_applied_leaves_the_state_as_it_is():
     one, both = after(given[:1]), after([given[0], bad])
     np.testing.assert_array_equal(one.carried["sum"], both.carried["sum"])
     np.testing.assert_array_equal(one.params["scale"], both.params["scale"])
+    np.testing.assert_array_equal(one.averaged["scale"], both.averaged["scale"])
+    assert (one.averaged["scale"] != one.params["scale"]).all()
 
 
 def test_what_is_carried_lies_as_the_rows_of_a_batch():

@@ -395,8 +395,9 @@ def test_a_schedule_free_optimiser_is_that_of_optax(name):
     settings = Optim(name=name, lr=0.1, schedule="constant", weight_decay=0.0, clip=0.0)
     ours, theirs = tree(), None
     theirs = ours
-    optimizer = optim.make(settings, ours, lambda step: jnp.float32(0.1))
-    reference = getattr(optax.contrib, name)(lambda step: jnp.float32(0.1))
+    rate = lambda step: 0.05 * (1 + jnp.float32(step))  # noqa: E731
+    optimizer = optim.make(settings, ours, rate)
+    reference = getattr(optax.contrib, name)(rate)
     state, other = optimizer.init(ours), reference.init(theirs)
     for _ in range(4):
         grads = tree()
