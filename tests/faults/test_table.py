@@ -12,7 +12,7 @@ IDS = [f"{letter}{n}" for letter, last in ROWS.items() for n in range(1, last + 
 
 
 def covered():
-    """The ids that the names of tests carry."""
+    """Collects the ids in the names of tests."""
     found = set()
     for file in HERE.glob("test_*.py"):
         for name in re.findall(
@@ -23,7 +23,7 @@ def covered():
 
 
 def table():
-    """The rows of README.md: id -> (what is tested, trials, failures)."""
+    """Reads the rows of README.md: id -> (what is tested, trials, failures)."""
     cells = re.findall(
         r"^\| ([A-Z]\d+) \| (.*?) \| (.*?) \| (.*?) \|$",
         (HERE / "README.md").read_text(),
@@ -40,6 +40,17 @@ def test_each_row_has_a_test_or_a_reason():
         reason = rows[id][0].startswith("Not here: ")
         assert (id in covered()) != reason, id
     assert covered() <= set(IDS)
+
+
+def test_each_test_and_file_that_the_table_names_is_there():
+    text = "\n".join(rest[0] for rest in table().values())
+    for path in re.findall(r"tests/[\w/]+(?:\.py)?", text):
+        assert (HERE.parents[1] / path).exists(), path
+    source = "\n".join(file.read_text() for file in HERE.glob("test_*.py"))
+    names = re.findall(r"`([A-Z]\d+_\w+)(\.\.\.)?`", text)
+    assert len(names) > 60
+    for name, more in names:
+        assert f"\ndef test_{name}{'' if more else '('}" in source, name
 
 
 DURABLE = {"fsync", "rename", "rmtree", "sync_path", "sync_file"}
