@@ -18,7 +18,7 @@ MAX_RECORD = 2**28  # Bytes. Reading is bounded by one record, so a record is bo
 
 
 def find_files(pattern: str) -> list[Path]:
-    """The file of this name, or the files that match, sorted; at least one."""
+    """Finds the file of this name, or the files that match, sorted; at least one."""
     path = Path(os.path.expanduser(pattern))
     if path.name.startswith("._"):
         raise DataError(
@@ -70,7 +70,7 @@ def unreadable(path: Path, error: OSError) -> DataError:
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """Lines with their ends: `.gz` unpacked, CRLF made LF, no byte-order mark.
+    """Reads lines with their ends: `.gz` unpacked, CRLF made LF, no byte-order mark.
 
     Raises:
       DataError: the file cannot be read, or a line is longer than `MAX_RECORD`.
@@ -105,11 +105,11 @@ def check_size(size: int, path: Path, line: int) -> None:
 
 
 def decode(raw: bytes, place: str | Path, line: int | None = None) -> str | DataError:
-    """Strict UTF-8 without NUL bytes, or an error that names line and column.
+    """Decodes strict UTF-8 without NUL bytes; returns an error with line and column.
 
     Args:
       raw: one or more whole lines.
-      place: the file, or what stands for it.
+      place: the file, or another name of where the bytes come from.
       line: the number of the first of these lines; None where there are no lines.
     """
     try:
@@ -134,7 +134,7 @@ def decode(raw: bytes, place: str | Path, line: int | None = None) -> str | Data
 
 
 def guess_encoding(raw: bytes) -> str | None:
-    """The encoding that bytes which are no UTF-8 text may have, as iconv names it."""
+    """Guesses the encoding of bytes that are no UTF-8, by its name in iconv."""
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "UTF-16"
     if raw.count(0) > len(raw) // 4:

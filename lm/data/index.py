@@ -32,7 +32,7 @@ Value = float | Sequence[float] | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """The rows of one source.
+    """Rows of one source, memory-mapped.
 
     Attributes:
       tokens: (tokens,) token ids of all pieces, one after the other.
@@ -58,7 +58,7 @@ class Index:
         return len(self.rows) - 1
 
     def row(self, i: int) -> dict[str, Any]:
-        """Row i: its `pieces` (int32 token ids), and its fields and arrays by name."""
+        """Returns the `pieces` of row i (int32 token ids), its fields and arrays."""
         pieces = [
             self.tokens[self.spans[p] : self.spans[p + 1]].astype(np.int32)
             for p in range(self.rows[i], self.rows[i + 1])
@@ -70,7 +70,7 @@ class Index:
         }
 
     def token_counts(self, vocab_size: int) -> np.ndarray:
-        """(V,) how often each token stands in the index."""
+        """Counts how often each token occurs in the index, (V,)."""
         return np.bincount(self.tokens, minlength=vocab_size)
 
 
@@ -122,7 +122,7 @@ class Column:
 
 
 class Arrays:
-    """The arrays of all rows of one name, appended to two files."""
+    """Arrays of all rows under one name, appended to two files."""
 
     def __init__(self, folder: Path, name: str, first: np.ndarray):
         self.name, self.dtype, self.shape = name, first.dtype, first.shape[1:]
@@ -184,7 +184,7 @@ class Writer:
             list becomes an array of whole numbers.
         """
         for piece in pieces:
-            # Of a list numpy makes an array half as fast.
+            # numpy converts a list at half the speed.
             self._tokens.write(array.array(self._typecode, piece))
             self._end += len(piece)
             self._spans.append(self._end)
@@ -235,7 +235,7 @@ class Writer:
 
 
 def as_array(value: Value) -> np.ndarray:
-    """A row's array; lists are of whole numbers, of which an empty one has no type."""
+    """Returns the value as an array; lists hold whole numbers, empty ones too."""
     if isinstance(value, np.ndarray):
         return value
     return np.asarray(value, np.int64)
@@ -246,10 +246,10 @@ Encoded = Iterator[tuple[Record, list[list[int]]]]
 
 @runtime_checkable
 class Layout(Protocol):
-    """What a row of an objective is: a frozen dataclass, part of the fingerprint."""
+    """Turns records into rows: a frozen dataclass, part of the index's fingerprint."""
 
     def texts(self, record: Record) -> list[str]:
-        """The texts of a record that are tokenised."""
+        """Returns the texts of a record that are tokenised."""
 
     def write(self, records: Encoded, out: Writer) -> None:
         """Makes rows of the records and of the token ids of their texts.
@@ -262,7 +262,7 @@ class Layout(Protocol):
 def fingerprint(
     source: Any, layout: Layout, codec: Codec, rules: dict[str, Any]
 ) -> str:
-    """What the rows depend on, as sixteen hexadecimal digits."""
+    """Returns a hash of all that the rows depend on, as 16 hexadecimal digits."""
     identity = {
         "format": FORMAT,
         "source": source.fingerprint(),
@@ -386,7 +386,7 @@ def _fill(
         while chunk := list(itertools.islice(records, BATCH)):
             texts = [text for _, _, texts in chunk for text in texts]
             ids = codec.encode_batch(texts)
-            # One array for all: it is checked and counted at the cost of making it.
+            # Checking and counting one array is cheaper than going through each list.
             all_ids = np.fromiter(itertools.chain.from_iterable(ids), np.int64)
             encoded_tokens += len(all_ids)
             if unk_id is not None:

@@ -1,4 +1,4 @@
-"""How an objective wants its rows: what is tokenised, how it is cut, what is a row.
+"""Layouts: which texts of a record are tokenised, and how they are cut into rows.
 
 A layout is a frozen dataclass; its fields are part of the index's fingerprint.
 """
@@ -12,12 +12,12 @@ from lm.data.packing import FirstFit
 from lm.data.sources.base import Record
 from lm.errors import ConfigError, DataError
 
-# What becomes of a record that does not fit its row, or that has no text.
+# How a record is treated that does not fit its row, or that has no text.
 TooLong = Literal["error", "cut", "window", "skip"]
 
 
 def column_of(record: Record, column: str) -> Any:
-    """The value of a field; DataError where the record has no such field."""
+    """Returns the value of a field; DataError where the record has no such field."""
     if column not in record.fields:
         raise DataError(
             record.where,
@@ -29,7 +29,7 @@ def column_of(record: Record, column: str) -> Any:
 
 
 def text_of(record: Record, column: str) -> str:
-    """The text of a field; DataError where it holds something else."""
+    """Returns the text of a field; DataError where it holds something else."""
     text = column_of(record, column)
     if not isinstance(text, str):
         raise DataError(record.where, f"{column} {text!r:.80}", "a text")
@@ -37,13 +37,13 @@ def text_of(record: Record, column: str) -> str:
 
 
 def list_of(record: Record, column: str) -> tuple[Any, ...]:
-    """The list of a field, such as words, tags or ids; a single value is one item."""
+    """Returns the list of a field, such as words or tags; one value is one item."""
     found = column_of(record, column)
     return found if isinstance(found, tuple) else (found,)
 
 
 def texts_of(record: Record, column: str) -> tuple[str, ...]:
-    """The texts of a field that holds one or a list of them; at least one.
+    """Returns the texts of a field that holds one or a list of them; at least one.
 
     Raises:
       DataError: the list is empty, or holds something else than texts.
@@ -78,7 +78,7 @@ def check_too_long(word: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-    """Whole texts, cut into pieces that fit a row, packed several to a row or not.
+    """Cuts texts into pieces that fit a row; with packing a row holds several.
 
     Args:
       length: tokens that a row holds, special tokens included.
@@ -114,7 +114,7 @@ class Documents:
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """One record per row: one or two texts, and the field `labels`.
+    """Makes a row of each record: one or two texts, and the field `labels`.
 
     With `too_long="cut"` the index keeps whole texts, which are cut when an example is
     made of them. Records that are cut or left out are counted.
@@ -126,7 +126,7 @@ class Labelled:
       classes: how many ids there are.
       length: tokens that a row holds, special tokens included.
       overhead: special tokens of a row.
-      too_long: what becomes of a record that does not fit. A record without text is
+      too_long: how a record that does not fit is treated. A record without text is
         refused by "error", left out by "skip", and kept by "cut".
       least: tokens of its texts that a row needs.
     """
@@ -217,7 +217,7 @@ class Labelled:
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Source and target of one record, or of several to a row, for encoder-decoders.
+    """Makes rows of source and target for encoder-decoders, one or several pairs each.
 
     A row's pieces are source, target, source, target, ...
 
@@ -227,10 +227,11 @@ class Pairs:
       overhead: special tokens that each piece gets later.
       pack: whether a row may hold several pairs.
       source, target: the fields of the record that hold the texts.
-      prefix: what is put before each source.
-      join: what is put between the texts of a source that is a list.
-      targets: of a target that is a list, the first text, or each as a pair of its own.
-      too_long: what becomes of a pair that does not fit a row of its own. A pair with
+      prefix: text put before each source.
+      join: text put between the texts of a source that is a list.
+      targets: whether the first text of a target that is a list is used, or each as a
+        pair of its own.
+      too_long: how a pair is treated that does not fit a row of its own. A pair with
         a blank text is left out by "skip", and refused otherwise.
     """
 
@@ -294,7 +295,7 @@ class Pairs:
     def _pairs(
         self, records: Encoded, out: Writer
     ) -> Iterator[tuple[Record, list[list[int]]]]:
-        """Source and target of each pair; records that are blank are counted."""
+        """Yields source and target of each pair, and counts blank records."""
         for record, pieces in records:
             if not pieces:
                 out.counts["blank_skip"] += 1
@@ -320,17 +321,17 @@ class Pairs:
 
 @dataclasses.dataclass(frozen=True)
 class Chunks:
-    """Texts cut into pieces of `length`, which are corrupted or split when drawn.
+    """Cuts texts into pieces of `length`, which are corrupted or split when drawn.
 
     The last piece of a text is shorter; pieces of a single token, of which nothing can
-    be left out, are passed over and counted. With packing a row holds pieces of several
+    be left out, are skipped and counted. With packing a row holds pieces of several
     texts, as many as fit however they are drawn; each stays a segment of its own.
 
     Args:
       length: tokens of a piece.
       capacity: positions of a row on each of its sides.
-      forms: what may be made of a piece; `form.lengths(n)` is how many positions
-        a piece of n tokens needs at most on each side.
+      forms: the ways in which a piece may be corrupted or split; `form.lengths(n)` is
+        how many positions a piece of n tokens needs at most on each side.
       pack: whether a row may hold several pieces.
       end: a token put after each text, or None.
       column: the field of the record that holds the text.

@@ -1,4 +1,4 @@
-"""Which source the n-th example comes from: a fixed pattern, known without counting."""
+"""Mixture of sources: a fixed pattern that gives the source of the n-th example."""
 
 import dataclasses
 import functools
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Examples of several sources in the given proportions, spread evenly.
+    """Mixes examples of several sources in given proportions, spread evenly.
 
     The pattern repeats every `period` examples, so a weight is honoured to within
     1 / period; every source has at least one example in a period.
@@ -22,7 +22,7 @@ class Mixture:
 
     @functools.cached_property
     def _pattern(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(period,) the source of each place and its rank there, (sources,) counts."""
+        """The source of each example of a period, its rank, and counts by source."""
         share = np.asarray(self.weights) / np.sum(self.weights)
         counts = np.maximum(1, np.floor(share * self.period)).astype(int)
         while counts.sum() != self.period:
@@ -37,7 +37,7 @@ class Mixture:
         return sources[order], ranks[order], counts
 
     def locate(self, n: int) -> tuple[int, int]:
-        """The source of example n and how many of that source came before it."""
+        """Returns the source of example n, and how many of that source precede it."""
         if len(self.weights) == 1:
             return 0, n
         sources, ranks, counts = self._pattern

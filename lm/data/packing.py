@@ -1,4 +1,4 @@
-"""Several pieces to a row: first fit over the last rows that still have room."""
+"""Packing: first fit of pieces into the most recent rows that still have room."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ class FirstFit:
 
     Args:
       capacity: tokens that a row holds, on each of its sides.
-      least: a row with so little room left, on any side, waits no longer.
+      least: a row with at most so much room left, on any side, counts as full.
     """
 
     def __init__(self, capacity: tuple[int, ...], least: int):
@@ -19,7 +19,7 @@ class FirstFit:
         self._open: list[tuple[tuple[int, ...], list[Any]]] = []
 
     def add(self, sizes: tuple[int, ...], item: Any) -> Iterator[list[Any]]:
-        """Takes an item of `sizes` tokens, none above capacity; gives rows to write."""
+        """Adds an item of `sizes` tokens, none above capacity; yields full rows."""
         at = next(
             (i for i, (left, _) in enumerate(self._open) if _fits(sizes, left)),
             len(self._open),
@@ -36,7 +36,7 @@ class FirstFit:
             yield self._open.pop(0)[1]
 
     def rest(self) -> Iterator[list[Any]]:
-        """The rows that were still open."""
+        """Yields the rows that are still open."""
         yield from (items for _, items in self._open)
 
 

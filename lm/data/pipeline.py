@@ -43,18 +43,18 @@ CHANGEABLE = ("max_unknown", "cache", "threads", "prefetch")
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """config.data, and the `data` of an evaluation.
+    """The section `config.data`, and `data` of an evaluation.
 
     Attributes:
       sources: one section per source; their `weight` says how often each is drawn.
-      pack: several documents in a row, without attention across them.
+      pack: whether a row may hold several documents, without attention across them.
       order: of the training rows. "shuffled" draws them at random in each epoch;
         "stream" keeps their order: each row of a batch goes on where that row of the
         last batch ended, so that a model can carry its state from one to the next. The
         rows of all sources are then one text, cut into as many parts as a batch has
         rows; an epoch ends where the longest part does. Evaluations keep their order.
-      on_bad: what to do about a record that cannot be read.
-      max_bad: with `skip`, the largest share of bad records that is borne.
+      on_bad: whether a record that cannot be read ends the run or is left out.
+      max_bad: with `skip`, the largest share of bad records that is accepted.
       max_unknown: the largest share of unknown tokens among those of a source. Where
         they are many the figures mean nothing: the unknown token is easy to predict.
       cache: where the rows are kept; None is `data/` within the workdir.
@@ -75,7 +75,13 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Shares:
-    """Which process this is, and how to wait for the others at a named place."""
+    """This process among all of them, and a barrier.
+
+    Attributes:
+      process: the number of this process.
+      processes: how many there are.
+      wait: waits until every process has called it with the same name.
+    """
 
     process: int = 0
     processes: int = 1
@@ -84,10 +90,11 @@ class Shares:
 
 @dataclasses.dataclass(frozen=True)
 class Lanes:
-    """The order "stream": the rows of an epoch cut into `count` runs of neighbours.
+    """The order "stream": the rows of an epoch, cut into `count` lanes of neighbours.
 
-    Lane r has rows // count rows, the first rows % count lanes one more; in the last
-    step of an epoch the others are empty. The next epoch begins all lanes again.
+    Row r of every batch is taken from lane r. Each lane has rows // count rows, the
+    first rows % count lanes one more; in the last step of an epoch the others give an
+    empty example. The next epoch begins all lanes again.
 
     Args:
       count: the global batch size.
@@ -98,7 +105,9 @@ class Lanes:
     rows: int
 
     def locate(self, n: int) -> tuple[int, int, int | None]:
-        """Example n: (epoch, rows of its lane before it, row), None where it is empty.
+        """Returns (epoch, rows of its lane before it, row) of example n.
+
+        The row is None where the example is empty.
 
         n is step * count + lane.
         """
@@ -111,7 +120,7 @@ class Lanes:
 
 
 def this_process() -> Shares:
-    """The share of this process, and waiting for the others by jax's barrier."""
+    """Returns the number of this process, with jax's barrier."""
     import jax
 
     if jax.process_count() == 1:
@@ -153,9 +162,9 @@ class Stream:
         return [r.shuffle(seed=self.seed + i).repeat() for i, r in enumerate(rows)]
 
     def locate(self, n: int) -> tuple[int, int, int]:
-        """(source, epoch, row of its index) of example n.
+        """Returns (source, epoch, row of its index) of example n.
 
-        An empty example of a lane has the row before it.
+        An empty example of a lane is made of the row before it.
         """
         if self.lanes is not None:
             epoch, _, row = self.lanes.locate(n)
@@ -171,7 +180,7 @@ class Stream:
         return source, place // len(self.indices[source]), row
 
     def _nth(self, n: int) -> tuple[int, int]:
-        """Source and row of the n-th row, one source after the other."""
+        """Returns source and row of the n-th row, one source after the other."""
         for source, index in enumerate(self.indices):
             if n < len(index):
                 return source, n
@@ -185,7 +194,7 @@ class Stream:
         return f"batch {number} of the examples (source:epoch:row) {examples}"
 
     def example(self, n: int) -> Example:
-        """Example n, made of its row and of draws that depend on (seed, epoch, row)."""
+        """Makes example n of its row, with draws that depend on (seed, epoch, row)."""
         source, epoch, row = self.locate(n)
         bits = np.random.Philox(key=self.seed, counter=[0, row, epoch, source])
         rng = np.random.Generator(bits)
@@ -200,14 +209,14 @@ class Stream:
         return without_weight(example) if empty else example
 
     def example_or_padding(self, n: int, rows: int) -> Example:
-        """Example n of the first `rows`; beyond them one whose weights are all 0."""
+        """Makes example n of the first `rows`; beyond them one without weight."""
         if n < rows:
             return self.example(n)
         return without_weight(self.example(0))
 
 
 def without_weight(example: Example) -> Example:
-    """The example as padding: nothing in it counts."""
+    """Returns the example as padding: arrays named `...weights` are zero."""
     return {k: v * 0 if k.endswith("weights") else v for k, v in example.items()}
 
 
@@ -221,10 +230,11 @@ def batches(
     shares: Shares,
     rows: int | None = None,
 ) -> Iterator[Example]:
-    """This process's share of the batches of steps first_step .. last_step - 1.
+    """Yields this process's rows of the batches of steps first_step .. last_step - 1.
 
     Args:
-      rows: after so many examples of an evaluation set come rows without weight.
+      rows: examples of an evaluation set; beyond them come rows without weight. None
+        for training rows, which are endless.
 
     Yields:
       Arrays with a leading axis of batch_size / processes.
@@ -254,7 +264,10 @@ def batches(
 
 
 def prefetch(items: Iterator[Any], put: Callable[[Any], Any], depth: int = 2):
-    """Keeps `depth` items ahead through `put`, on their way to the devices."""
+    """Yields put(item) for each item, calling `put` `depth` items ahead.
+
+    So the next batches are copied to the devices while a step runs.
+    """
     waiting: collections.deque[Any] = collections.deque()
     for item in items:
         waiting.append(put(item))
@@ -264,7 +277,7 @@ def prefetch(items: Iterator[Any], put: Callable[[Any], Any], depth: int = 2):
 
 
 def open_sources(data: Data) -> list[Any]:
-    """The sources of a section, each checked as far as can be without reading it."""
+    """Opens the sources of a section, each checked without reading it as a whole."""
     if not data.sources:
         raise DataError(
             "data.sources", "no source", "at least one", "e.g. dict(name='builtin')"
@@ -279,7 +292,7 @@ def open_sources(data: Data) -> list[Any]:
 
 
 def texts_of(sources: list[Any], columns: tuple[str, ...]) -> Iterator[str]:
-    """All texts of the sources, for the training of a tokenizer."""
+    """Yields all texts of the sources, for the training of a tokenizer."""
     for source in sources:
         for record in source.records():
             if not isinstance(record, DataError):
@@ -288,10 +301,10 @@ def texts_of(sources: list[Any], columns: tuple[str, ...]) -> Iterator[str]:
 
 
 def records_of(stream: Stream, data: Data, rows: int) -> Iterator[Record]:
-    """The records that the first `rows` examples of an evaluation set were made of.
+    """Yields the record of each of the first `rows` examples of an evaluation set.
 
-    For evaluators that need the texts as they were given, such as references; several
-    examples may be of one record. The sources are read once more.
+    Evaluators use it that need the original texts, such as references; several examples
+    may be of one record. The sources are read once more.
 
     Raises:
       DataError: rows of several records, or of none.
@@ -322,7 +335,11 @@ def open_tokenizer(
     shares: Shares,
     note: Callable[[str], None],
 ) -> Any:
-    """The tokenizer kept in `folder`; made there at the first run."""
+    """Opens the tokenizer in `folder`; makes it there first where it is absent.
+
+    Args:
+      texts: returns the training texts, from the first one at every call.
+    """
     tokenizer = configs.build(configs.load_class("tokenizer", section["name"]), section)
     if shares.process == 0 and not folder.exists():
         note("making the tokenizer")
@@ -343,7 +360,7 @@ def open_tokenizer(
 
 
 def copy_tokenizer(theirs: Path, own: Path) -> None:
-    """The tokenizer of another run, for this run to keep."""
+    """Copies the tokenizer of another run into this run's folder `own`."""
     partial = own.with_name(f"{own.name}.partial")
     storage.remove_tree(partial)
     shutil.copytree(theirs, partial, ignore=shutil.ignore_patterns("MANIFEST.json"))
@@ -363,7 +380,7 @@ def open_stream(
     shares: Shares,
     note: Callable[[str], None],
 ) -> Stream:
-    """The stream of a section: its rows are indexed at the first use.
+    """Opens the stream of a `data` section; indexes its rows where they are not yet.
 
     Args:
       lanes: rows of a batch, for the training rows in the order "stream".
@@ -444,7 +461,7 @@ def fingerprint(
     batch_size: int,
     evals: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What a checkpoint keeps, to notice that the data are other than they were.
+    """Returns what a checkpoint keeps, to notice on resume that the data changed.
 
     Args:
       evals: the identities of the evaluations' sets, by name.
@@ -463,12 +480,12 @@ def fingerprint(
 
 
 def rows_of(stream: Stream) -> list[dict[str, Any]]:
-    """The names and counts of a stream's indices."""
+    """Returns the names and counts of a stream's indices."""
     return [{key: index.facts[key] for key in ROWS} for index in stream.indices]
 
 
 def identity_of(section: Mapping[str, Any], stream: Stream) -> dict[str, Any]:
-    """What a checkpoint keeps of an evaluation: a hash of its section, and its rows."""
+    """Returns what a checkpoint keeps of an evaluation: hash of the section, rows."""
     text = json.dumps([section[key] for key in ("data", "objective", "seed")])
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return {"section": digest, "rows": rows_of(stream)}

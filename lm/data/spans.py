@@ -1,7 +1,7 @@
-"""Texts of which a part is left out for the model to say: spans, or the end.
+"""Corruption of texts: spans or the end are left out for the model to predict.
 
-Raffel et al. 2020 (T5), section 3.1.4; Tay et al. 2022 (UL2), section 3. A form says
-how much is left out and draws where; `Corrupt` makes source and target of a piece.
+Raffel et al. 2020 (T5), section 3.1.4; Tay et al. 2022 (UL2), section 3. A form
+decides how much is left out and draws where; `Corrupt` makes source and target.
 """
 
 import dataclasses
@@ -15,25 +15,25 @@ from lm.data.transforms import Example, segments
 
 @runtime_checkable
 class Form(Protocol):
-    """What may be made of a piece of n tokens, n being 2 or more."""
+    """A way to leave out tokens of a piece of n tokens, n being 2 or more."""
 
     @property
     def mode(self) -> tuple[int, ...]:
         """Tokens put before the source."""
 
     def lengths(self, n: int) -> tuple[int, int]:
-        """Places of source and target at most, an end token on each side included."""
+        """Returns the most positions of source and target, end tokens included."""
 
     def sentinels(self, n: int) -> int:
-        """How many sentinels it takes."""
+        """Returns how many sentinels a piece of n tokens needs."""
 
     def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """(n,) bool, what is left out: never all of it, nor the first token."""
+        """Draws which tokens are left out, (n,) bool: never all, nor the first."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Spans:
-    """Spans of random length and place, as the code of T5 draws them.
+    """Leaves out spans of random length and position, as the code of T5 draws them.
 
     The numbers of tokens and of spans are fixed by the length of the piece: round(n
     rate), and of these round(· / span), each at least 1. Kept and left-out tokens are
@@ -51,7 +51,7 @@ class Spans:
     mode: tuple[int, ...] = ()
 
     def sizes(self, n: int) -> tuple[int, int]:
-        """The tokens left out of a piece of n, and in how many spans."""
+        """Returns how many tokens of n are left out, and in how many spans."""
         noise = min(max(round(n * self.rate), 1), n - 1)
         return noise, min(max(round(noise / self.span), 1), n - noise)
 
@@ -72,11 +72,11 @@ class Spans:
 
 @dataclasses.dataclass(frozen=True)
 class Suffix:
-    """The end of the piece, its length uniform from 1 to 2 n rate - 1.
+    """Leaves out the end of a piece, of a length uniform from 1 to 2 n rate - 1.
 
     Args:
       rate: mean share of the tokens that is left out; 0.5 is T5's prefix LM.
-      sentinel: whether a sentinel stands for what is left out, as in UL2.
+      sentinel: whether a sentinel replaces the part that is left out, as in UL2.
       mode: token ids put before the source.
     """
 
@@ -99,15 +99,16 @@ class Suffix:
 
 
 def cut(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
-    """(parts,) lengths of at least 1 that add up to total, uniform over all such."""
+    """Draws (parts,) lengths of at least 1 with the sum `total`, all equally likely."""
     ends = np.sort(rng.choice(total - 1, parts - 1, replace=False)) + 1
     return np.diff(ends, prepend=0, append=total)
 
 
 def raw_length(forms: Iterable[Form], source: int, target: int | None) -> int:
-    """The most tokens of a piece of which every form fits the lengths of both sides.
+    """Returns the most tokens of a piece that fits both sides in every form.
 
-    0 where not even a piece of two tokens does. `target` None bounds the source alone.
+    It is 0 where not even a piece of two tokens fits. With `target` None only the
+    source is bounded.
     """
 
     def fits(n: int) -> bool:
@@ -124,8 +125,9 @@ def raw_length(forms: Iterable[Form], source: int, target: int | None) -> int:
 def split(
     piece: np.ndarray, left_out: np.ndarray, sentinels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Source and target of a piece: in the source sentinel k stands for span k, in the
-    target before it.
+    """Splits a piece into source and target.
+
+    Sentinel k replaces span k in the source, and precedes it in the target.
 
     The target has no sentinel after its last span, as in the code of T5 and unlike the
     figures of its paper: the end token closes it. Without sentinels: the tokens kept,
@@ -143,7 +145,7 @@ def split(
 
 @dataclasses.dataclass(frozen=True)
 class Corrupt:
-    """Each piece becomes two, source and target, by one of the forms.
+    """Makes two pieces of each, source and target, by one of the forms.
 
     Args:
       forms: the forms.
@@ -170,11 +172,11 @@ class Corrupt:
 
 @dataclasses.dataclass(frozen=True)
 class PrefixAndRest:
-    """Each piece as a segment of a decoder that sees its first part as a whole.
+    """Makes each piece a segment of a decoder that sees its first part as a whole.
 
-    The decoder reads `start_id` and the piece but for its last token. The first k
-    tokens and the start are the prefix, k uniform from 1 to n - 1; the weights are 1
-    where a later token is said. Adds `inputs`, `positions`, `segment_ids`, `targets`,
+    The inputs are `start_id` and the piece without its last token. The start and the
+    first k tokens are the prefix, k uniform from 1 to n - 1; later tokens are targets
+    of weight 1. Adds `inputs`, `positions`, `segment_ids`, `targets`,
     `weights` and `prefix`.
     """
 

@@ -46,7 +46,7 @@ def _line(name: str, parts: list[str]) -> str:
 
 
 def _facts(stream: Stream, labels: Sequence[str]) -> Iterator[str]:
-    """What is to be known of one set."""
+    """Yields the facts of one set."""
     total = _totals(stream.indices)
     yield f"{total['records']:,} records in {total['rows']:,} rows"
     yield f"{share(total['unknown'], total['encoded'])} unknown tokens"
@@ -62,7 +62,7 @@ def _facts(stream: Stream, labels: Sequence[str]) -> Iterator[str]:
 
 
 def share(part: int, whole: int) -> str:
-    """A share in percent, that of a few among many not as 0."""
+    """Formats a share in percent; a small one is not rounded to 0."""
     percent = 100 * part / max(whole, 1)
     digits = 1 if percent >= 0.1 or part == 0 else 4
     return f"{percent:.{digits}f}%"
@@ -74,7 +74,7 @@ def _totals(indices: Sequence[Index]) -> dict[str, int]:
 
 
 def _counted(indices: Sequence[Index]) -> dict[str, int]:
-    """What the layouts counted."""
+    """Sums the counts of the layouts, such as texts that were cut."""
     counts: dict[str, int] = {}
     for index in indices:
         for name in index.facts["counted"]:
@@ -96,7 +96,7 @@ def _labels(indices: Sequence[Index], names: Sequence[str]) -> str:
 
 
 def _digests(stream: Stream) -> np.ndarray | None:
-    """A hash of each record's texts; None where they are too many to compare."""
+    """Returns a hash of each record's texts; None where they are too many."""
     each = [index.digests for index in stream.indices if index.digests is not None]
     if not each or sum(map(len, each)) > COMPARED:
         return None

@@ -1,4 +1,4 @@
-"""What happens to one row on its way to an example: small frozen dataclasses on numpy.
+"""Transforms of a row into an example: small frozen dataclasses on numpy.
 
 A transform is called with the example so far and a random generator that belongs to
 this (seed, epoch, row) alone, and returns the example with its own keys added. The
@@ -20,7 +20,7 @@ class Transform(Protocol):
 
 
 def filled(array: np.ndarray, length: int, value: int = 0) -> np.ndarray:
-    """The array, followed by `value` up to the length (np.pad, ten times faster)."""
+    """Pads an array with `value` up to the length (ten times faster than np.pad)."""
     out = np.full(length, value, array.dtype)
     out[: len(array)] = array
     return out
@@ -28,7 +28,7 @@ def filled(array: np.ndarray, length: int, value: int = 0) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Wrap:
-    """Each piece becomes a segment of its own: prefix, tokens, suffix.
+    """Makes each piece a segment: prefix, tokens, suffix.
 
     Adds `inputs`, `positions`, `segment_ids`, `token_types`, each (length of row,).
     """
@@ -45,9 +45,9 @@ class Wrap:
 
 @dataclasses.dataclass(frozen=True)
 class Join:
-    """One or two pieces as one segment: start A end, or start A between B end.
+    """Joins one or two pieces to one segment: start A end, or start A between B end.
 
-    What stands between counts to the first piece. What is longer than `length` is
+    The tokens between belong to the first piece. A segment longer than `length` is
     shortened at the end of the longer piece, token by token (Devlin et al. 2019,
     section A.2).
     """
@@ -73,9 +73,9 @@ class Join:
 
 @dataclasses.dataclass(frozen=True)
 class WrapPair:
-    """[CLS] A [SEP], or [CLS] A [SEP] B [SEP]; see `Join`.
+    """Joins pieces to [CLS] A [SEP] or [CLS] A [SEP] B [SEP]; see `Join`.
 
-    Between two pieces stand `separators` of [SEP].
+    `separators` is the number of [SEP] between two pieces.
     """
 
     length: int
@@ -134,7 +134,7 @@ class MaskTokens:
 
 @dataclasses.dataclass(frozen=True)
 class Pad:
-    """The row arrays, filled up to `length`: padding has segment 0 and weight 0."""
+    """Pads the arrays of a row to `length`; padding has segment 0."""
 
     length: int
     pad_id: int
@@ -150,10 +150,10 @@ class Pad:
 
 @dataclasses.dataclass(frozen=True)
 class SourceTarget:
-    """Pieces source, target, source, target, ... as the two sides of a model.
+    """Makes the pieces source, target, source, target, ... the two sides of a model.
 
-    A source ends with `eos_id`; the decoder reads `start_id` and the target, and is to
-    say the target and `eos_id` (Sutskever et al. 2014). Pair k is segment k on both
+    A source ends with `eos_id`. The decoder's inputs are `start_id` and the target, its
+    targets the target and `eos_id` (Sutskever et al. 2014). Pair k is segment k on both
     sides.
 
     Adds `source_inputs`, `source_positions`, `source_segment_ids`, each (length of the
@@ -180,7 +180,7 @@ class SourceTarget:
 
 
 def segments(pieces: list[np.ndarray]) -> Example:
-    """`inputs`, `positions` and `segment_ids` of pieces, each a segment of its own."""
+    """Returns `inputs`, `positions`, `segment_ids` of pieces, each a segment."""
     lengths = [len(piece) for piece in pieces]
     places = [np.arange(length, dtype=np.int32) for length in lengths]
     numbers = np.arange(1, len(pieces) + 1, dtype=np.int32)
@@ -193,9 +193,9 @@ def segments(pieces: list[np.ndarray]) -> Example:
 
 @dataclasses.dataclass(frozen=True)
 class PadSides:
-    """The arrays of encoder and decoder, filled up to the length of each.
+    """Pads the arrays of encoder and decoder to the length of each.
 
-    Padding has segment 0 and weight 0; it stands as `pad_id` in inputs and targets.
+    Padding has segment 0 and weight 0, and is `pad_id` in inputs and targets.
     """
 
     source_length: int
@@ -218,7 +218,7 @@ class PadSides:
 
 @dataclasses.dataclass(frozen=True)
 class Keep:
-    """Only the named arrays go on to the batch."""
+    """Keeps only the named arrays."""
 
     names: tuple[str, ...]
 

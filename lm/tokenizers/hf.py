@@ -201,7 +201,7 @@ class HFCodec(TextCodec):
         return [encoding.ids for encoding in found]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
-        added: list[int] = []  # where spaces come in, in the text as it was given
+        added: list[int] = []  # where spaces are inserted into the given text
         if self._written is not None:
             added = [match.start() for match in self._written.finditer(text)]
             text = self._written.sub(" ", text)
@@ -215,7 +215,7 @@ class HFCodec(TextCodec):
         return found.ids, spans
 
     def encode_marked(self, text: str) -> list[int]:
-        # What stands beside a special token is the library's affair.
+        # Spaces beside a special token follow the library's rules.
         self._tokenizer.encode_special_tokens = False
         try:
             with guarded(self._where, "one that can encode any text"):
@@ -229,7 +229,7 @@ class HFCodec(TextCodec):
 
 
 def count_sentinels(ids: dict[str, int]) -> int:
-    """How many of T5's <extra_id_0>, <extra_id_1>, ... close the vocabulary."""
+    """Counts T5's <extra_id_0>, <extra_id_1>, ... at the end of the vocabulary."""
     count = 0
     while ids.get(f"<extra_id_{count}>") == len(ids) - 1 - count:
         count += 1
@@ -237,14 +237,17 @@ def count_sentinels(ids: dict[str, int]) -> int:
 
 
 def starts_word(token: str, kind: str) -> bool:
-    """Ġ and Ċ are the space and the line feed of byte-level BPE, ▁ that of the rest."""
+    """Returns whether a token begins a word.
+
+    Ġ and Ċ are space and line feed in byte-level BPE, ▁ is the space elsewhere.
+    """
     if kind == "wordpiece":
         return not token.startswith("##")
     return token.startswith(("Ġ", "Ċ", "▁"))
 
 
 def find_files(path: Path, kind: str) -> dict[str, Path]:
-    """{name in the tokenizer's directory: source} for a folder or one of its files."""
+    """Finds {name in the tokenizer's directory: source} in a folder, or by one file."""
     folder = path if path.is_dir() else path.parent
     for files in LAYOUTS[kind]:
         found = {name: folder / source for name, source in files.items()}
@@ -275,7 +278,7 @@ def find_files(path: Path, kind: str) -> dict[str, Path]:
 
 
 def read_wordpiece(directory: Path, options: Tokenizer) -> Any:
-    """BERT's tokenizer from `vocab.txt`."""
+    """Reads BERT's tokenizer from `vocab.txt`."""
     import tokenizers
 
     path = directory / "vocab.txt"
@@ -309,7 +312,7 @@ def read_wordpiece(directory: Path, options: Tokenizer) -> Any:
 
 
 def read_bpe(directory: Path, options: Tokenizer) -> Any:
-    """GPT-2's tokenizer from `vocab.json` and `merges.txt`."""
+    """Reads GPT-2's tokenizer from `vocab.json` and `merges.txt`."""
     import tokenizers
 
     path = directory / "vocab.json"
@@ -318,7 +321,7 @@ def read_bpe(directory: Path, options: Tokenizer) -> Any:
         raise DataError(str(path), "values that are not ids", "token → id")
     absent = sorted({*tokenizers.pre_tokenizers.ByteLevel.alphabet()} - {*ids})
     if absent:
-        # The library would drop these bytes without a word.
+        # The library would drop these bytes silently.
         raise DataError(
             str(path),
             f"no token for {len(absent)} of the 256 bytes ({absent[0]!r})",
@@ -350,7 +353,7 @@ def read_bpe(directory: Path, options: Tokenizer) -> Any:
 
 
 def read_tokenizer_json(directory: Path, options: Tokenizer) -> Any:
-    """The library's own format: it brings its normalisation and its word splitting."""
+    """Reads the library's own format, which states normalisation and word splitting."""
     import tokenizers
 
     path = directory / "tokenizer.json"
@@ -384,7 +387,7 @@ def read_tokenizer_json(directory: Path, options: Tokenizer) -> Any:
             "neither an unknown token nor bytes to fall back on",
             "one of them: unknown characters would vanish",
         )
-    # Neither is ours to inherit: both would change ids behind the caller's back.
+    # Truncation and padding of the file would change ids that a caller asks for.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
@@ -392,7 +395,7 @@ def read_tokenizer_json(directory: Path, options: Tokenizer) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object without repeated keys."""
+    """Reads a JSON object; DataError for repeated keys."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(pairs)) < len(pairs):

@@ -107,7 +107,7 @@ class Tokenizer:
         unknown = processor.unk_id()
         named = {pieces[id]: id for id in [*control, unknown]}
         roles = find_roles(named, self.special, path)
-        # The model's own word on these stands, also where it says that there is none.
+        # The model states these roles itself, also that it has no such token.
         for role in {"pad", "bos", "eos", "unk"} - self.special.keys():
             id = getattr(processor, f"{role}_id")()
             roles[role] = None if id < 0 else id
@@ -146,7 +146,7 @@ class SentencePieceCodec(TextCodec):
         with guarded(self._where, "one that can encode any text"):
             found = self._processor.encode(text, return_type="offset_mapping")
         spans = found["offsets"]
-        # Of a character that becomes several pieces the last alone has its span.
+        # The library gives the span of a character in several pieces to the last one.
         before_text = int(bool(spans) and spans[0][0] == spans[0][1])
         for at in reversed(range(before_text, len(spans) - 1)):
             if spans[at][0] == spans[at][1]:
@@ -159,7 +159,7 @@ class SentencePieceCodec(TextCodec):
 
 
 def find_model(path: Path) -> Path:
-    """The `.model` file that `path` is or holds."""
+    """Returns the `.model` file that `path` is or holds."""
     if path.is_dir():
         models = sorted(path.glob("*.model"))
         if len(models) == 1:
@@ -177,7 +177,7 @@ def find_model(path: Path) -> Path:
 
 
 def train(texts: Texts, options: Tokenizer) -> bytes:
-    """A model trained on the lines of the texts, the same in every process."""
+    """Trains a model on the lines of the texts, the same one in every process."""
     import sentencepiece
 
     failed: list[BaseException] = []
@@ -213,12 +213,12 @@ def train(texts: Texts, options: Tokenizer) -> bytes:
             control_symbols=["<cls>", "<sep>", "<mask>"],
             # Sums of floats depend on how many threads share the sentences.
             num_threads=4,
-            # By default longer lines, in bytes, are left out without a word.
+            # By default lines of more bytes are left out silently.
             max_sentence_length=2**30,
             minloglevel=2,
         )
     except RuntimeError as error:
-        # The library wraps what our own iterator raised: give that back as it was.
+        # The library wraps errors of our own iterator: raise the original.
         if failed:
             raise failed[0] from None
         if not seen:

@@ -183,7 +183,7 @@ class Tokenizer:
 
 
 class ListCodec(TextCodec):
-    """What the three have in common: `plain` has the tokens that text can produce."""
+    """Looks tokens up in `plain`, the part of a vocabulary that texts can produce."""
 
     def __init__(
         self, *args: Any, plain: dict[str, int], options: Tokenizer, **kwargs: Any
@@ -296,7 +296,7 @@ def unescape(line: str) -> str:
 
 
 def find_vocabulary(path: Path) -> Path:
-    """The vocabulary that `path` is or holds."""
+    """Returns the vocabulary that `path` is or holds."""
     found = path / FILE if path.is_dir() else path
     if not found.exists() or found.suffix in (".model", ".json"):
         raise DataError(

@@ -1,4 +1,4 @@
-"""What every source has: its options, the held-out part, and those of files."""
+"""The base of all sources: options, the held-out part, and sources of files."""
 
 import collections
 import dataclasses
@@ -24,7 +24,7 @@ class Record:
       fields: its values by name. `text` is a str; the others are str, int, float or
         bool; where the source's `lists` allows it, any may be a tuple of one or more of
         them: words, tags, ids, numbers.
-      where: file and line, or what stands for them (`train.tsv:17`).
+      where: its origin for error messages, such as file and line (`train.tsv:17`).
     """
 
     fields: dict[str, Any]
@@ -33,7 +33,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """A stream of records in a fixed order; each kind of source says how to `read`.
+    """A stream of records in a fixed order; a subclass implements `read`.
 
     Args:
       weight: its share in a mixture, relative to the weights of the other sources.
@@ -50,11 +50,11 @@ class Source:
 
     @property
     def place(self) -> str:
-        """What an error about the source as a whole calls it."""
+        """The name of the source in errors about it as a whole."""
         return f"source {type(self).__module__.rpartition('.')[2]}"
 
     def check(self) -> None:
-        """Raises what can be known to be wrong without reading the whole source.
+        """Checks what can be checked without reading the whole source.
 
         Raises:
           ConfigError: the options do not go together.
@@ -62,17 +62,17 @@ class Source:
         """
 
     def read(self) -> Iterator[Record | DataError]:
-        """All records in order, held out or not."""
+        """Yields all records in order, held out or not."""
         raise NotImplementedError
 
     def content(self) -> Iterator[str]:
-        """Digests of what the records are made of, for the fingerprint."""
+        """Yields digests of the contents, for the fingerprint."""
         yield from ()
 
     def fingerprint(self) -> str:
-        """A sha256 of the content and of the options that change the records.
+        """Returns a sha256 of the contents and of the options that change the records.
 
-        Where the files lie is no part of it, nor what they are called.
+        Paths and names of files are no part of it.
         """
         options = {
             field.name: getattr(self, field.name)
@@ -86,7 +86,7 @@ class Source:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def records(self) -> Iterator[Record | DataError]:
-        """The records of `part`; in the place of one that cannot be read, its error.
+        """Yields the records of `part`; for one that cannot be read, its error.
 
         Record i is held out if floor((i + 1) holdout) > floor(i holdout). Unreadable
         records are counted too, so leaving them out moves no other record.
@@ -130,11 +130,11 @@ class Source:
         )
 
     def more_records(self) -> str | None:
-        """What makes more records of the same data, as a fix; None if nothing does."""
+        """Returns a fix that makes more records of the same data; None without one."""
         return None
 
     def _none_in_part(self, total: int) -> DataError:
-        """The error for a part without records; the fix is one that would work."""
+        """Makes the error for a part without records; its fix would work."""
         fixes = []
         if self.part == "heldout" and total > 1:
             fixes.append(f"raise holdout above {1 / total:.3g} in all its sources")
@@ -166,7 +166,7 @@ class FileSource(Source):
         return self.files if isinstance(self.files, str) else ", ".join(self.files)
 
     def paths(self) -> list[Path]:
-        """The files in reading order."""
+        """Returns the files in reading order."""
         patterns = (self.files,) if isinstance(self.files, str) else self.files
         if not any(patterns):
             raise ConfigError(
@@ -202,7 +202,7 @@ Columns = tuple[str, ...] | Mapping[str, str]
 
 
 def columns_of(columns: Columns) -> dict[str, str]:
-    """Field name -> column name; a tuple keeps the columns' own names."""
+    """Returns field name -> column name; a tuple keeps the columns' names."""
     if not columns or isinstance(columns, str) or len(set(columns)) < len(columns):
         raise ConfigError("columns", repr(columns), "the columns' names, each once")
     return dict(columns if isinstance(columns, Mapping) else zip(columns, columns))
@@ -211,7 +211,7 @@ def columns_of(columns: Columns) -> dict[str, str]:
 def missing_column(
     wanted: Mapping[str, str], found: Iterable[str], where: str
 ) -> DataError | None:
-    """The error for the first column that is not there; None if all are."""
+    """Makes the error for the first column that is absent; None if none is."""
     found = list(found)
     for field, column in wanted.items():
         if column not in found:
@@ -232,7 +232,7 @@ ABSENT = object()
 
 
 def value_at(row: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path, such as `answers.text.0`; ABSENT where there is none.
+    """Returns the value at a dotted path, such as `answers.text.0`, or ABSENT.
 
     A key that has the dots in its own name comes first. Lists are counted from 0.
     """
@@ -252,7 +252,7 @@ def value_at(row: Mapping[str, Any], path: str) -> Any:
 def take(
     row: Mapping[str, Any], columns: Mapping[str, str], where: str, lists: bool
 ) -> Record | DataError:
-    """The record of the wanted columns of an object, or the error for one of them.
+    """Makes a record of the wanted columns of an object, or the error for one of them.
 
     Args:
       columns: field name -> key, or dotted path into the objects and lists of a key.
@@ -278,7 +278,7 @@ def take(
 def make_record(
     fields: dict[str, Any], where: str, lists: bool = False
 ) -> Record | DataError:
-    """A record of these values, or the error for the first that is not fit for one.
+    """Makes a record of these values, or the error for the first that cannot be in one.
 
     With `lists` a value may be a list, one or more texts or one or more numbers; it
     becomes a tuple.
@@ -303,7 +303,7 @@ def make_record(
 def _unfit(
     name: str, value: Any, where: str, *, only_text: bool, only_number: bool
 ) -> DataError | None:
-    """The error for a value that no record may hold."""
+    """Makes the error for a value that no record may hold; None for others."""
     if isinstance(value, str) and not only_number:
         at = bad_character(value)
         if at is None:
@@ -330,7 +330,7 @@ def _unfit(
 
 
 def bad_character(text: str) -> int | None:
-    """The place of the first NUL or lone surrogate."""
+    """Returns the index of the first NUL or lone surrogate; None without one."""
     if not text.isascii():
         try:
             text.encode()
