@@ -182,6 +182,16 @@ def test_an_evaluation_that_fails_costs_no_pass(trigrams, tmp_path, monkeypatch)
     assert tiny.state_bits(tmp_path) == tiny.state_bits(trigrams)
 
 
+def test_a_metric_that_is_followed_and_no_number_is_warned_of(tmp_path, monkeypatch):
+    from lm.evaluators.mean import Evaluator
+
+    monkeypatch.setattr(Evaluator, "run", lambda *_: [("loss", np.float32("nan"))])
+    code, said = run(settings(checkpoint__best="heldout/loss"), tmp_path)
+    assert code == 0
+    assert "warning: step 1: heldout/loss is nan, which is never better" in said
+    assert not (tmp_path / "checkpoints" / "best").exists()
+
+
 def test_a_weight_of_a_source_is_refused(tmp_path):
     source = {"name": "memory", "items": tiny.documents(5), "weight": 2.0}
     with pytest.raises(ConfigError, match="weight"):
