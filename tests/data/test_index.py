@@ -113,6 +113,24 @@ def test_labelled_rows_keep_empty_texts(tmp_path):
     assert index.fields["labels"].tolist() == [1, 0]
 
 
+def test_a_record_of_one_token_more_than_a_row_holds_is_too_long(tmp_path):
+    layout = layouts.Labelled(
+        ("text",), "label", (), 2, length=6, overhead=2, too_long="skip"
+    )
+    fits, too_long = {"text": "abcd", "label": 0}, {"text": "efghi", "label": 1}
+    index = build(tmp_path, layout, fits, too_long)
+    assert rows(index) == [["abcd"]]
+    assert index.facts["too_long_skip"] == 1
+
+
+def test_a_token_id_outside_the_vocabulary_names_the_record(tmp_path):
+    layout = layouts.Documents(length=8, overhead=2, pack=False)
+    with pytest.raises(DataError, match=r"fixed:2: .*token id 128"):
+        build(tmp_path, layout, "abc", f"d{chr(128)}")
+    index = build(tmp_path, layout, f"d{chr(127)}")
+    assert index.row(0)["pieces"][0].tolist() == [100, 127]
+
+
 @pytest.mark.parametrize("label", ["2", "-1", "yes", 1.5, ""])
 def test_a_label_out_of_range_names_the_record(tmp_path, label):
     layout = layouts.Labelled(("text",), "label", (), 2)
