@@ -1,4 +1,4 @@
-"""Command: checks on your own config what is promised of every run.
+"""Command: verifies for your own config what every run promises.
 
 python -m lm.verify --config=FILE[:ARG] [--workdir=DIR] [--only=CHECK,...] [--full]
 """
@@ -30,17 +30,18 @@ difference, and the first array that differs:
 
 resume        a run killed twice (kill -9) and started again ends bit for bit as
               one that was not: parameters, optimiser, data position, metrics
-padding       places behind the end of a row change nothing
-packing       two rows in one say what they say apart
-order         the rows of a batch in another order give the same gradient
-accumulation  micro-batches add up to the full batch
-scan          layers scanned are layers one after the other
-remat         what is computed again is what was computed
-devices       8 devices, replicated and sharded, are 1
-cache         a text read token by token gets the logits of the whole text
-carry         two halves of a row with the state carried are the row
+padding       padding at the end of rows changes nothing
+packing       two rows packed into one change nothing
+order         the rows of a batch in another order change nothing
+accumulation  micro-batches instead of the full batch change nothing
+scan          unrolled layers instead of a scan change nothing
+remat         rematerialisation in the backward pass changes nothing
+devices       8 devices, replicated or sharded, instead of 1 change nothing
+cache         a text read token by token with a cache has the same logits
+carry         two halves of a row, with carried state, have the same hidden states
 
-All but resume compare the loss and every gradient in float32 without dropout.
+All but resume, cache and carry compare the loss and every gradient, in float32
+without dropout.
 Exit code 0 if all hold, 1 if one does not."""
 CHECKS = (
     *("resume", "padding", "packing", "order", "accumulation", "scan", "remat"),
@@ -105,7 +106,7 @@ def verify(
 
     Args:
       given: the fields that the command line sets.
-      environ: of the runs that are started.
+      environ: variables of the runs that are started.
     """
     process.platform_setup()
 
@@ -130,10 +131,10 @@ def say(line: str) -> None:
 
 
 def simulate_devices() -> dict[str, str | None]:
-    """Eight devices where there is only a CPU; must come before jax is imported.
+    """Simulates eight devices on a CPU; must be called before jax is imported.
 
     Returns:
-      What the environment said of it before.
+      The variables of the environment that it changes, with their previous values.
     """
     before = {name: os.environ.get(name) for name in ENVIRON}
     # XLA warns that some of the meshes are slow for so small a model; 1 is jax's own.
@@ -153,10 +154,10 @@ def results(
     wanted: list[str],
     environ: dict[str, str | None],
 ) -> Iterator[Result]:
-    """The results in the order of CHECKS, each as soon as it is known.
+    """Yields the results in the order of CHECKS.
 
     Raises:
-      DataError: what the data of the config are refused for.
+      DataError: the data of the config are refused.
     """
     from lm import run as runs
     from lm.checks import invariances
@@ -193,7 +194,7 @@ def invariant(name: str, check: Callable, subject: Any) -> Result:
 
 
 def small(config: Config, given: set[str], cache: Path, full: bool) -> dict[str, Any]:
-    """Makes a config that runs in seconds, a tree; `given` fields stay as they are."""
+    """Makes a config that runs in seconds, as a tree; `given` fields do not change."""
     tree = configs.plain(config, "config")
     tree |= {"evals": {}, "stop": {}, "init": {}, "steps": resume.STEPS}
     tree["mesh"] = {"rules": tree["mesh"]["rules"]}
@@ -215,7 +216,7 @@ def small(config: Config, given: set[str], cache: Path, full: bool) -> dict[str,
 
 
 def narrow(config: Config) -> dict[str, Any]:
-    """Finds the fields that make rows short and the model small, but alike in kind."""
+    """Returns the fields of short rows and a small model of the same kind."""
     from lm import run as runs
 
     objective = runs.open_objective(config)
@@ -231,7 +232,7 @@ def narrow(config: Config) -> dict[str, Any]:
 
 
 def describe(config: Config) -> str:
-    """Names the sizes of the small run, in a line."""
+    """Describes the sizes of the small run in a line."""
     from lm import run as runs
 
     model = runs.open_model(config, runs.open_objective(config))
@@ -242,7 +243,7 @@ def describe(config: Config) -> str:
 
 
 def inherit_tokenizer(config: Config, workdir: Path) -> None:
-    """Copies the tokenizer of the run that the config begins with."""
+    """Copies the tokenizer of the run whose weights the config starts from."""
     from lm.data import pipeline
     from lm.hf import source
 

@@ -1,1 +1,1 @@
-"""What `lm.verify` proves of a config: changes that must leave a gradient as it is."""
+"""The checks of `lm.verify`: changes that must not change a gradient, and resume."""

@@ -1,8 +1,7 @@
-"""What must not change a loss or a gradient, tried on a small model of a config.
+"""Checks of changes that must not change a loss or gradient, on a small model.
 
-Each check computes the same thing in two ways or more: the ways are those of a real
-run (lm.run, lm.training.step), the numbers are the loss and the gradient of every
-parameter.
+Each check computes the loss and the gradient of every parameter in two ways or more,
+by the functions of a real run (lm.run, lm.training.step).
 """
 
 import dataclasses
@@ -24,15 +23,15 @@ from lm.training import sharding
 
 Arrays = dict[str, np.ndarray]
 ROWS = 8  # of the batch; also the devices that share it
-PADDING = 8  # places added to each row
-# A difference is taken relative to the largest number of its array; of an array whose
-# numbers are all far below the largest of all, relative to this part of those.
+PADDING = 8  # positions added to each row
+# A difference is relative to the largest number of its array, which counts as at least
+# this part of the largest number of all arrays.
 FLOOR = 1e-3
-TOLERANCE = 1e-4  # of float32; a defect is a hundred times that and more
+TOLERANCE = 1e-4  # of float32; defects are at least a hundred times as large
 
 
 class NotApplicable(Exception):
-    """The check says nothing about this config; the text says why."""
+    """The check does not apply to this config; the message gives the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Difference:
 
 
 def compare(expected: Arrays, *others: Arrays) -> Difference:
-    """Where arrays of the same names differ most, over all of the others."""
+    """Finds the largest difference of arrays of the same name, over all others."""
     largest, first = 0.0, None
     top = max(np.abs(array).max(initial=0.0) for array in expected.values())
     for other in others:
@@ -52,16 +51,16 @@ def compare(expected: Arrays, *others: Arrays) -> Difference:
             scale = max(np.abs(array).max(initial=0.0), FLOOR * top)
             gap = np.abs(array - other[name]).max(initial=0.0)
             share = float(gap / scale) if scale else float(gap)
-            if not share <= TOLERANCE:  # not a number is beyond it, too
+            if not share <= TOLERANCE:  # True for NaN as well.
                 first = first or name
             largest = max(largest, share) if share == share else share
     return Difference(largest, first)
 
 
 def exact(config: Config) -> Config:
-    """Makes the config of comparisons: float32, no dropout, attention by XLA, one mesh.
+    """Makes the config of comparisons: float32, no dropout, attention by XLA, no mesh.
 
-    The model has positions for padded rows, and for two rows in one.
+    The model has enough positions for padded rows, and for two rows in one.
     """
     tree = configs.plain(config, "config")
     objective = runs.open_objective(config)
@@ -85,7 +84,7 @@ def change(tree: dict[str, Any], path: str, value: Any) -> None:
 class Subject:
     """A config's model with parameters and a batch of its data.
 
-    The parameters are those of a start, stirred: what is zero at first hides mistakes.
+    The parameters are initial ones with noise added, since zeros would hide mistakes.
     """
 
     def __init__(self, config: Config, workdir: Path, note: runs.Note):
@@ -112,11 +111,11 @@ class Subject:
         return self.numbers()
 
     def numbers(self, batch: Arrays | None = None, **changes: Any) -> Arrays:
-        """The loss, and the gradient by path.
+        """Computes the loss, and the gradients by path.
 
         Args:
-          batch: another one than the subject's.
-          changes: of the config; dots are written as `__`.
+          batch: None is the subject's own.
+          changes: values of config fields, in whose names `__` stands for a dot.
         """
         tree = configs.plain(self.config, "config")
         for path, value in changes.items():
@@ -125,8 +124,8 @@ class Subject:
         program = self.program(config)
         training = runs.open_training(config, self.corpus, program, self.steps_of)
         with jax.set_mesh(program.mesh):
-            places = jax.tree.map(lambda leaf: leaf.sharding, program.params)
-            state = training.start(jax.device_put(self.params, places))
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, program.params)
+            state = training.start(jax.device_put(self.params, shardings))
             given = runs.on_devices(batch or self.batch, program.mesh)
             loss = jax.jit(training.loss)(state, given)
             gradients = training.gradients(state, given)
@@ -135,44 +134,44 @@ class Subject:
 
 
 def padding(s: Subject) -> Difference:
-    """Places behind the end of a row change nothing."""
+    """Compares rows with rows that have padding at their end."""
     return compare(s.expected, s.numbers(padded(s.batch)))
 
 
 def padded(batch: Mapping[str, np.ndarray], count: int = PADDING) -> Arrays:
-    """Each row with `count` empty places more, on both sides where it has two."""
+    """Adds `count` positions of padding to each row, and to its source, if any."""
     out = dict(batch)
-    for name in by_place(batch):
+    for name in by_position(batch):
         width = [(0, 0)] * batch[name].ndim
         width[1] = (0, count)
         out[name] = np.pad(batch[name], width)
     return out
 
 
-def by_place(batch: Mapping[str, np.ndarray]) -> list[str]:
-    """The arrays that have an item for each place of a row, of either side."""
+def by_position(batch: Mapping[str, np.ndarray]) -> list[str]:
+    """Returns the names of arrays that have an item for each position of a row."""
     listed = {"target_positions", "targets", "weights"}
     apart = listed if "target_positions" in batch else set()
     return [name for name, x in batch.items() if x.ndim > 1 and name not in apart]
 
 
 def packing(s: Subject) -> Difference:
-    """Two rows in one, as segments of their own, say what they say apart."""
+    """Compares rows with pairs of rows packed into one as segments."""
     return compare(s.expected, s.numbers(packed(s.batch)))
 
 
 def packed(batch: Mapping[str, np.ndarray]) -> Arrays:
-    """The batch with every two rows in one of twice the length.
+    """Packs every two rows of a batch into one of twice the length.
 
     Raises:
-      NotApplicable: something is said of a row as a whole.
+      NotApplicable: an array has a value for each row, or rows are not texts.
     """
     whole = [name for name, x in batch.items() if x.ndim == 1]
     if whole:
-        raise NotApplicable(f"{', '.join(whole)} for a row as a whole")
+        raise NotApplicable(f"{', '.join(whole)}: a value for each row")
     segments = [name for name in batch if name.endswith("segment_ids")]
     if not segments:
-        raise NotApplicable("rows that are no texts")
+        raise NotApplicable("rows that are not texts")
     first = {name: x[0::2] for name, x in batch.items()}
     second = {name: x[1::2] for name, x in batch.items()}
     known = np.max([first[name].max(axis=1) for name in segments], axis=0)[:, None]
@@ -189,29 +188,29 @@ def packed(batch: Mapping[str, np.ndarray]) -> Arrays:
 
 
 def order(s: Subject) -> Difference:
-    """The rows of a batch in another order are the same batch."""
+    """Compares a batch with the same rows in reverse order."""
     turned = {name: x[::-1].copy() for name, x in s.batch.items()}
     return compare(s.expected, s.numbers(turned))
 
 
 def accumulation(s: Subject) -> Difference:
-    """Micro-batches add up to the batch, however uneven their counts."""
+    """Compares a batch with its micro-batches, whose counts differ."""
     return compare(s.expected, *(s.numbers(grad_accum=n) for n in (2, ROWS)))
 
 
 def scan(s: Subject) -> Difference:
-    """The layers scanned are the layers one after the other."""
+    """Compares a scan over layers with unrolled layers."""
     return compare(s.numbers(compute__unroll=1), s.numbers(compute__unroll=0))
 
 
 def remat(s: Subject) -> Difference:
-    """What is computed again in the backward pass is what was computed."""
+    """Compares the ways of rematerialisation."""
     others = (s.numbers(compute__remat=kind) for kind in ("dots", "full"))
     return compare(s.numbers(compute__remat="none"), *others)
 
 
 def devices(s: Subject) -> Difference:
-    """One device, and several: copies of the model, and shards of it."""
+    """Compares one device with several, by copies and by shards of the model."""
     if len(jax.devices()) < ROWS:
         raise NotApplicable(f"{len(jax.devices())} devices here, {ROWS} wanted")
     meshes = ((8, 1, 1, 1), (1, 8, 1, 1), (2, 2, 2, 1), (2, 1, 2, 2))
@@ -222,8 +221,8 @@ def devices(s: Subject) -> Difference:
 
 
 def cache(s: Subject) -> Difference:
-    """A text read in parts, with a cache, gets the logits of one that is read whole."""
-    model = able(s, "extend")
+    """Compares the logits of a text with those of its parts by a cache."""
+    model = model_with(s, "extend")
     whole = one_text(s)
     rows, length = whole["inputs"].shape
     source = {name: x for name, x in s.batch.items() if name.startswith("source_")}
@@ -243,14 +242,14 @@ def cache(s: Subject) -> Difference:
     grow = jax.jit(
         lambda batch, cache: model.apply(variables, batch, cache, method=extend)
     )
-    places = source["source_inputs"].shape[1] if source else 0
-    held = model.make_cache(rows, length, places)
-    # First half of the text at once, as a prompt; then token by token.
+    source_length = source["source_inputs"].shape[1] if source else 0
+    cached = model.make_cache(rows, length, source_length)
+    # The first half of the text is read at once, as a prompt, the rest token by token.
     ends = [length // 2, *range(length // 2 + 1, length + 1)]
     logits, begin = [], 0
     for end in ends:
         part = {name: x[:, begin:end] for name, x in whole.items()}
-        found, held = grow(part if begin else part | source, held)
+        found, cached = grow(part if begin else part | source, cached)
         logits.append(found)
         begin = end
     expected = read(whole | source)
@@ -261,8 +260,8 @@ def cache(s: Subject) -> Difference:
 
 
 def carry(s: Subject) -> Difference:
-    """Two halves of a row, the state carried, get the hidden states of the row."""
-    model = able(s, "carry")
+    """Compares hidden states of a row with those of its halves by a carried state."""
+    model = model_with(s, "carry")
     whole = one_text(s)
     rows, length = whole["inputs"].shape
     params = jax.tree.map(jnp.asarray, s.params)
@@ -285,11 +284,11 @@ def carry(s: Subject) -> Difference:
     )
 
 
-def able(s: Subject, word: str) -> Any:
-    """Gives the model, if it has the ability.
+def model_with(s: Subject, word: str) -> Any:
+    """Returns the model, if it has the ability.
 
     Raises:
-      NotApplicable: it has not.
+      NotApplicable: the model lacks it.
     """
     model = s.program(s.config).model
     if word not in model.can:
@@ -298,18 +297,18 @@ def able(s: Subject, word: str) -> Any:
 
 
 def one_text(s: Subject) -> Arrays:
-    """The rows of the batch, each read as one text without padding.
+    """Returns the inputs of the batch with each row as one text without padding.
 
     Raises:
-      NotApplicable: they are no texts.
+      NotApplicable: the rows are not texts.
     """
     if "segment_ids" not in s.batch:
-        raise NotApplicable("rows that are no texts")
+        raise NotApplicable("rows that are not texts")
     inputs = s.batch["inputs"]
-    places = np.arange(inputs.shape[1], dtype=np.int32)
+    positions = np.arange(inputs.shape[1], dtype=np.int32)
     return {
         "inputs": inputs,
-        "positions": np.broadcast_to(places, inputs.shape),
+        "positions": np.broadcast_to(positions, inputs.shape),
         "segment_ids": np.ones_like(inputs),
     }
 

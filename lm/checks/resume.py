@@ -1,6 +1,6 @@
-"""Whether a run that is killed and started again ends as one that was not.
+"""A check that a run that is killed and started again ends as one that was not.
 
-Both are processes of their own, started by the command that a user would give.
+Both runs are processes of their own, started by the command of a user.
 """
 
 import dataclasses
@@ -16,20 +16,20 @@ from lm.errors import CheckpointError, StorageError
 from lm.host import storage
 
 STEPS, EVERY = 9, 3
-# The process dies at its eighth step, when the first save is whole and the second
-# perhaps not; the next one at its third.
+# The first process dies at its eighth step, when the first save is complete and the
+# second may not be; the next process dies at its third step.
 KILLS = ("step:8", "step:3")
 LIMIT = 3600  # seconds for a process of the small run
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A line of the table.
+    """The result of a check, a line of the table.
 
     Attributes:
-      passed: None where the check says nothing about this config.
-      largest: the largest difference.
-      note: what differs first, or why there is nothing to check.
+      passed: None where the check does not apply to this config.
+      largest: the largest relative difference.
+      note: the first array that differs, or why the check does not apply.
     """
 
     check: str
@@ -53,7 +53,7 @@ def check(
 
     Raises:
       StorageError: a run takes too long.
-      CheckpointError: a run ends otherwise than it should.
+      CheckpointError: a run ends with an unexpected exit code.
     """
     file = straight.with_name("small.py")
     storage.write_text(file, FILE.format(tree=json.dumps(json.dumps(tree))))
@@ -61,9 +61,9 @@ def check(
     for point in KILLS:
         start(file, killed, environ | {"LM_CRASHPOINT": point})
     start(file, killed, environ)
-    said = (killed / "run.log").read_text()
-    if said.count("continuing from step") != len(KILLS):
-        return Result("resume", False, None, "a start that found no save")
+    log = (killed / "run.log").read_text()
+    if log.count("continuing from step") != len(KILLS):
+        return Result("resume", False, None, "a process that found no checkpoint")
     return same_end(straight, killed)
 
 
@@ -82,7 +82,7 @@ def start(file: Path, workdir: Path, environ: dict[str, str | None]) -> None:
 
     Raises:
       StorageError: it takes too long.
-      CheckpointError: it ends otherwise than it should.
+      CheckpointError: it ends with an unexpected exit code.
     """
     command = [sys.executable, "-m", "lm.main", f"--config={file}"]
     command.append(f"--workdir={workdir}")
@@ -106,12 +106,12 @@ def start(file: Path, workdir: Path, environ: dict[str, str | None]) -> None:
         ) from None
     expected = -signal.SIGKILL if "LM_CRASHPOINT" in environ else 0
     if done.returncode != expected:
-        said = done.stdout.splitlines()[-2:]
+        last = done.stdout.splitlines()[-2:]
         raise CheckpointError(
             " ".join(command),
-            f"exit code {done.returncode} after {' | '.join(said)!r}",
+            f"exit code {done.returncode} after {' | '.join(last)!r}",
             str(expected),
-            "run this command alone to see all that it says",
+            "run this command alone to see all of its output",
         )
 
 

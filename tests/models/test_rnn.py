@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from flax.core import meta
 
-from lm import trees
+from lm import generate, main, trees
 from lm.decoding import loop
 from lm.models.base import Carries, Compute, Decodes, Head
 from lm.models.blocks.heads import Linear
 from lm.models.rnn import Model
 from lm.ops.recurrence import CELLS
+from tests import tiny
 
 SIZES = {"vocab_size": 24, "num_layers": 2, "d_model": 8, "dropout": 0.0}
 cells = pytest.mark.parametrize("cell", CELLS)
@@ -358,3 +359,39 @@ def test_draws_do_not_depend_on_the_batch():
     together = loop.answer(decoder, PROMPTS, settings)
     for prompt, answers in zip(PROMPTS, together):
         assert loop.answer(decoder, [prompt], settings) == [answers]
+
+
+def test_a_classifier_is_trained_by_the_command(tmp_path, capsys):
+    """Rows are longer than any `context` of the other models here, which has none."""
+    rows = [f"{'the old house ' * 50}{word},{word}" for word in ("dog", "cat")] * 8
+    data = tmp_path / "texts.csv"
+    data.write_text("\n".join(["text,label", *rows]) + "\n")
+    table = {"name": "csv", "files": str(data), "columns": ("text", "label")}
+    source = {"sources": [table], "pack": False}
+    names = {"name": "classification", "labels": ("dog", "cat"), "summary": "last"}
+    tree = tiny.tree(
+        model={"name": "rnn", "num_layers": 1, "d_model": 16, "dropout": 0.0},
+        objective=names | {"text": "text", "label": "label"},
+        data=source,
+        seq_len=160,
+        mesh={"data": -1},
+        optim__lr=3e-2,
+        steps=20,
+        evals={
+            "dev": {
+                "evaluator": "predictions",
+                "data": {"sources": [table]},
+                "every": 20,
+            }
+        },
+    )
+    config = tmp_path / "config.py"
+    config.write_text(f"def get_config(arg=''):\n    return {tree!r}\n")
+    workdir = tmp_path / "run"
+    assert main.main([f"--config={config}", f"--workdir={workdir}"]) == 0
+    assert tiny.rows(workdir)[-1]["step"] == 20
+    assert tiny.rows(workdir)[-1]["dev/accuracy"] == 1.0
+    # Its objective gives no prompts, and the model no text.
+    assert generate.main([f"--workdir={workdir}", "the old"]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error[config]") and "lm.generate" in last
