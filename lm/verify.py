@@ -38,7 +38,7 @@ scan          unrolled layers instead of a scan change nothing
 remat         rematerialisation in the backward pass changes nothing
 devices       8 devices, replicated or sharded, instead of 1 change nothing
 cache         a text read token by token with a cache has the same logits
-carry         two halves of a row, with carried state, have the same hidden states
+carry         two halves of a row, with carried state, have the same states
 
 All but resume, cache and carry compare the loss and every gradient, in float32
 without dropout.

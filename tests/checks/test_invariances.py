@@ -212,7 +212,7 @@ def test_what_is_said_of_a_row_as_a_whole_is_not_packed(subject):
         invariances.packed(subject.batch | labels)
 
 
-def test_places_of_targets_move_with_their_row():
+def test_positions_of_targets_move_with_their_row():
     rows = np.arange(8, dtype=np.int32).reshape(4, 2)
     batch = {"inputs": rows, "segment_ids": np.array([[1, 2], [1, 0], [1, 1], [1, 2]])}
     batch |= {"target_positions": np.array([[1], [0], [0], [1]])}
