@@ -168,7 +168,7 @@ def packed(batch: Mapping[str, np.ndarray]) -> Arrays:
     """
     whole = [name for name, x in batch.items() if x.ndim == 1]
     if whole:
-        raise NotApplicable(f"{', '.join(whole)}: a value for each row")
+        raise NotApplicable(f"{', '.join(whole)} for a row, not for a token")
     segments = [name for name in batch if name.endswith("segment_ids")]
     if not segments:
         raise NotApplicable("rows that are not texts")

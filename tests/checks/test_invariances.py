@@ -206,7 +206,7 @@ def test_a_cache_that_is_one_place_off(afresh, monkeypatch):
     sees(invariances.cache, afresh, "logits")
 
 
-def test_what_is_said_of_a_row_as_a_whole_is_not_packed(subject):
+def test_rows_with_a_value_for_the_row_are_not_packed(subject):
     labels = {"labels": np.zeros(8, np.int32)}
     with pytest.raises(invariances.NotApplicable, match="labels for a row"):
         invariances.packed(subject.batch | labels)
