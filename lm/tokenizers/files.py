@@ -76,7 +76,13 @@ def read_lines(path: Path) -> list[str]:
 
 
 def require_path(path: str) -> Path:
-    """Returns `tokenizer.path` as a path; DataError where nothing is there."""
+    """Returns `tokenizer.path` as a path.
+
+    Raises:
+      DataError: there is nothing, or a pipe or device, which may never end.
+    """
+    if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
+        raise DataError("tokenizer.path", f"a pipe or device {path!r}", "a file")
     if not Path(path).exists():
         raise DataError(
             "tokenizer.path",

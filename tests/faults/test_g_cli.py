@@ -57,6 +57,12 @@ def test_G1_G2_a_wrong_config_is_one_line_with_2(row, flag, word, tmp_path, caps
     assert not (tmp_path / "run").exists()
 
 
+def test_F11_a_tokenizer_that_is_a_device_is_not_copied(tmp_path, capsys):
+    argv = [f"--config={FILE}", "--config.tokenizer.path=/dev/zero"]
+    assert main([*argv, f"--workdir={tmp_path / 'run'}"]) == 3
+    assert "tokenizer.path: found a pipe or device" in capsys.readouterr().err
+
+
 SOURCE = "[{'name': 'memory', 'items': [{'text': 'the dog', 'label': 0}]}]"
 CLASSIFIER = ["--config.objective={'name': 'classification', 'summary': 'last'}"]
 CLASSIFIER += ["--config.data.pack=false", f"--config.data.sources={SOURCE}"]

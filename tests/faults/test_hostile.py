@@ -7,6 +7,7 @@ makes ten times as many.
 import os
 import random
 import time
+from pathlib import Path
 
 import pytest
 
@@ -88,9 +89,11 @@ def test_any_override_is_taken_or_refused(capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_any_override_that_is_taken_trains_or_refuses(capsys, tmp_path):
+def test_any_override_that_is_taken_trains_or_refuses(capsys, tmp_path, monkeypatch):
+    file = str(Path("tests/faults/config.py").absolute())
+    monkeypatch.chdir(tmp_path)  # An override may name a folder to be made.
+
     def make(draw):
-        file = "tests/faults/config.py"
         flags = [f"--config={file}", *hostile.accepted_overrides(draw, file), *QUICK]
         return [*flags, f"--workdir={tmp_path / str(draw.random())}"]
 
