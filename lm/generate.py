@@ -10,7 +10,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lm.config import resolve as configs
 from lm.config import schema
@@ -26,7 +26,12 @@ from lm.decoding import chat
 from lm.errors import ConfigError, DataError
 from lm.hf import generation
 from lm.host import files, process, storage
-from lm.tokenizers.base import ROLES
+from lm.tokenizers.base import ROLES, Codec
+
+if TYPE_CHECKING:
+    from lm.decoding.loop import Decoder, Settings
+    from lm.decoding.text import TextGenerator
+    from lm.objectives.base import Objective
 
 USAGE = """python -m lm.generate --workdir=DIR [--checkpoint=latest|best|STEP]
     PROMPT ... | --input=FILE.jsonl | --chat | < a prompt on each line
@@ -37,7 +42,8 @@ a text "prompt"; one of --output has it and "answers"."""
 
 
 MOST = 2**30  # bytes of all prompts, or of an --output
-# No evaluation is run, so that none can refuse what is asked for.
+# Generating runs no evaluation. So one that cannot run here, for example because a
+# package is missing, must not be a reason to refuse.
 UNEVALUATED = [
     "--config.evals={}",
     "--config.checkpoint.best=none",
@@ -46,11 +52,14 @@ UNEVALUATED = [
 
 
 class Prompt(NamedTuple):
+    """A prompt, and where it comes from (for errors)."""
+
     where: str
     text: str
 
 
 def run(argv: list[str]) -> int:
+    """Runs the command; returns its exit code."""
     flags, options = parse(argv)
     workdir, which = Path(flags.workdir), flags.checkpoint
     config = configs.of_run(workdir, UNEVALUATED)
@@ -70,7 +79,8 @@ def run(argv: list[str]) -> int:
     with opened.on_mesh():
         decoder = runs.make_decoder(corpus, opened.program)
         decoder = loop.with_params(decoder, opened.params)
-        del opened  # Its weights, where the decoder has copies in another type.
+        # Frees the float32 weights if the decoder has copies in another type.
+        del opened
         if flags.chat:
             return converse(decoder, settings, flags, workdir, corpus.objective)
         rows = min(flags.batch_size, len(prompts))
@@ -82,7 +92,7 @@ def run(argv: list[str]) -> int:
             for row, prompt in zip(ids, prompts)
         ]
         if flags.output is None:
-            show(generator, ids, flags.stream)
+            print_answers(generator, ids, flags.stream)
         else:
             made = {
                 **dataclasses.asdict(settings),
@@ -96,13 +106,21 @@ def run(argv: list[str]) -> int:
 
 
 def note(line: str) -> None:
+    """Writes a line to standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
 def parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
-    """The flags, and those of them that are fields of lm.decoding.loop.Settings."""
-    place = Path(__file__).parent / "decoding" / "loop.py"
-    fields = schema.read_class(place, "Settings", place.parents[1])
+    """Parses the flags; returns them, and apart from them the settings of decoding.
+
+    The settings are the fields of lm.decoding.loop.Settings, which is read and not
+    imported: a wrong flag is answered before jax is loaded.
+
+    Raises:
+      ConfigError: a flag is unknown, out of bounds or excludes another one.
+    """
+    file = Path(__file__).parent / "decoding" / "loop.py"
+    fields = schema.read_class(file, "Settings", file.parents[1])
     parser = Parser("lm.generate", USAGE)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="the run")
     parser.add_argument(
@@ -152,7 +170,7 @@ def parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
         help="cut a prompt that is longer than the context: a decoder keeps its end, "
         "an encoder-decoder its beginning (default: refuse it)",
     )
-    parser.add_fields(fields, describe_fields(place, "Settings"))
+    parser.add_fields(fields, describe_fields(file, "Settings"))
     flags = parser.parse_intermixed_args(argv)
     options = {
         name: schema.check(field, schema.Text(given), flag(name))
@@ -183,7 +201,7 @@ def parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
 
 
 def read_prompts(flags: Namespace) -> list[Prompt]:
-    """From the command line, a file, or the lines of standard input.
+    """Reads the prompts: of the command line, a file, or lines of standard input.
 
     Raises:
       DataError: no prompt, one that is empty or no text, or bytes that are not UTF-8.
@@ -217,6 +235,7 @@ def read_prompts(flags: Namespace) -> list[Prompt]:
 
 
 def read_row(raw: bytes, where: str) -> Prompt:
+    """Parses a row of JSON with the field `prompt`; DataError for any other line."""
     try:
         row = json.loads(read_utf8(raw, where))
     except (ValueError, RecursionError) as error:
@@ -228,6 +247,7 @@ def read_row(raw: bytes, where: str) -> Prompt:
 
 
 def read_utf8(raw: bytes, where: str) -> str:
+    """Decodes UTF-8; raises DataError with the offset of the first wrong byte."""
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
@@ -235,81 +255,98 @@ def read_utf8(raw: bytes, where: str) -> str:
         raise DataError(where, found, "UTF-8 text") from None
 
 
-def show(generator: Any, ids: list[list[int]], stream: bool) -> None:
-    """The answers on the terminal, each on lines of its own, with its score if any."""
+def print_answers(
+    generator: "TextGenerator", ids: list[list[int]], stream: bool
+) -> None:
+    """Prints the answers to prompts, each after its score if it has one.
+
+    Args:
+      ids: the token ids of each prompt.
+      stream: whether to print an answer while it is generated.
+    """
     from lm.decoding.loop import draws_of
 
     draws = draws_of(ids)
     if stream:
         for prompt, draw in zip(ids, draws):
-            generator.stream(prompt, draw, say)
-            say("\n")
+            generator.stream(prompt, draw, print_now)
+            print_now("\n")
         return
     for first in range(0, len(ids), generator.rows):
         batch = slice(first, first + generator.rows)
         for answers in generator.answers(ids[batch], draws[batch]):
             for text, score in answers:
-                say(f"{text}\n" if score is None else f"{score:.4f}\t{text}\n")
+                print_now(f"{text}\n" if score is None else f"{score:.4f}\t{text}\n")
 
 
-def say(text: str) -> None:
+def print_now(text: str) -> None:
+    """Writes a part of an answer to standard output without delay."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def write(
-    generator: Any,
+    generator: "TextGenerator",
     prompts: Sequence[Prompt],
     ids: list[list[int]],
     output: Path,
     made: dict[str, Any],
 ) -> None:
-    """A row for each prompt; those that the file has already are kept.
+    """Writes a row for each prompt to a file, after the rows that it already has.
 
-    The settings lie beside it. A batch that was begun is answered again as a whole, so
-    that the rows are those of a command that was never stopped.
+    A second file beside it holds the settings. A batch of which some rows are missing
+    is generated again as a whole, so that all rows are equal to those of a command that
+    was never stopped.
+
+    Args:
+      made: the settings that determine the answers.
 
     Raises:
       DataError: the file was made with other settings or prompts.
     """
     from lm.decoding.loop import draws_of
 
-    kept = kept_rows(output, prompts, made)
+    kept = count_kept(output, prompts, made)
     if kept:
         note(f"{output}: {kept} of {len(prompts)} rows are there")
     else:
-        storage.write_json(settings_of(output), made)
+        storage.write_json(settings_file(output), made)
     draws, rows = draws_of(ids), generator.rows
     file = storage.Appender(output)
     for first in range(kept - kept % rows, len(prompts), rows):
         batch = slice(first, first + rows)
         found = generator.answers(ids[batch], draws[batch])
         for n, answers in enumerate(found, first):
-            said = [
+            texts = [
                 {"text": text} | ({} if score is None else {"score": score})
                 for text, score in answers
             ]
             if n >= kept:
-                row = {"prompt": prompts[n].text, "answers": said}
+                row = {"prompt": prompts[n].text, "answers": texts}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         file.sync()
     file.close()
 
 
-def settings_of(output: Path) -> Path:
+def settings_file(output: Path) -> Path:
+    """Returns the file that holds the settings of an output."""
     return output.with_name(output.name + ".settings.json")
 
 
-def kept_rows(output: Path, prompts: Sequence[Prompt], made: dict[str, Any]) -> int:
-    """How many rows of an earlier command are whole; what was torn is taken off."""
+def count_kept(output: Path, prompts: Sequence[Prompt], made: dict[str, Any]) -> int:
+    """Counts the complete rows of an earlier command, and removes an incomplete one.
+
+    Raises:
+      DataError: the file was made with other settings or prompts, or is another file.
+    """
     if not files.check_regular(output):
         return 0
     fix = "give another --output, or remove this one"
     with storage.refusing(output):
         content = files.read_bytes(output, limit=MOST, error=DataError)
         whole = content[: content.rfind(b"\n") + 1]
-        place = settings_of(output)
-        old = files.read_json(place, {}, error=DataError) if place.exists() else None
+        beside = settings_file(output)
+        old = files.read_json(beside, {}, error=DataError) if beside.exists() else None
     if old is None:
         raise DataError(str(output), "a file of something else", "no file", fix)
     for name in sorted({*old, *made}):
@@ -336,16 +373,24 @@ def kept_rows(output: Path, prompts: Sequence[Prompt], made: dict[str, Any]) -> 
 
 
 def converse(
-    decoder: Any, settings: Any, flags: Namespace, workdir: Path, objective: Any
+    decoder: "Decoder",
+    settings: "Settings",
+    flags: Namespace,
+    workdir: Path,
+    objective: "Objective",
 ) -> int:
-    """A dialogue: lines of standard input, and an answer to each."""
+    """Holds a dialogue: answers each line of standard input.
+
+    Raises:
+      ConfigError: the model does not continue texts, or has no room for a dialogue.
+    """
     from lm.decoding.loop import draws_of
     from lm.decoding.text import TextGenerator
 
     if "encode" in decoder.model.can:
         found = "a model that encodes a source"
         raise ConfigError("--chat", found, "one that continues a text")
-    render, stops = form(decoder.codec, workdir, objective)
+    encode, stops = dialogue_format(decoder.codec, workdir, objective)
     generator = TextGenerator(decoder, settings, (*flags.stop, *stops), 1)
     context = decoder.model.context
     room = sys.maxsize if context is None else context - settings.max_tokens
@@ -353,12 +398,12 @@ def converse(
         found = f"{settings.max_tokens} of a context of {context}"
         raise ConfigError("--max-tokens", found, "less, with room for the dialogue")
     turns: list[chat.Turn] = []
-    while (line := ask()) is not None:
+    while (line := read_turn()) is not None:
         if not line.strip():
             continue
         turns.append(chat.Turn("user", line))
         try:
-            ids, dropped = chat.fit(turns, render, room)
+            ids, dropped = chat.fit(turns, encode, room)
         except DataError as error:
             note(error.line())
             turns.pop()
@@ -369,24 +414,30 @@ def converse(
                 f"more than the context of {context} tokens)"
             )
         del turns[:dropped]
-        answer = generator.stream(ids, draws_of([ids])[0], say)
-        say("\n")
+        answer = generator.stream(ids, draws_of([ids])[0], print_now)
+        print_now("\n")
         turns.append(chat.Turn("assistant", answer.strip()))
     return 0
 
 
-def ask() -> str | None:
-    """The next line of the user; None at the end."""
+def read_turn() -> str | None:
+    """Reads the next line of the user; returns None at the end of the input."""
     if sys.stdin.isatty():
-        say("> ")
+        print_now("> ")
     raw = sys.stdin.buffer.readline()
     return read_utf8(raw, "standard input").rstrip("\n") if raw else None
 
 
-def form(codec: Any, workdir: Path, objective: Any) -> tuple[Callable, tuple[str, ...]]:
-    """What makes a prompt of turns, and the texts that end an answer.
+def dialogue_format(
+    codec: Codec, workdir: Path, objective: "Objective"
+) -> tuple[Callable[[Sequence[chat.Turn]], list[int]], tuple[str, ...]]:
+    """Chooses the format of a dialogue.
 
-    The tokenizer's own chat template, if its files have one, else plain names.
+    It is the chat template of the run's tokenizer if there is one; otherwise each turn
+    is a line after the name of its speaker.
+
+    Returns:
+      A function that encodes turns as a prompt, and the texts that end an answer.
     """
     from lm.hf.chat import read_template, render
 
@@ -396,11 +447,11 @@ def form(codec: Any, workdir: Path, objective: Any) -> tuple[Callable, tuple[str
     roles = {role: getattr(codec, f"{role}_id") for role in ROLES}
     names = {f"{n}_token": codec.token(id) for n, id in roles.items() if id is not None}
 
-    def rendered(turns: Sequence[chat.Turn]) -> list[int]:
+    def encode(turns: Sequence[chat.Turn]) -> list[int]:
         messages = [turn._asdict() for turn in turns]
         return codec.encode_marked(render(template, messages, tokens=names))
 
-    return rendered, ()
+    return encode, ()
 
 
 main = process.command(run)

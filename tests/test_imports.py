@@ -40,7 +40,8 @@ ALLOWED = {
     "fit": "config data host run training transfer workdir",
     "convert": "config data hf host transfer trees workdir",
     "evaluate": "config host run transfer workdir",
-    "generate": "config decoding hf host run tokenizers transfer workdir",
+    "generate": "config decoding hf host objectives.base run tokenizers transfer "
+    "workdir",
     "verify": "checks config data hf host run trees workdir",
     "main": "config hf host run",
     "__init__": "config decoding hf host main run transfer workdir",

@@ -22,7 +22,7 @@ import numpy as np
 from lm.data.sources.base import Record
 from lm.errors import CheckpointError, DataError, StorageError
 from lm.host import storage
-from lm.tokenizers import Codec
+from lm.tokenizers.base import Codec
 
 FORMAT = 2  # Raise it where the files, or the rows of an unchanged config, differ.
 BATCH = 512  # records handed to the tokenizer at a time

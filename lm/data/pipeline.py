@@ -29,7 +29,7 @@ from lm.data.transforms import Example
 from lm.errors import DataError, StorageError
 from lm.host import storage
 from lm.host.lock import Lock
-from lm.tokenizers import Codec
+from lm.tokenizers.base import Codec
 
 WAIT = 6 * 3600  # seconds for another run that builds the same index
 BOUNDS = {

@@ -13,7 +13,7 @@ from lm.data.sources.base import Record
 from lm.decoding.loop import Answer, Settings
 from lm.errors import Rule
 from lm.objectives.base import Batch, Objective, Terms
-from lm.tokenizers import Codec
+from lm.tokenizers.base import Codec
 
 BOUNDS = {"batch_size": "[1, 1048576]", "limit": "[1, inf)", "seed": "[0, 4294967295]"}
 CHANGEABLE = ("every", "batch_size")

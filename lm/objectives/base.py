@@ -12,7 +12,7 @@ from lm.data.index import Index, Layout
 from lm.data.sources.base import Record
 from lm.errors import ConfigError, DataError, Rule
 from lm.models.base import Head, Sequence
-from lm.tokenizers import Codec
+from lm.tokenizers.base import Codec
 
 Batch = dict[str, Array]
 Rows = dict[str, np.ndarray]  # A batch on the host.

@@ -18,7 +18,7 @@ from lm.models.base import Predicts
 from lm.objectives.base import Batch, Terms
 from lm.objectives.teacher_forcing import TeacherForcing
 from lm.ops import losses
-from lm.tokenizers import Codec
+from lm.tokenizers.base import Codec
 
 BOUNDS = {"stride": "[1, 16777216]"}
 

@@ -18,7 +18,7 @@ from lm.objectives import base
 from lm.objectives.base import Batch, Rows, Terms
 from lm.objectives.teacher_forcing import start_and_end
 from lm.ops import losses
-from lm.tokenizers import Codec
+from lm.tokenizers.base import Codec
 
 BOUNDS = {"classes": "[2, 1000000]", "separators": "[1, 8]"}
 

@@ -11,7 +11,7 @@ from typing import Any
 from lm.data import spans
 from lm.errors import ConfigError
 from lm.objectives.span_corruption import Corruption
-from lm.tokenizers import Codec
+from lm.tokenizers.base import Codec
 
 FIELDS: dict[str, Any] = {
     "kind": "spans",

@@ -26,7 +26,7 @@ from lm.models.blocks.heads import Linear, MaskedToken
 from lm.objectives import base
 from lm.objectives.base import Batch, Rows, Terms
 from lm.ops import losses
-from lm.tokenizers import Codec
+from lm.tokenizers.base import Codec
 
 BOUNDS = {
     "rate": "(0, 1)",

@@ -14,7 +14,7 @@ from lm.data.layouts import Chunks
 from lm.errors import ConfigError
 from lm.objectives.base import SOURCE
 from lm.objectives.teacher_forcing import TeacherForcing, start_and_end
-from lm.tokenizers import Codec
+from lm.tokenizers.base import Codec
 
 BOUNDS = {"target_len": "[2, 16777216]"}
 

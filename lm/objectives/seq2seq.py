@@ -14,7 +14,7 @@ from lm.data.layouts import Pairs, texts_of
 from lm.data.sources.base import Record
 from lm.objectives.base import SOURCE, Rows
 from lm.objectives.teacher_forcing import TeacherForcing, start_and_end
-from lm.tokenizers import Codec
+from lm.tokenizers.base import Codec
 
 BOUNDS = {"source_len": "[2, 16777216]"}
 

@@ -14,7 +14,7 @@ from lm.data.layouts import Chunks
 from lm.errors import ConfigError, DataError
 from lm.objectives.base import SOURCE
 from lm.objectives.teacher_forcing import TeacherForcing, start_and_end
-from lm.tokenizers import Codec
+from lm.tokenizers.base import Codec
 
 BOUNDS = {"rate": "(0, 1)", "span": "[1, inf)", "target_len": "[3, 16777216]"}
 

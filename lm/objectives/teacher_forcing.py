@@ -14,7 +14,7 @@ from lm.models.base import Predicts, Sequence
 from lm.objectives import base
 from lm.objectives.base import Batch, Rows, Terms
 from lm.ops import losses
-from lm.tokenizers import Codec
+from lm.tokenizers.base import Codec
 
 BOUNDS = {"label_smoothing": "[0, 1)", "z_loss": "[0, inf)"}
 

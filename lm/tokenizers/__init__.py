@@ -3,5 +3,3 @@
 One file for each kind (`hf`, `spm`, `word`), each with a class `Tokenizer`; its name is
 `tokenizer.name` in a config. Start with `base.py`.
 """
-
-from lm.tokenizers.base import Codec as Codec

@@ -70,7 +70,8 @@ def test_prompts_answers_and_chats_equal_those_of_transformers(case):
             assert best.ids == said
             assert len(said) >= len(answer) - 1, "an end in the middle"
     if "chat" in wanted:
-        render, stops = generate.form(corpus.codec, workdir, corpus.objective)
+        codec, objective = corpus.codec, corpus.objective
+        render, stops = generate.dialogue_format(codec, workdir, objective)
         turns = [chat.Turn(**turn) for turn in decoders.TURNS]
         assert render(turns) == wanted["chat"] and stops == ()
 
