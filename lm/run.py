@@ -268,7 +268,7 @@ def open_training(
         schedule=schedule,
         seed=config.seed,
         grad_accum=config.grad_accum,
-        gradient=configs.build(configs.load_class("update", update.name), update),
+        gradient=match.build_class("update", update, "update"),
         rows=config.batch_size if carries(config, program.model) else 0,
         halt=config.stop.on_nonfinite != "skip",
     )

@@ -66,7 +66,7 @@ def build_class(
     """Builds the object whose class a section names.
 
     Args:
-      kind: "model", "objective" or "evaluator".
+      kind: "model", "objective", "evaluator" or "update".
       where: the path of the section, for the error.
       wiring: arguments of the class that no config sets.
 
@@ -156,6 +156,11 @@ def _general(config: Config, model: Any, objective: Any) -> Iterator[Rule]:
     name, parts = config.objective.name, config.grad_accum
     expected = f"1: the examples of objective {name} depend on each other"
     yield Rule(not objective.interacts or parts == 1, "grad_accum", parts, expected)
+    if section := config["update"]:  # Not every job has one.
+        update = build_class("update", section, "update")
+        holds = not (objective.interacts and update.divides)
+        expected = f"plain: the examples of objective {name} depend on each other"
+        yield Rule(holds, "update.name", repr(section["name"]), expected)
     sections = {"data": config.data}
     sections |= {f"evals.{key}.data": e.data for key, e in config.evals.items()}
     for where, data in sections.items():

@@ -1,7 +1,9 @@
 """The contract of an update: how the gradient of a step is made."""
 
+import abc
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +27,21 @@ class Rows(NamedTuple):
 Loss = Callable[[PyTree, Rows, dict, Array], tuple[Array, tuple[dict, PyTree]]]
 
 
-@runtime_checkable
-class Update(Protocol):
-    """Makes the gradient of a step: a class `Update` in a file of `lm/updates`.
+@dataclasses.dataclass(frozen=True)
+class Update(abc.ABC):
+    """The base of every update: a class `Update` in a file of `lm/updates`.
 
-    A frozen dataclass; its fields are `config.update`.
+    It makes the gradient of a step. The fields of a subclass are `config.update`.
+
+    Attributes:
+      divides: whether it computes the loss of a part of the rows without the others,
+        such as the gradient of each row apart. An objective whose examples interact is
+        then refused. `grad_accum` is checked without it.
     """
 
+    divides: ClassVar[bool] = False
+
+    @abc.abstractmethod
     def __call__(
         self,
         loss: Loss,

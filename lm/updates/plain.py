@@ -6,11 +6,12 @@ from typing import Any
 import jax
 from jaxtyping import Array, PyTree
 
+from lm.updates import base
 from lm.updates.base import Loss, Rows, accumulate
 
 
 @dataclasses.dataclass(frozen=True)
-class Update:
+class Update(base.Update):
     """Differentiates the loss with respect to the parameters."""
 
     def __call__(

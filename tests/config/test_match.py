@@ -272,6 +272,53 @@ def test_examples_that_interact_are_not_accumulated():
             match.check(config, build)
 
 
+def test_examples_that_interact_are_not_divided_by_an_update(tmp_path, monkeypatch):
+    lines = [
+        "import dataclasses",
+        "from lm.updates import plain",
+        "@dataclasses.dataclass(frozen=True)",
+        "class Update(plain.Update):",
+        "    divides = True",
+    ]
+    (tmp_path / "apart").mkdir()
+    (tmp_path / "apart" / "rows.py").write_text("\n".join(lines) + "\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = tiny.tree()["model"] | {"kind": "decoder", "token_types": 0}
+    objective, update = {"name": "causal_lm"}, {"name": "apart.rows"}
+    config = tiny.config(model=model, objective=objective, update=update)
+    runs.check(config)
+
+    def build(config):
+        return runs.open_model(config, InBatch()), InBatch()
+
+    with pytest.raises(
+        ConfigError, match=r"^update\.name: found 'apart.rows', expected"
+    ):
+        match.check(config, build)
+    match.check(tiny.config(model=model, objective=objective), build)
+
+
+def test_an_update_without_its_method_is_refused_by_name(tmp_path, monkeypatch):
+    lines = [
+        "import dataclasses",
+        "from lm.updates import base",
+        "@dataclasses.dataclass(frozen=True)",
+        "class Update(base.Update):",
+        "    noise: float = 1.0",
+    ]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "update.py").write_text("\n".join(lines) + "\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"^update\.name: .* without __call__"):
+        check(
+            {"name": "causal_lm"},
+            model={"kind": "decoder"},
+            update={"name": "empty.update"},
+        )
+
+
 def test_a_class_without_a_method_is_refused_by_name(tmp_path, monkeypatch):
     lines = [
         "import dataclasses",
