@@ -1,20 +1,26 @@
-"""Command: converts a Hugging Face checkpoint to a workdir, or a run to a checkpoint.
+"""Command: makes a workdir of a checkpoint or file of other tools, or one of a run.
 
 python -m lm.convert --from=hf:DIR --workdir=DIR
 python -m lm.convert --to=hf:DIR --workdir=RUN
+python -m lm.convert --from=arpa:FILE --workdir=DIR
+python -m lm.convert --to=arpa:FILE --workdir=RUN
+
+Formats other than hf: are the files of lm/formats.
 """
 
 import contextlib
+import importlib
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lm.config import names
 from lm.config import resolve as configs
 from lm.config.flags import CHECKPOINT, Parser, add_weights, which_step
 from lm.config.resolve import Config
-from lm.errors import ConfigError
+from lm.errors import CheckpointError, ConfigError
 from lm.hf import adopting, checkpoint, exporting, generation
 from lm.host import process, storage
 
@@ -23,21 +29,29 @@ USAGE = """python -m lm.convert --from=hf:DIR --workdir=DIR [--init-missing=REGE
        python -m lm.convert --to=hf:DIR --workdir=RUN
            [--checkpoint=latest|best|STEP] [--family=NAME]
            [--dtype=float32|bfloat16] [--drop=REGEX]
+       python -m lm.convert --from=arpa:FILE|--to=arpa:FILE --workdir=DIR
 
 The first makes a workdir from a directory with config.json, weights and
 tokenizer, or from a model of the hub (hf:org/model or hf:org/model@revision,
 fetched once). lm.evaluate evaluates the workdir, and init.source starts a run
-from it. The second writes a run as such a directory."""
+from it. The second writes a run as such a directory. The third does the same with
+an n-gram model and a file (FILE.gz is packed)."""
 
 
 def run(argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     parser = Parser("lm.convert", USAGE)
     parser.add_argument(
-        "--from", dest="source", metavar="hf:DIR", help="the directory or model to read"
+        "--from",
+        dest="source",
+        metavar="FORMAT:PLACE",
+        help="what to read: hf:DIR or a model of the hub, arpa:FILE",
     )
     parser.add_argument(
-        "--to", dest="target", metavar="hf:DIR", help="the directory to make"
+        "--to",
+        dest="target",
+        metavar="FORMAT:PLACE",
+        help="what to make: hf:DIR, arpa:FILE",
     )
     parser.add_argument(
         "--workdir",
@@ -77,8 +91,17 @@ def run(argv: list[str]) -> int:
     if (flags.source is None) == (flags.target is None):
         raise ConfigError("flags", "both or none of --from and --to", "one of them")
     name = flags.source or flags.target
-    if not name.startswith(checkpoint.PREFIX):
-        raise ConfigError("--from" if flags.source else "--to", name, "hf:DIR")
+    kind, _, place = name.partition(":")
+    formats = names.words("formats.*:write", configs.ROOT)
+    if kind in formats and place:
+        check_no_options(parser, flags, f"{kind}:")
+        if flags.source:
+            return import_file(flags, kind, Path(place), overrides)
+        if not overrides:
+            return export_file(flags, kind, Path(place))
+    elif not name.startswith(checkpoint.PREFIX):
+        expected = ", ".join(["hf:DIR", *(f"{known}:FILE" for known in formats)])
+        raise ConfigError("--from" if flags.source else "--to", name, expected)
     for option in ("init_missing", "drop"):
         try:
             re.compile(getattr(flags, option))
@@ -90,6 +113,94 @@ def run(argv: list[str]) -> int:
     if overrides:
         raise ConfigError("flags", overrides[0], "no config: it is the run's own")
     return export_run(flags, Path(name.removeprefix(checkpoint.PREFIX)))
+
+
+def check_no_options(parser: Parser, flags: Any, kind: str) -> None:
+    """Refuses options of "hf:" with another format.
+
+    Raises:
+      ConfigError: names the option.
+    """
+    for name in ("family", "dtype", "init_missing", "drop"):
+        if getattr(flags, name) != parser.get_default(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(flag, f"it with {kind}", "it with hf:", "leave it out.")
+
+
+def import_file(flags: Any, kind: str, path: Path, overrides: list[str]) -> int:
+    """Makes a workdir of a file of lm/formats, completely or not at all.
+
+    Raises:
+      ConfigError: an override does not hold, or the workdir is not new.
+      CheckpointError: the file is broken.
+    """
+    workdir = Path(flags.workdir)
+    check_new(workdir)
+    form = importlib.import_module(f"lm.formats.{kind}")
+    found, tokens, params = form.workdir(form.read(path))
+    config = configs.load(found, overrides)
+    storage.check_directory(workdir)
+    process.platform_setup()
+
+    import jax
+
+    from lm.data import pipeline
+    from lm.workdir.checkpoint import Checkpoint, Checkpointer
+
+    with made_beside(workdir) as partial:
+        vocabulary = partial / "vocab.txt"
+        storage.write_text(vocabulary, "".join(f"{token}\n" for token in tokens))
+        codec = pipeline.open_tokenizer(
+            config.tokenizer | {"path": str(vocabulary)},
+            partial / "tokenizer",
+            no_texts,
+            pipeline.Shares(),
+            print,
+        )
+        vocabulary.unlink()
+        for number, token in enumerate(tokens):
+            if codec.token(number) != token:
+                raise CheckpointError(str(path), f"the word {token!r}", "another name")
+        saver = Checkpointer(partial, Checkpoint(), config=config)
+        saver.save(0, {"step": jax.numpy.int32(0), "params": params}, {})
+        saver.close()
+        storage.write_text(partial / "config.json", configs.to_json(config))
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    print(f"{path}: {count:,} parameters into {workdir}")
+    return 0
+
+
+def export_file(flags: Any, kind: str, path: Path) -> int:
+    """Writes a run as a file of lm/formats, completely or not at all.
+
+    Raises:
+      ConfigError: the file exists, or cannot hold the run.
+      CheckpointError: no such checkpoint.
+    """
+    workdir, which = Path(flags.workdir), which_step(flags.checkpoint)
+    config = configs.of_run(workdir)
+    if path.exists():
+        fix = "choose another name, or remove it."
+        raise ConfigError("--to", f"{path}, which exists", "a new file", fix)
+    storage.check_directory(path)
+    process.platform_setup()
+
+    import jax
+
+    from lm.data import pipeline
+    from lm.transfer import saved_shapes
+    from lm.workdir.checkpoint import find, read_state
+
+    form, step = importlib.import_module(f"lm.formats.{kind}"), find(workdir, which)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = {"params": saved_shapes(step, here)["params"]}
+    params = jax.device_get(read_state(step, shapes, partial=True)["params"])
+    codec = pipeline.open_tokenizer(
+        config.tokenizer, workdir / "tokenizer", no_texts, pipeline.Shares(), print
+    )
+    said = form.write(path, config, codec, params)
+    print(f"step {step.name} into {path}: {said}")
+    return 0
 
 
 def import_checkpoint(flags: Any, name: str, overrides: list[str]) -> int:

@@ -1,4 +1,6 @@
-"""Tiny fits: trigrams of words by one pass, and `:mixture`, several passes of EM."""
+"""Tiny fits: trigrams of words by one pass, `:kneser_ney` and the like with another
+smoothing, and `:mixture`, several passes of EM.
+"""
 
 from tests import tiny
 
@@ -14,6 +16,8 @@ def get_config(arg: str = "") -> dict:
     )
     del config["optim"]
     config["evals"]["heldout"]["every"] = 1
+    if arg and arg != "mixture":
+        config["model"] |= {"smoothing": arg, "discount_fallback": True}
     if arg == "mixture":
         config |= {"steps": 6, "model": {"name": "tests.mixture"}}
         config["checkpoint"]["every"] = config["evals"]["heldout"]["every"] = 2

@@ -71,6 +71,22 @@ def test_perplexity_is_that_of_a_written_out_loop(trigrams):
     assert row["train/ngrams"] == len(counts)
 
 
+@pytest.mark.parametrize("smoothing", ["kneser_ney", "witten_bell", "stupid_backoff"])
+def test_other_smoothing_in_batches_of_any_size(smoothing, tmp_path):
+    assert run(settings(smoothing), tmp_path / "a")[0] == 0
+    other = settings(smoothing, batch_size=6, mesh={"data": 2})
+    assert run(other, tmp_path / "b")[0] == 0
+    assert tiny.state_bits(tmp_path / "a") == tiny.state_bits(tmp_path / "b")
+    (row,) = tiny.rows(tmp_path / "a")
+    assert row["train/loss"] < row["heldout/loss"] < 6
+    assert row["heldout/perplexity"] == pytest.approx(math.exp(row["heldout/loss"]))
+
+    import lm
+
+    with tiny.some_devices(settings()):
+        assert all(lm.open(tmp_path / "a").generate(["the old"], max_tokens=5))
+
+
 def test_the_same_command_again_is_finished(trigrams):
     before = tiny.raw_rows(trigrams), tiny.state_bits(trigrams)
     code, said = run(settings(), trigrams)
@@ -208,6 +224,21 @@ def test_data_without_a_target_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("smoothing", "prune"),
+    [
+        ("kneser_ney", (1, 2)),
+        ("kneser_ney", (0, 2, 1)),
+        ("kneser_ney", (0, 1, 1, 1)),
+        ("add_k", (0, 1)),
+    ],
+)
+def test_pruning_that_makes_no_model_is_refused(smoothing, prune, tmp_path):
+    config = settings(model__smoothing=smoothing, model__prune=prune)
+    with pytest.raises(ConfigError, match=r"model\.prune"):
+        run(config, tmp_path)
+
+
+@pytest.mark.parametrize(
     ("change", "line"),
     [
         ("optim.lr=0.1", "optim"),
@@ -218,6 +249,8 @@ def test_data_without_a_target_are_refused(tmp_path):
         ("objective.name=mlm", "which cannot see the whole text"),
         ("model.order=7", "model.order"),
         ("model.k=0", "model.k"),
+        ("model.smoothing=good_turing", "model.smoothing"),
+        ("model.prune=(0, -1)", "model.prune"),
     ],
 )
 def test_options_of_another_job_are_refused(change, line, tmp_path, capsys):

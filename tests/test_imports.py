@@ -31,6 +31,7 @@ ALLOWED = {
     "updates": "ops trees",
     "workdir": "config host trees",
     "hf": "config host.storage tokenizers",
+    "formats": "host.storage ops",
     "transfer": "hf trees workdir",
     "checks": "config host.storage models.base run training trees workdir",
     "run": "config data decoding evaluators hf models tokenizers training transfer "
@@ -38,7 +39,7 @@ ALLOWED = {
     # the loop and the commands
     "train": "config data host run training transfer workdir",
     "fit": "config data host run training transfer workdir",
-    "convert": "config data hf host transfer trees workdir",
+    "convert": "config data formats hf host transfer trees workdir",
     "evaluate": "config host run transfer workdir",
     "generate": "config decoding hf host objectives.base run tokenizers transfer "
     "workdir",

@@ -41,6 +41,7 @@ Pooler = Literal["tanh", "relu"] | None
 ABILITIES = {
     "hidden": "give the hidden state of each token",
     "logits": "give logits over the vocabulary",
+    "score": "give the probability of a token without those of all others",
     "causal": "predict the next token: each state depends on no later token",
     "whole": "see the whole text at each token, in both directions",
     "prefix": "see a prefix as a whole, and the rest from left to right",
@@ -59,9 +60,9 @@ class Model(Protocol):
 
     Attributes:
       can: words of ABILITIES; each promises the methods of a protocol below.
-        logits: `Predicts`. hidden: `Sequence`. head: `Headed`. extend: `Decodes`.
-        encode: `Encodes`. carry: `Carries`. fit: `Fitted`. The others promise how
-        states are computed.
+        logits: `Predicts`. score: `Scores`. hidden: `Sequence`. head: `Headed`. extend:
+        `Decodes`. encode: `Encodes`. carry: `Carries`. fit: `Fitted`. The others
+        promise how states are computed.
       reads: the keys of a batch that it needs beside `inputs`, `positions` and
         `segment_ids`, such as `token_types` or an encoder's `source_inputs`.
       context: the longest row and prompt in tokens; None: any length. With "beyond" an
@@ -124,6 +125,19 @@ class Predicts(Model, Protocol):
 
     def logits(self, hidden: Shaped[Array, "*any D"]) -> Float[Array, "*any V"]:
         """Computes float32 logits of the next token, or of the masked token itself."""
+
+
+@runtime_checkable
+class Scores(Predicts, Protocol):
+    """A model with "score": its logits are log-probabilities, each cheap by itself."""
+
+    def log_prob(
+        self, hidden: Shaped[Array, "*any D"], targets: Int[Array, "*any"]
+    ) -> Float[Array, "*any"]:
+        """Computes the log-probability of one token for each state, in nats."""
+
+    def best(self, hidden: Shaped[Array, "*any D"]) -> Int[Array, "*any"]:
+        """Finds the most probable token after each state."""
 
 
 @runtime_checkable

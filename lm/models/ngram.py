@@ -1,20 +1,26 @@
-"""n-grams: the next token given the last n - 1, by counts with add-k smoothing.
+"""n-grams: the next token given the last n - 1, by counts and their smoothing.
 
-    p(w | h) = (c(h w) + k) / (c(h) + k |V|)
+A text is preceded by n - 1 begin symbols, which are never predicted; a bos token of the
+objective is a token like any other, except that it is never predicted either. V is the
+tokenizer's vocabulary without bos and padding, so that the unknown word and the end of
+a text count as words. The model is fitted by one pass (`job = "fit"`) and has no
+gradients. `smoothing` says what becomes of the counts:
 
-(Chen and Goodman 1998, section 2.1, additive smoothing after Lidstone and Jeffreys;
-Jurafsky and Martin, Speech and Language Processing, section 3.6). A text is preceded by
-n - 1 begin symbols, which are never predicted; a bos token of the objective is a token
-like any other, except that it is never predicted either. V is the tokenizer's
-vocabulary without bos and padding, so that the unknown word and the end of a text count
-as words. The model is fitted by one pass (`job = "fit"`) and has no gradients.
+    add_k           p(w | h) = (c(h w) + k) / (c(h) + k |V|): additive smoothing after
+                    Lidstone and Jeffreys (Chen and Goodman 1998, section 2.1)
+    kneser_ney      interpolated modified Kneser-Ney (Chen and Goodman 1998, section 3),
+                    as KenLM estimates it (Heafield et al. 2013)
+    witten_bell     interpolated, method C of Witten and Bell 1991
+    stupid_backoff  the scores of Brants et al. 2007, divided by their sum
 
-Parameters, all made by the pass, none by `touch`:
+With all but add_k, the begin symbols are no part of an n-gram: the first n-grams of a
+text are shorter. Parameters, all made by the pass, none by `touch`:
 
-    trie/<j>/{starts,words}   the contexts (j < n) and the n-grams (j = n), see
-                              lm.ops.ngrams; the begin symbol is word V
-    counts, totals            c(h w) of each n-gram, c(h) of each context
     vocabulary                (V,) which ids are words
+    trie/<j>/{starts,words}   add_k: the contexts (j < n) and the n-grams (j = n), see
+                              lm.ops.ngrams; the begin symbol is word V
+    counts, totals            add_k: c(h w) of each n-gram, c(h) of each context
+    unigrams, contexts, grams all others: the table of lm.ops.backoff
 """
 
 import math
@@ -26,9 +32,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from lm.errors import DataError
+from lm.errors import ConfigError, DataError
 from lm.models.base import Compute, Head, Rows
-from lm.ops import ngrams
+from lm.ops import backoff, ngrams, smoothing
 from lm.ops.ngrams import Table
 
 BOUNDS = {
@@ -36,6 +42,7 @@ BOUNDS = {
     "vocab_multiple": "[1, 1048576]",
     "order": "[1, 6]",
     "k": "[1e-9, 1e9]",
+    "prune": "[0, 2147483647]",
 }
 CHANGEABLE = ("k",)
 
@@ -50,21 +57,33 @@ class Model(nn.Module):
       vocab_size: None is the tokenizer's.
       vocab_multiple: what the tokenizer's size is rounded up to.
       order: n, the tokens of an n-gram: 1 is a unigram model.
-      k: what is added to each count. It is no part of the parameters: the counts of a
-        run can be evaluated with another one.
+      k: what add_k adds to each count. It is no part of the parameters: the counts of
+        a run can be evaluated with another one.
+      smoothing: what becomes of the counts.
+      prune: of order 1, 2, ...: n-grams that occur so often or less are left out; the
+        last number holds for all further orders. It begins with 0 and never falls.
+      discount_fallback: whether Kneser-Ney gives an order whose discounts cannot be
+        estimated, as with few different characters, 0.5, 1 and 1.5; else it refuses.
     """
 
     vocab_size: int | None = None
     vocab_multiple: int = 1
     order: int = 3
     k: float = 1.0
+    smoothing: Literal["add_k", "kneser_ney", "witten_bell", "stupid_backoff"] = "add_k"
+    prune: tuple[int, ...] = ()
+    discount_fallback: bool = False
     compute: Compute = Compute()
     heads: tuple[Head, ...] = ()
 
-    can: ClassVar[frozenset[str]] = frozenset({"logits", "causal", "extend", "fit"})
     reads: ClassVar[frozenset[str]] = frozenset()
     context: ClassVar[None] = None
     statistics_on: ClassVar[Literal["host"]] = "host"
+
+    @property
+    def can(self) -> frozenset[str]:
+        every = frozenset({"logits", "causal", "extend", "fit"})
+        return every if self.smoothing == "add_k" else every | {"score"}
 
     @property
     def begin(self) -> int:
@@ -87,11 +106,31 @@ class Model(nn.Module):
     # ── Fitted by a pass ────────────────────────────────────────────────────────────
 
     def start(self, corpus: Any) -> tuple[PyTree, PyTree]:
-        """The words of the vocabulary; counts come with the first pass."""
+        """The words of the vocabulary; counts come with the first pass.
+
+        Raises:
+          ConfigError: `prune` is not of the form that it must have.
+        """
+        self._check_prune()
         codec = corpus.codec
         words = np.arange(self.begin) < codec.vocab_size
         words[[id for id in (codec.pad_id, codec.bos_id) if id is not None]] = False
         return {"vocabulary": words}, {}
+
+    def _check_prune(self) -> None:
+        rises = all(a <= b for a, b in zip((0, *self.prune), self.prune))
+        if not rises or self.prune[:1] not in ((), (0,)):
+            raise ConfigError(
+                "model.prune",
+                f"{self.prune}",
+                "numbers that begin with 0, since no word is left out, and never fall",
+            )
+        if len(self.prune) > self.order or (self.prune and self.smoothing == "add_k"):
+            raise ConfigError(
+                "model.prune",
+                f"{len(self.prune)} numbers with smoothing {self.smoothing!r}",
+                f"none with add_k, else at most model.order={self.order}",
+            )
 
     def statistics(self, params: PyTree, batch: Batch) -> Table:
         """The n-grams of a batch that end in a target of weight above 0."""
@@ -107,7 +146,7 @@ class Model(nn.Module):
 
     def improve(
         self, params: PyTree, memory: PyTree, statistics: Table
-    ) -> tuple[PyTree, PyTree, dict[str, float]]:
+    ) -> tuple[PyTree, PyTree, dict[str, Any]]:
         """The counts as a trie.
 
         Raises:
@@ -135,39 +174,60 @@ class Model(nn.Module):
                 f"token {wrong} (bos or padding) as a target",
                 "tokens of the vocabulary",
             )
+        estimated: dict[str, Any]
+        if self.smoothing == "add_k":
+            estimated, found = self._added(grams, counts, int(words.sum()))
+        else:
+            estimated, found = smoothing.estimate(
+                self.smoothing,
+                grams,
+                counts,
+                words,
+                prune=self.prune,
+                fallback=self.discount_fallback,
+            )
+        return {"vocabulary": words} | estimated, memory, {"tokens": total} | found
+
+    def _added(
+        self, grams: np.ndarray, counts: np.ndarray, size: int
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The parameters of add_k, and its measurements."""
         trie = ngrams.build_trie(grams)
         starts = trie[str(self.order)]["starts"]
         totals = np.add.reduceat(counts, starts[:-1])
-        sizes = np.diff(starts)
-        spread = totals + self.k * words.sum()
-        logs = np.log(counts + self.k) - np.log(np.repeat(spread, sizes))
+        spread = np.repeat(totals + self.k * size, np.diff(starts))
+        logs = np.log(counts + self.k) - np.log(spread)
         measurements = {
-            "loss": -float(np.dot(counts, logs)) / total,
-            "tokens": total,
+            "loss": -float(np.dot(counts, logs)) / int(counts.sum()),
             "ngrams": len(counts),
             "contexts": len(totals),
         }
         params = {
-            "vocabulary": words,
             "trie": trie,
             "counts": counts.astype(np.int32),
             "totals": totals.astype(np.int32),
         }
-        return params, memory, measurements
+        return params, measurements
 
     # ── Asked for probabilities ─────────────────────────────────────────────────────
 
-    def __call__(self, batch: Batch, *, train: bool = False) -> Int[Array, "B T 1"]:
-        """For each token the row of its context in the trie, -1 if it was never seen.
+    def __call__(self, batch: Batch, *, train: bool = False) -> Int[Array, "B T C"]:
+        """For each token the rows of its contexts, -1 if one was never seen.
 
-        It is what other models call the hidden state: `logits` need no more.
+        They are what other models call the hidden state: `logits` need no more. With
+        add_k there is one, of the whole context; else one for each shorter one as well,
+        the shortest first.
         """
         rows, _ = batch["inputs"].shape
         return self.extend(batch, self.make_cache(rows, 0))[0]
 
-    def logits(self, hidden: Int[Array, "*any 1"]) -> Float[Array, "*any V"]:
+    def logits(self, hidden: Int[Array, "*any C"]) -> Float[Array, "*any V"]:
         """Log-probabilities of the next token, float32; -inf of what is no word."""
         words: jax.Array = self.get_variable("params", "vocabulary")
+        if self.smoothing != "add_k":
+            rows = hidden.reshape(-1, hidden.shape[-1])
+            out = backoff.log_probs(self._table(), rows, words)
+            return out.reshape(*hidden.shape[:-1], self.vocab_size)
         trie: dict[str, Any] = self.get_variable("params", "trie")
         counts: Any = self.get_variable("params", "counts")
         totals: jax.Array = self.get_variable("params", "totals")
@@ -183,6 +243,23 @@ class Model(nn.Module):
         )
         return out.reshape(*hidden.shape[:-1], self.vocab_size)
 
+    def log_prob(
+        self, hidden: Int[Array, "*any C"], targets: Int[Array, "*any"]
+    ) -> Float[Array, "*any"]:
+        """The log-probability of a token each, in nats."""
+        words: jax.Array = self.get_variable("params", "vocabulary")
+        found = backoff.log_prob(self._table(), hidden, targets)
+        return jnp.where(words[targets], found, -jnp.inf)
+
+    def best(self, hidden: Int[Array, "*any C"]) -> Int[Array, "*any"]:
+        """The most probable next token."""
+        return backoff.best(self._table(), hidden)
+
+    def _table(self) -> dict[str, Any]:
+        params = self.variables["params"]
+        # Flat files of parameters have no empty folders: a unigram model has none.
+        return {"contexts": {}, "grams": {}} | dict(params)
+
     # ── Decoding ────────────────────────────────────────────────────────────────────
 
     def make_cache(self, rows: int, length: int, source_length: int = 0) -> Cache:
@@ -192,7 +269,7 @@ class Model(nn.Module):
     def cache_rows(self) -> Rows:
         return Rows()
 
-    def extend(self, batch: Batch, cache: Cache) -> tuple[Int[Array, "B T 1"], Cache]:
+    def extend(self, batch: Batch, cache: Cache) -> tuple[Int[Array, "B T C"], Cache]:
         """The contexts of new tokens after those of the cache, and the new cache.
 
         Args:
@@ -200,5 +277,9 @@ class Model(nn.Module):
         """
         inputs, before = batch["inputs"], cache["tokens"]
         history = ngrams.contexts(inputs, batch["positions"], before, self.begin)
-        rows = ngrams.find(self.get_variable("params", "trie"), history)
-        return rows[..., None], {"tokens": history[:, -1]}
+        if self.smoothing == "add_k":
+            trie = self.get_variable("params", "trie")
+            rows = ngrams.find(trie, history)[..., None]
+        else:
+            rows = backoff.find(self._table(), history)
+        return rows, {"tokens": history[:, -1]}

@@ -16,7 +16,7 @@ from lm.data.windows import Contiguous, NextInStream, NextToken, Windows
 from lm.errors import ConfigError
 from lm.models.base import Predicts
 from lm.objectives.base import Batch, Terms
-from lm.objectives.teacher_forcing import TeacherForcing
+from lm.objectives.teacher_forcing import TeacherForcing, judge
 from lm.ops import losses
 from lm.tokenizers.base import Codec
 
@@ -122,11 +122,10 @@ class Objective(TeacherForcing):
 
     def metrics(self, model: Predicts, batch: Batch) -> Terms:
         """Adds `end_nats`, the loss of the end tokens, if texts have end tokens."""
-        logits, targets, weights = self._output(model, batch)
-        found = self._measured((logits, targets, weights))
+        nats, right = judge(model, batch)
+        found = self._measured(nats, right, batch["weights"])
         if MarkEnds.NAME in batch:
-            ends = batch[MarkEnds.NAME]
-            found["end_nats"] = losses.cross_entropy(logits, targets, ends)
+            found["end_nats"] = losses.weighted(nats, batch[MarkEnds.NAME])
         return found
 
 

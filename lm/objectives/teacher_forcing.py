@@ -2,15 +2,15 @@
 
 import dataclasses
 import itertools
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lm.errors import DataError
-from lm.models.base import Predicts, Sequence
+from lm.models.base import Predicts, Scores, Sequence
 from lm.objectives import base
 from lm.objectives.base import Batch, Rows, Terms
 from lm.ops import losses
@@ -58,27 +58,30 @@ class TeacherForcing(base.Objective):
         return ("lm_loss", "lm_accuracy")
 
     def metrics(self, model: Predicts, batch: Batch) -> Terms:
-        return self._measured(self._output(model, batch))
+        return self._measured(*judge(model, batch), batch["weights"])
 
-    def _output(self, model: Predicts, batch: Batch) -> tuple:
-        logits = model.logits(model(batch, train=False))
-        return logits, batch["targets"], batch["weights"]
-
-    def _measured(self, output: tuple) -> Terms:
-        """Returns the metrics of (logits (B, T, V), targets (B, T), weights (B, T))."""
+    def _measured(
+        self,
+        nats: Float[Array, "B T"],
+        right: Bool[Array, "B T"],
+        weights: Float[Array, "B T"],
+    ) -> Terms:
+        """Returns the metrics of what `judge` gives."""
         return {
-            "lm_loss": losses.cross_entropy(*output),
-            "lm_accuracy": losses.correct(*output),
+            "lm_loss": losses.weighted(nats, weights),
+            "lm_accuracy": losses.weighted(right, weights),
         }
 
     def predict(self, model: Predicts, batch: Batch) -> dict[str, Any]:
         """Returns `tokens` (B, T): the most probable next token at each position."""
-        logits = model.logits(model(batch, train=False))
+        hidden = model(batch, train=False)
+        if "score" in model.can:
+            return {"tokens": cast(Scores, model).best(hidden)}
+        logits = model.logits(hidden)
         return {"tokens": lax.argmax(logits, logits.ndim - 1, jnp.int32)}
 
     def score(self, model: Predicts, batch: Batch) -> Float[Array, "B T"]:
-        logits = model.logits(model(batch, train=False))
-        return -losses.token_losses(logits, batch["targets"])
+        return -judge(model, batch)[0]
 
     def prompt(self, codec: Codec, text: str) -> list[int]:
         """Encodes a text as an encoder reads it: with the end token."""
@@ -108,6 +111,22 @@ class TeacherForcing(base.Objective):
             f"{name}: {_decode_marked(ids.tolist(), codec)}"
             for name, ids in parts.items()
         )
+
+
+def judge(
+    model: Predicts, batch: Batch
+) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
+    """Returns the loss of each target in nats, and whether it was the best guess.
+
+    The logits of all tokens are not computed where the model gives one at a time.
+    """
+    hidden, targets = model(batch, train=False), batch["targets"]
+    if "score" in model.can:
+        scores = cast(Scores, model)
+        return -scores.log_prob(hidden, targets), scores.best(hidden) == targets
+    logits = model.logits(hidden)
+    right = jnp.argmax(logits, axis=-1) == targets
+    return losses.token_losses(logits, targets), right
 
 
 def _decode_marked(ids: list[int], codec: Codec) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 # The most logits in memory at once (256 MiB); with more, the loss is taken in chunks.
 MOST_LOGITS = 1 << 26
@@ -54,8 +54,15 @@ def cross_entropy(
     losses = token_losses(
         logits, targets, label_smoothing=label_smoothing, z_loss=z_loss
     )
+    return weighted(losses, weights)
+
+
+def weighted(
+    values: Shaped[Array, "*any"], weights: Float[Array, "*any"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Returns the sum of weighted values, without those of weight 0, and of weights."""
     weights = weights.astype(jnp.float32)
-    return jnp.where(weights == 0, 0.0, losses * weights).sum(), weights.sum()
+    return jnp.where(weights == 0, 0.0, values * weights).sum(), weights.sum()
 
 
 def correct(

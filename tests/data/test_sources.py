@@ -238,6 +238,13 @@ POEMS = "\n \none\ntwo  \n\n\t\nthree\r\n\n"
     [
         ("blank_line", [("one\ntwo  ", 3), ("three", 7)]),
         ("line", [("one", 3), ("two  ", 4), ("three", 7)]),
+        (
+            "every_line",
+            [
+                *[("", 1), (" ", 2), ("one", 3), ("two  ", 4), ("", 5)],
+                *[("\t", 6), ("three", 7), ("", 8)],
+            ],
+        ),
         ("file", [(POEMS.replace("\r\n", "\n"), 1)]),
         ("heading", [(POEMS.replace("\r\n", "\n"), 1)]),
     ],

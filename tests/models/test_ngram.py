@@ -13,6 +13,7 @@ import pytest
 from lm.decoding import loop
 from lm.errors import DataError
 from lm.models.ngram import Model
+from lm.objectives import causal_lm
 from lm.ops import ngrams
 
 WORDS = 5  # ids 0 (padding) and 1 (bos) are never predicted, 2 is the end
@@ -149,6 +150,45 @@ def test_more_continuations_than_are_written_at_a_time(monkeypatch):
     monkeypatch.undo()
     whole = log_probabilities(model, params, batch_of(texts, 12))
     np.testing.assert_array_equal(found, whole)
+
+
+@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize("smoothing", ["kneser_ney", "witten_bell", "stupid_backoff"])
+def test_a_target_alone_has_the_probability_of_all_logits(smoothing, order):
+    options = {"order": order, "smoothing": smoothing, "discount_fallback": True}
+    model, params, _ = fitted([batch_of(random_texts(30), 12)], **options)
+    batch = batch_of(random_texts(9, seed=1), 12)
+    objective = causal_lm.Objective()
+
+    def ask(method):
+        on_device = jax.tree.map(jnp.asarray, batch)
+        call = lambda m: method(m, on_device)  # noqa: E731
+        return model.apply({"params": params}, method=call)
+
+    logits = log_probabilities(model, params, batch)
+    np.testing.assert_allclose(np.exp(logits).sum(axis=-1), 1, rtol=1e-5)
+    told = np.take_along_axis(logits, batch["targets"][..., None], -1)[..., 0]
+    real = batch["weights"] > 0
+    scores = np.asarray(ask(objective.score))
+    np.testing.assert_allclose(scores[real], told[real], rtol=1e-6)
+    found = ask(objective.metrics)
+    assert float(found["lm_loss"][0]) == pytest.approx(-told[real].sum(), rel=1e-6)
+    right = (logits.argmax(axis=-1) == batch["targets"])[real].sum()
+    assert found["lm_accuracy"] == (right, real.sum())
+    guesses = ask(objective.predict)["tokens"]
+    np.testing.assert_array_equal(guesses, logits.argmax(axis=-1))
+
+
+def test_a_text_within_a_row_begins_at_its_bos():
+    """What stands before bos is no context, nor does it change a count."""
+    texts = random_texts(30)
+    options = {"order": 3, "smoothing": "kneser_ney", "discount_fallback": True}
+    _, apart, _ = fitted([batch_of(texts, 12)], **options)
+    joined = [token for text in texts for token in text]
+    row = batch_of([joined], len(joined))
+    row["weights"] *= row["targets"] != 1
+    _, together, _ = fitted([row], **options)
+    jax.tree.map(np.testing.assert_array_equal, apart, together)
 
 
 def test_packed_rows_are_rows_apart():

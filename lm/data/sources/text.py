@@ -32,6 +32,7 @@ class Source(base.FileSource):
       split: what a document is.
         `blank_line`: lines up to the next blank line.
         `line`: every line that is not blank.
+        `every_line`: every line; a blank one is a document without a token.
         `file`: a whole file.
         `heading`: what begins at a WikiText title line, ` = Title = ` between blank
         lines, and runs to the next; what comes before the first is one too.
@@ -40,7 +41,7 @@ class Source(base.FileSource):
         last `holdout` of the characters is held out; `end` needs split="file".
     """
 
-    split: Literal["blank_line", "line", "file", "heading"] = "blank_line"
+    split: Literal["blank_line", "line", "every_line", "file", "heading"] = "blank_line"
     held: Literal["records", "end"] = "records"
 
     def check(self) -> None:
@@ -82,7 +83,7 @@ class Source(base.FileSource):
                 if isinstance(text, DataError):
                     yield text
                 else:
-                    if self.split in ("line", "blank_line"):
+                    if self.split in ("line", "every_line", "blank_line"):
                         text = text.removesuffix("\n")
                     yield base.Record({"text": text}, f"{path}:{line}")
 
@@ -102,8 +103,10 @@ class Source(base.FileSource):
         )
 
     def documents(self, path: Path) -> Iterator[tuple[int, bytes]]:
-        """First line number and bytes of every document that is not blank."""
+        """First line number and bytes of every document."""
         lines = enumerate(files.read_lines(path), 1)
+        if self.split == "every_line":
+            return lines
         if self.split == "line":
             return ((number, raw) for number, raw in lines if not raw.isspace())
         if self.split == "blank_line":
