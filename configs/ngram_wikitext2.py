@@ -4,9 +4,9 @@ What:     the n-gram language model that neural ones are measured by (Chen and G
           1998), estimated as KenLM's `lmplz` does (Heafield et al. 2013): each line is
           a sentence, blank ones too, and <unk> is a word.
 Data:     dir=FOLDER with train.txt.gz (or train.txt), valid.txt and test.txt of
-          WikiText-2.
+          WikiText-2, or any text in lines.
 Command:  python -m lm.main --config=configs/ngram_wikitext2.py:dir=FOLDER
-Arguments, joined by commas: dir=FOLDER, quick (bigrams, a part of the evaluation),
+Arguments, joined by commas: dir=FOLDER, quick (bigrams of the built-in text),
           order=5, smoothing=kneser_ney (or witten_bell, stupid_backoff, add_k),
           chars (characters instead of words; Kneser-Ney's discounts then fall back for
           single characters).
@@ -46,15 +46,18 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         return dict(sources=[dict(name="text", files=files, split="every_line")])
 
     packed = (Path(arg.dir) / "train.txt.gz").exists()
-    c.data = dict(text("train.txt.gz" if packed else "train.txt"), pack=True)
-    c.evals = {
-        name: dict(evaluator="mean", data=text(f"{name}.txt"), every=1)
-        for name in ("valid", "test")
-    }
+    train, valid, test = map(
+        text, ("train.txt.gz" if packed else "train.txt", "valid.txt", "test.txt")
+    )
+    if arg.quick:
+        train = dict(sources=[dict(name="builtin", part="train")])
+        valid = test = dict(sources=[dict(name="builtin", part="heldout")])
+    c.data = dict(train, pack=True)
+    c.evals = dict(
+        valid=dict(evaluator="mean", data=valid, every=1),
+        test=dict(evaluator="mean", data=test, every=1),
+    )
     c.checkpoint = dict(every=1, keep_last=1)
     c.log = dict(every=1)
 
-    if arg.quick:
-        for evaluation in c.evals.values():
-            evaluation.limit = 64
     return c

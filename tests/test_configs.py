@@ -42,9 +42,11 @@ def test_loads(config, monkeypatch):
 @pytest.mark.parametrize("name", tiny.few(FILES, {"llama_tiny"}))
 def test_trains_two_quick_steps(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    size = ["--config.model.num_layers=2", "--config.model.d_model=64"]
-    size += ["--config.model.num_heads=2", "--config.model.d_ff=128"]
-    size += ["--config.model.attention.kv_heads=2"]
+    options = configs.load(f"configs/{name}.py:quick", []).model
+    small = {"num_layers": 2, "d_model": 64, "num_heads": 2, "d_ff": 128}
+    size = [f"--config.model.{k}={v}" for k, v in small.items() if k in options]
+    if "attention" in options:
+        size.append("--config.model.attention.kv_heads=2")
     code = main(
         [
             f"--config=configs/{name}.py:quick",
