@@ -71,7 +71,7 @@ def build_class(
       wiring: arguments of the class that no config sets.
 
     Raises:
-      ConfigError: the class lacks a required method.
+      ConfigError: the class lacks a required method, or has a field of the name of one.
     """
     choice = classes.CHOICE[kind]
     cls = configs.load_class(kind, section[choice])
@@ -80,6 +80,13 @@ def build_class(
         expected = f"every method of lm/{kind}s/base.py"
         where, found = f"{where}.{choice}", f"{cls.__module__} without"
         raise ConfigError(where, f"{found} {', '.join(missing)}", expected)
+    for field in dataclasses.fields(cls):
+        for parent in cls.__mro__[1:]:
+            hidden = vars(parent).get(field.name)
+            if callable(hidden) or isinstance(hidden, property):
+                found = f"{cls.__module__} with a field {field.name!r}"
+                expected = f"another name: it hides {field.name} of {parent.__module__}"
+                raise ConfigError(f"{where}.{choice}", found, expected)
     return configs.build(cls, section, **wiring)
 
 

@@ -118,7 +118,7 @@ class Evaluator(base.Evaluator):
         objective, decode = examples.objective, examples.codec.decode
         references = [objective.references(record) for record in examples.records()]
         numbers = range(examples.rows)
-        questions = [objective.question(examples.stream.example(n)) for n in numbers]
+        questions = [objective.prompt_of(examples.stream.example(n)) for n in numbers]
         answers = model.answer(questions, settings)
         generated = [decode(best.ids) for best, *_ in answers]
         for number in range(min(self.rows, len(generated))):

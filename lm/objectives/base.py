@@ -60,7 +60,7 @@ class Objective(abc.ABC):
         "classes"     `predict` returns `probabilities` (B, C) for the array `labels`
         "show"        `show`, and `predict` returns the predictions that it needs
         "prompt"      `prompt` and `sees_prompt`
-        "references"  `references` and `question`; an unpacked row holds one record
+        "references"  `references` and `prompt_of`; an unpacked row holds one record
         "score"       `score`
 
       token_term: the name of the term that "tokens" promises.
@@ -222,7 +222,7 @@ class Objective(abc.ABC):
         """Returns all reference texts of a record, as its source has them."""
         raise self._lacks("references")
 
-    def question(self, example: Rows) -> list[int]:
+    def prompt_of(self, example: Rows) -> list[int]:
         """Returns the token ids of an example's prompt ("references")."""
         raise self._lacks("references")
 

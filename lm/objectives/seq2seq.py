@@ -89,7 +89,7 @@ class Objective(TeacherForcing):
     def references(self, record: Record) -> tuple[str, ...]:
         return texts_of(record, self.target)
 
-    def question(self, example: Rows) -> list[int]:
+    def prompt_of(self, example: Rows) -> list[int]:
         return example["source_inputs"][example["source_segment_ids"] == 1].tolist()
 
     def transforms(

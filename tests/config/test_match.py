@@ -319,6 +319,27 @@ def test_an_update_without_its_method_is_refused_by_name(tmp_path, monkeypatch):
         )
 
 
+@pytest.mark.parametrize(("name", "holds"), [("question", True), ("tokens", False)])
+def test_a_field_that_hides_a_method_is_refused(name, holds, tmp_path, monkeypatch):
+    lines = [
+        "import dataclasses",
+        "from lm.objectives import causal_lm",
+        "@dataclasses.dataclass(frozen=True)",
+        "class Objective(causal_lm.Objective):",
+        f"    {name}: str = 'text'",
+    ]
+    (tmp_path / f"hides_{name}").mkdir()
+    (tmp_path / f"hides_{name}" / "it.py").write_text("\n".join(lines) + "\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    objective, model = {"name": f"hides_{name}.it"}, {"kind": "decoder"}
+    if holds:
+        check(objective, model=model)
+        return
+    with pytest.raises(ConfigError, match="a field 'tokens', expected another name"):
+        check(objective, model=model)
+
+
 def test_a_class_without_a_method_is_refused_by_name(tmp_path, monkeypatch):
     lines = [
         "import dataclasses",
