@@ -135,3 +135,9 @@ def test_training_imports_neither_tensorflow_nor_torch():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
     )
     assert found.stdout.strip() == "[]", found.stderr
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """pytest imports them by their names alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted({*names})

@@ -13,7 +13,8 @@ from lm.models.blocks import stack
 from lm.objectives.teacher_forcing import TeacherForcing
 from lm.ops import recurrence
 from lm.ops.attention import xla
-from lm.training import sharding, step
+from lm.training import sharding
+from lm.updates import base as updates
 from tests import tiny
 
 CONFIGS = {
@@ -151,7 +152,7 @@ def test_micro_batches_that_are_one_and_the_same(afresh, monkeypatch):
         part = x[: x.shape[0] // parts]
         return jnp.broadcast_to(part, (parts, *part.shape))
 
-    monkeypatch.setattr(step, "_split", defect)
+    monkeypatch.setattr(updates, "_split", defect)
     sees(invariances.accumulation, afresh)
 
 

@@ -255,10 +255,11 @@ def theirs(tmp_path, monkeypatch):
     return make
 
 
+# A command, its flags, and the section that it leaves unread.
 COMMANDS = {
-    "evaluate": (evaluate.main, []),
-    "generate": (generate.main, ["a prompt"]),
-    "convert": (convert.main, ["--to=hf:out"]),
+    "evaluate": (evaluate.main, [], None),
+    "generate": (generate.main, ["a prompt"], "evals"),
+    "convert": (convert.main, ["--to=hf:out"], None),
 }
 
 
@@ -266,12 +267,13 @@ COMMANDS = {
 @pytest.mark.parametrize("command", COMMANDS)
 def test_S9_no_command_runs_code_that_a_workdir_names(theirs, capsys, command, door):
     workdir, name, canary = theirs(door)
-    act, flags = COMMANDS[command]
+    act, flags, unread = COMMANDS[command]
     assert act([f"--workdir={workdir}", *flags]) == 2
     said = capsys.readouterr().err
-    assert f"--allow-code={name}" in said and "Traceback" not in said
-    assert door in said and len(said.splitlines()) == 1
+    assert len(said.splitlines()) == 1 and "Traceback" not in said
     assert not canary.exists()
+    if door.partition(".")[0] != unread:
+        assert f"--allow-code={name}" in said and door in said
 
 
 @pytest.mark.parametrize("door", DOORS)
