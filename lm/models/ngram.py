@@ -278,7 +278,7 @@ class Model(nn.Module):
         inputs, before = batch["inputs"], cache["tokens"]
         history = ngrams.contexts(inputs, batch["positions"], before, self.begin)
         if self.smoothing == "add_k":
-            trie = self.get_variable("params", "trie")
+            trie: PyTree = self.get_variable("params", "trie")
             rows = ngrams.find(trie, history)[..., None]
         else:
             rows = backoff.find(self._table(), history)

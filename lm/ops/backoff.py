@@ -96,15 +96,15 @@ def arrange(
     orders: list[Order] = []
     chosen, below = [], np.zeros(0, np.int64)
     for j, ids in enumerate(grams):
-        keys = _key(found[j], ids[:, -1])
-        pick = np.argsort(keys, kind="stable")
-        keys = keys[pick]
-        rows = keys >> 32
-        starts = np.searchsorted(rows, np.arange(len(contexts[j].symbols) + 1))
-        lower = _locate(below, _key(contexts[j].parents[rows], ids[pick, -1]))
-        orders.append(Order(ids[pick], rows, starts, lower))
+        own = _key(found[j], ids[:, -1])
+        pick = np.argsort(own, kind="stable")
+        own = own[pick]
+        parents = own >> 32
+        starts = np.searchsorted(parents, np.arange(len(contexts[j].symbols) + 1))
+        lower = _locate(below, _key(contexts[j].parents[parents], ids[pick, -1]))
+        orders.append(Order(ids[pick], parents, starts, lower))
         chosen.append(pick)
-        below = keys
+        below = own
     return orders, contexts, chosen
 
 
@@ -158,7 +158,7 @@ def _add_best(tree: Tree, levels: list[Contexts]) -> None:
     Where the latter is one of the own n-grams, with less than backing off would give
     it, as may be without interpolation, the context's probabilities are all computed.
     """
-    words = np.argmax(tree["unigrams"])[None].astype(np.int32)
+    words = np.argmax(tree["unigrams"], keepdims=True).astype(np.int32)
     values = tree["unigrams"][words]
     for m, level in enumerate(levels[1:], 1):
         grams, context = tree["grams"][str(m + 1)], tree["contexts"][str(m)]

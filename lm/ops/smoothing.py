@@ -122,7 +122,8 @@ def kneser_ney(
     Raises:
       DataError: no n-gram of a count that the discounts need, or they are out of range.
     """
-    parts, found = [], {}
+    parts = []
+    found: dict[str, float] = {}
     for j, of in enumerate(counts, 1):
         steps = np.array([0.0, *discounts(of.adjusted, j, fallback)])
         found |= {f"discount_{j}_{k}": float(steps[k]) for k in (1, 2, 3)}
