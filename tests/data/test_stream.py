@@ -82,6 +82,19 @@ def test_the_bytes_are_those_of_the_counted_targets(tmp_path, across):
     assert all(index.fields["bytes"][i] == 0 for i in empty)
 
 
+@pytest.mark.parametrize("across", [False, True])
+def test_without_bos_a_first_token_that_is_no_target_has_no_bytes(tmp_path, across):
+    def decode(ids):
+        return "".join(map(chr, ids))
+
+    index = build(tmp_path, 3, across, bos_id=None, decode=decode)
+    texts = [d for d in DOCUMENTS if d]
+    # Across texts only the very first token has none before it.
+    missed = 1 if across else len(texts)
+    total = sum(map(len, texts)) - missed
+    assert index.fields["bytes"].sum() == pytest.approx(total)
+
+
 def stream(tmp_path, lanes, length=4, reset=True, documents=DOCUMENTS):
     index = build(tmp_path, length, not reset, documents)
     steps = (NextInStream(length, reset), pad(length))

@@ -208,6 +208,7 @@ def test_a_run_writes_samples_with_predictions(tmp_path):
         "evals": {"x": {"evaluator": "samples", "data": source, "every": 2}},
         "steps": 2,
     }
+    runs.check(tiny.config(**changes))
     assert tiny.run(changes, tmp_path) == 0
     (shown,) = (tmp_path / "samples").glob("x-2.txt")
     first, second = shown.read_text().strip().split("\n\n")
