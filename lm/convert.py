@@ -34,8 +34,8 @@ USAGE = """python -m lm.convert --from=hf:DIR --workdir=DIR [--init-missing=REGE
 The first makes a workdir from a directory with config.json, weights and
 tokenizer, or from a model of the hub (hf:org/model or hf:org/model@revision,
 fetched once). lm.evaluate evaluates the workdir, and init.source starts a run
-from it. The second writes a run as such a directory. The third does the same with
-an n-gram model and a file (FILE.gz is packed)."""
+from it. The second writes a run as such a directory. The third reads or writes
+an n-gram model as a file (FILE.gz is packed)."""
 
 
 def run(argv: list[str]) -> int:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from lm.data.index import Index, Layout
 from lm.data.sources.base import Record
 from lm.errors import ConfigError, DataError, Rule
-from lm.models.base import Head, Sequence
+from lm.models.base import Head
 from lm.tokenizers.base import Codec
 
 Batch = dict[str, Array]
@@ -175,16 +175,18 @@ class Objective(abc.ABC):
         return sum(int(np.count_nonzero(batch[name])) for name in names)
 
     # ── On the device ───────────────────────────────────────────────────────────────
+    # An objective types `model` by the protocol of lm/models/base.py that its `needs`
+    # stand for; what they have in common is too little to type it here.
 
     @abc.abstractmethod
-    def loss(self, model: Sequence, batch: Batch, *, train: bool) -> Terms:
+    def loss(self, model: Any, batch: Batch, *, train: bool) -> Terms:
         """Returns (summed loss of the targets in nats, number of targets) per term."""
 
     @abc.abstractmethod
     def counts(self, batch: Batch) -> dict[str, Float[Array, ""]]:
         """Returns the number of targets per term, from the batch alone."""
 
-    def metrics(self, model: Sequence, batch: Batch) -> Terms:
+    def metrics(self, model: Any, batch: Batch) -> Terms:
         """Returns {metric: (sum, count)}, which the evaluator `mean` averages.
 
         By default these are the losses without dropout, named `<term>_loss`.
@@ -196,7 +198,7 @@ class Objective(abc.ABC):
         """Returns the names that `metrics` has; None if they are not known before."""
         return None
 
-    def predict(self, model: Sequence, batch: Batch) -> dict[str, Array]:
+    def predict(self, model: Any, batch: Batch) -> dict[str, Array]:
         """Returns the predictions for a batch, with rows on axis 0 of each array.
 
         The abilities in `can` define which arrays these are.
@@ -226,7 +228,7 @@ class Objective(abc.ABC):
         """Returns the token ids of an example's prompt ("references")."""
         raise self._lacks("references")
 
-    def score(self, model: Sequence, batch: Batch) -> Float[Array, "*targets"]:
+    def score(self, model: Any, batch: Batch) -> Float[Array, "*targets"]:
         """Returns log p of each target in nats, in the shape of `weights` ("score").
 
         Values at positions of weight 0 have no meaning.

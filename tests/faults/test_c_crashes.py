@@ -406,7 +406,8 @@ def test_C7_C8_the_other_ends_with_8_and_both_go_on(
 
 @pytest.mark.slow
 def test_C9_a_process_that_stands_still_in_a_barrier_is_named(server, tmp_path):
-    each = ({}, {"LM_CRASHPOINT": "barrier:2:stall"})
+    # The first two compare the configs, with the limit of the start.
+    each = ({}, {"LM_CRASHPOINT": "barrier:4:stall"})
     both = server.pair(
         tmp_path / "run", free_port(), *PAIR, LM_PHASE_LIMIT="20", each=each
     )
