@@ -99,7 +99,7 @@ class Column:
     def __init__(self, path: Path, typecode: str, first: Sequence[int] = ()):
         self.typecode = typecode
         self._file = open(path, "wb")  # noqa: SIM115 (closed by `close`)
-        self._waiting = array.array(typecode, first)
+        self._waiting: Any = array.array(typecode, first)
         self._written = 0
 
     def __len__(self) -> int:
