@@ -114,22 +114,6 @@ class Optim:
     weights: Literal["averaged", "trained"] = "averaged"
 
 
-class Optimizer(NamedTuple):
-    """The optimiser of a run.
-
-    Attributes:
-      init: parameters -> `OptimState`.
-      update: (gradients, OptimState, parameters) -> what is added to the parameters,
-        and the new state.
-      average: (parameters, OptimState, the last average) -> the average after an
-        update; None where the run keeps none.
-    """
-
-    init: Callable[[Tree], "OptimState"]
-    update: Callable[[Tree, "OptimState", Tree], tuple[Tree, "OptimState"]]
-    average: Callable[[Tree, "OptimState", Tree], Tree] | None = None
-
-
 class OptimState(NamedTuple):
     """State carried from one update to the next.
 
@@ -143,6 +127,22 @@ class OptimState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]
     gradient_norm: jax.Array
     groups: dict[str, Any]
+
+
+class Optimizer(NamedTuple):
+    """The optimiser of a run.
+
+    Attributes:
+      init: parameters -> `OptimState`.
+      update: (gradients, OptimState, parameters) -> what is added to the parameters,
+        and the new state.
+      average: (parameters, OptimState, the last average) -> the average after an
+        update; None where the run keeps none.
+    """
+
+    init: Callable[[Tree], OptimState]
+    update: Callable[[Tree, OptimState, Tree], tuple[Tree, OptimState]]
+    average: Callable[[Tree, OptimState, Tree], Tree] | None = None
 
 
 def schedule(optim: Optim, steps_of: Callable[..., int]) -> Schedule:
