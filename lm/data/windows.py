@@ -16,10 +16,10 @@ Decode = Callable[[list[int]], str]
 
 
 def target_bytes(text: str, unseen: list[int], decode: Decode) -> float:
-    """Counts the UTF-8 bytes of the tokens of a text that are predicted.
+    """Counts the UTF-8 bytes of the tokens of a text that are targets.
 
     Args:
-      unseen: the first token, where nothing stands before it to predict it from.
+      unseen: the first token if it has no preceding token and so is no target, else [].
     """
     return float(max(len(text.encode()) - len(decode(unseen).encode()), 0))
 
@@ -32,22 +32,23 @@ def _no_text(ids: list[int]) -> str:
 class Windows:
     """Texts cut into windows of `length` + 1 tokens; the last is only a target.
 
-    Neighbouring windows share a token, so that every token but the first of a text is a
-    target once. With a smaller `stride` they share more, for evaluation: each window
-    begins `stride` tokens after the one before and counts only the targets that are
-    new, which then have at least `length` - `stride` tokens before them.
+    Consecutive windows share one token, so that every token of a text except the first
+    is a target exactly once. A `stride` below `length` gives more context in
+    evaluation: each window begins `stride` tokens after the previous one and scores
+    only the new targets, which then have at least `length` - `stride` tokens before
+    them.
 
-    The index keeps for each row `unscored`, how many of its first targets do not count,
-    and `bytes`, its share by counted targets of the UTF-8 bytes of its texts' targets
-    (`target_bytes`).
+    The index stores for each row `unscored`, the number of leading targets that are not
+    scored, and `bytes`, the UTF-8 bytes of its texts (`target_bytes`) in proportion to
+    the targets that the row scores.
 
     Args:
-      length: tokens that a row feeds to the model.
-      stride: tokens from one window to the next.
+      length: number of input tokens of a row.
+      stride: number of tokens between the beginnings of consecutive windows.
       pack: whether a row may hold windows of several texts.
-      bos_id, eos_id: what begins and ends a text, or None.
+      bos_id, eos_id: tokens added before and after each text, or None.
       column: the field of the record that holds the text.
-      decode: token ids -> text, the tokenizer's; no part of the fingerprint.
+      decode: the tokenizer's decoder, token ids -> text; not part of the fingerprint.
     """
 
     length: int
@@ -91,7 +92,7 @@ class Windows:
 
 @dataclasses.dataclass(frozen=True)
 class NextToken:
-    """Makes each piece a segment whose targets are its tokens, one position on.
+    """Makes each piece a segment whose targets are its tokens shifted by one position.
 
     Adds `inputs`, `positions`, `segment_ids`, `targets`, `weights`, each (length of
     row,).
@@ -108,24 +109,25 @@ class NextToken:
 
 @dataclasses.dataclass(frozen=True)
 class Contiguous:
-    """All texts one after the other, cut into rows of `length` tokens.
+    """All texts concatenated and cut into rows of `length` tokens.
 
-    A row's piece has `length` + 1 tokens; its last, which is only a target, is the
-    first of the next row. The last row of a source may be shorter. This is the layout
-    that `data.order="stream"` needs, since row i + 1 goes on where row i ends.
+    The piece of a row has `length` + 1 tokens; the last is only a target and is the
+    first input of the next row. The last row of a source may be shorter. The setting
+    `data.order="stream"` needs this layout, since row i + 1 continues row i.
 
-    The index keeps for each row `offset`, how many tokens of its first text came before
-    it; `starts`, where texts begin in it, `length` where only its last target does;
-    `record`, the records of its texts in their order; and `bytes`, its share by counted
-    targets of the UTF-8 bytes of its texts' targets (`target_bytes`).
+    The index stores for each row `offset`, the number of tokens of its first text in
+    earlier rows; `starts`, the positions where texts begin (`length` if only the last
+    target belongs to the text); `record`, the records of its texts in order; and
+    `bytes`, the UTF-8 bytes of its texts (`target_bytes`) in proportion to the targets
+    in the row.
 
     Args:
-      length: tokens that a row feeds to the model.
-      bos_id, eos_id: what begins and ends a text, or None.
+      length: number of input tokens of a row.
+      bos_id, eos_id: tokens added before and after each text, or None.
       across: whether the first token of a text is a target, predicted from the end of
-        the text before; else it has no weight.
+        the previous text; otherwise its weight is 0.
       column: the field of the record that holds the text.
-      decode: token ids -> text, the tokenizer's; no part of the fingerprint.
+      decode: the tokenizer's decoder, token ids -> text; not part of the fingerprint.
     """
 
     length: int
@@ -153,13 +155,13 @@ class Contiguous:
 
 @dataclasses.dataclass
 class _Text:
-    """A text that waits to be written.
+    """A text with tokens that are not written yet.
 
     Attributes:
-      start, end: its span in the tokens that wait; `start` is negative where rows that
-        are written hold its beginning.
+      start, end: its span in the buffered tokens; `start` is negative if the text
+        begins in a row that is already written.
       record: the number of its record.
-      share: UTF-8 bytes for each of its targets.
+      share: UTF-8 bytes per target.
     """
 
     start: int
@@ -169,7 +171,7 @@ class _Text:
 
 
 class _Buffer:
-    """Tokens that wait for their row, and the texts that they are of."""
+    """Tokens that are not written yet, and the texts that they belong to."""
 
     def __init__(self, length: int, across: bool, out: Writer):
         self._length, self._across, self._out = length, across, out
@@ -196,7 +198,7 @@ class _Buffer:
             self._row(self._tokens)
 
     def _row(self, piece: list[int]) -> None:
-        """Writes a row, which begins where the first of the waiting texts goes on."""
+        """Writes a row that begins with the first buffered token."""
         fed = len(piece) - 1
         held = [text for text in self._texts if text.start < fed]
         self._out.row(
@@ -213,27 +215,27 @@ class _Buffer:
             self._texts.popleft()
 
     def _bytes(self, text: _Text, fed: int) -> float:
-        """The bytes of a text that the targets of a row, at 1 to `fed`, stand for."""
+        """Returns the bytes of a text that belong to targets 1 to `fed` of a row."""
         first = max(text.start + (not self._across), 1)
         return max(min(text.end - 1, fed) - first + 1, 0) * text.share
 
 
 @dataclasses.dataclass(frozen=True)
 class NextInStream:
-    """Makes a row of `Contiguous` an example: each token's target is the next one.
+    """Makes an example of a row of `Contiguous`: the target is the next token.
 
-    Positions count from the beginning of the text. In a stream the model begins in the
-    middle of a text where its lane does, and they count from there: `example["passed"]`
-    is how many rows of this lane came before; without it, every row begins anew.
+    Positions count from the beginning of the text. If a lane of a stream begins in the
+    middle of a text, positions count from the beginning of the lane:
+    `example["passed"]` is the number of earlier rows of the lane, 0 if it is absent.
 
     Adds `inputs`, `positions`, `segment_ids`, `targets`, `weights`, each (length of
     row,).
 
     Args:
-      length: tokens of a row.
-      reset: whether each text is a segment of its own, whose positions begin at 0 and
-        whose first token is no target. Otherwise the row is one segment, and positions
-        count from the beginning of the lane.
+      length: number of input tokens of a row.
+      reset: whether each text is a separate segment, whose positions begin at 0 and
+        whose first token has weight 0 as a target. Otherwise the row is one segment,
+        and positions count from the beginning of the lane.
     """
 
     length: int

@@ -1,7 +1,7 @@
-"""Files of other tools that a run is made of or written as, a file for each format.
+"""File formats of other tools that a run is converted from or to, one module each.
 
-A format is a file with what `lm.convert` asks for, `--from=<name>:PLACE` by the first
-two, `--to=<name>:PLACE` by the last:
+A module has the functions that `lm.convert` calls: `read` and `workdir` for
+`--from=<name>:PLACE`, `write` for `--to=<name>:PLACE`:
 
     read(path) -> what the file holds
     workdir(found) -> (config as its file would give it, the lines of vocab.txt, the

@@ -1,4 +1,4 @@
-r"""ARPA files of n-gram models, as SRILM, KenLM and others write them.
+r"""ARPA files of n-gram models, the format of SRILM, KenLM and others.
 
     \data\
     ngram 1=4               how many n-grams of each order
@@ -39,7 +39,7 @@ Entries = tuple[np.ndarray, np.ndarray]  # symbols (N, n), log10 values (N,)
 
 
 class Arpa(NamedTuple):
-    """A file.
+    """The content of an ARPA file.
 
     Attributes:
       words: of the unigrams, in their order.
@@ -56,7 +56,7 @@ class Arpa(NamedTuple):
 
 
 class _Lines:
-    """Lines of a file without white space at their ends, and the number of the last."""
+    """The stripped lines of a file, with the number of the line read last."""
 
     def __init__(self, path: Path):
         self.path, self.number = path, 0
@@ -76,7 +76,7 @@ class _Lines:
             raise CheckpointError(str(self.path), found, "an ARPA file") from error
 
     def next(self, expected: str) -> bytes:
-        """The next line that is not blank."""
+        """Reads the next line that is not blank."""
         for line in self._lines:
             if line:
                 return line
@@ -90,10 +90,10 @@ class _Lines:
 
 
 def read(path: Path) -> Arpa:
-    """Reads a file, `.gz` unpacked.
+    """Reads a file; decompresses `.gz`.
 
     Raises:
-      CheckpointError: it is no ARPA file, cut, or its parts do not agree.
+      CheckpointError: the file is not ARPA, is truncated, or is inconsistent.
     """
     lines = _Lines(path)
     line = lines.next(r"\data\ ")
@@ -129,10 +129,10 @@ def read(path: Path) -> Arpa:
 def _section(
     lines: _Lines, n: int, count: int, ids: dict[bytes, int]
 ) -> tuple[array.array, ...]:
-    """The n-grams of one order: their lines, symbols, log10 p and weights.
+    """Reads the n-grams of one order: line numbers, symbols, log10 p and weights.
 
     Args:
-      ids: of the words; unigrams add theirs.
+      ids: word -> id; the section of unigrams adds its words.
     """
     numbers, symbols = array.array("q"), array.array("i")
     values, weights = array.array("f"), array.array("f")
@@ -164,7 +164,7 @@ def _section(
 
 
 def _check_once(lines: _Lines, numbers: array.array, rows: np.ndarray) -> None:
-    """Refuses an n-gram that stands twice."""
+    """Raises a CheckpointError for an n-gram that occurs twice."""
     order = np.lexsort(rows.T[::-1])
     same = (rows[order][1:] == rows[order][:-1]).all(axis=1)
     if same.any():
@@ -175,7 +175,7 @@ def _check_once(lines: _Lines, numbers: array.array, rows: np.ndarray) -> None:
 
 
 def _check_word(lines: _Lines, raw: bytes) -> None:
-    """Refuses what the vocabulary of a run cannot hold as a word."""
+    """Raises a CheckpointError for a word that a vocabulary cannot hold."""
     try:
         word = raw.decode()
     except UnicodeDecodeError:
@@ -190,10 +190,9 @@ def _show(raw: bytes) -> str:
 
 
 def workdir(found: Arpa) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
-    """The config, vocabulary and parameters of a run that has the file's model.
+    """Makes the config, vocabulary and parameters of a run with the file's model.
 
-    A file does not say how its numbers came about; `model.smoothing` is what a new fit
-    would use.
+    A file does not record its smoothing; `model.smoothing` is only for a new fit.
     """
     missing = [name for name in ROLES.values() if name not in found.words]
     words = [*found.words, *missing]
@@ -218,7 +217,7 @@ def workdir(found: Arpa) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
     }
     known = np.array([word != "<s>" for word in words])
     (symbols, values), *longer = found.grams
-    # <s> is never predicted; what stands there is by custom 0, and means nothing.
+    # <s> is never predicted; its log10 p in the file is a placeholder.
     first = symbols, np.where(known[symbols[:, 0]], values, -99)
     params = backoff.make(len(words), [first, *longer], found.backoffs)
     return config, words, {"vocabulary": known} | params
@@ -228,7 +227,7 @@ def workdir(found: Arpa) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
 
 
 def write(path: Path, config: Any, codec: Any, params: dict[str, Any]) -> str:
-    """Writes a run's table, `.gz` packed; returns what it is, for the log.
+    """Writes a run's table, compressed for `.gz`; returns a summary for the log.
 
     Raises:
       ConfigError: the run has no back-off table, or tokens that ARPA cannot spell.
@@ -254,7 +253,7 @@ def write(path: Path, config: Any, codec: Any, params: dict[str, Any]) -> str:
         if n < len(grams):
             at = backoff.rows_of(levels, ids)
             own = np.append(backoffs[n - 1][1], np.float32(0))
-            columns.append(_digits(own[at]))  # -1, of none, is the last.
+            columns.append(_digits(own[at]))  # -1 selects the 0.
         parts.append(f"\n\\{n}-grams:\n")
         parts += ["\t".join(line) + "\n" for line in zip(*columns)]
     parts.append("\n\\end\\\n")
@@ -266,7 +265,7 @@ def write(path: Path, config: Any, codec: Any, params: dict[str, Any]) -> str:
 
 
 def _names(codec: Any) -> list[str]:
-    """How each token is spelled: by ARPA's names where it has one."""
+    """Returns the name of each token; special tokens get their ARPA names."""
     names = [codec.token(i) for i in range(codec.vocab_size)]
     for role, name in ROLES.items():
         if (token := getattr(codec, f"{role}_id")) is not None:
@@ -288,7 +287,7 @@ def _texts(ids: np.ndarray, names: list[str]) -> list[str]:
 
 
 def _digits(values: np.ndarray) -> list[str]:
-    """The shortest text of each float32."""
+    """Returns the shortest text of each value that reads back as the same float32."""
     values = np.asarray(values, np.float32)
     texts = values.astype(str).tolist()
     return ["0" if text in ("0.0", "-0.0") else text for text in texts]

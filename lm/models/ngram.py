@@ -1,10 +1,10 @@
-"""n-grams: the next token given the last n - 1, by counts and their smoothing.
+"""n-gram models: predict a token from the last n - 1 by smoothed counts.
 
 A text is preceded by n - 1 begin symbols, which are never predicted; a bos token of the
 objective is a token like any other, except that it is never predicted either. V is the
-tokenizer's vocabulary without bos and padding, so that the unknown word and the end of
-a text count as words. The model is fitted by one pass (`job = "fit"`) and has no
-gradients. `smoothing` says what becomes of the counts:
+tokenizer's vocabulary without bos and padding; it includes the unknown token and the
+end of a text. The model is fitted in one pass over the data (`job = "fit"`) without
+gradients. `smoothing` is the estimator of the probabilities:
 
     add_k           p(w | h) = (c(h w) + k) / (c(h) + k |V|): additive smoothing after
                     Lidstone and Jeffreys (Chen and Goodman 1998, section 2.1)
@@ -13,8 +13,8 @@ gradients. `smoothing` says what becomes of the counts:
     witten_bell     interpolated, method C of Witten and Bell 1991
     stupid_backoff  the scores of Brants et al. 2007, divided by their sum
 
-With all but add_k, the begin symbols are no part of an n-gram: the first n-grams of a
-text are shorter. Parameters, all made by the pass, none by `touch`:
+Except with add_k, n-grams do not include the begin symbols: the first n-grams of a text
+are shorter. The fitting pass makes all parameters, `touch` makes none:
 
     vocabulary                (V,) which ids are words
     trie/<j>/{starts,words}   add_k: the contexts (j < n) and the n-grams (j = n), see
@@ -51,19 +51,19 @@ Cache = dict[str, jax.Array]
 
 
 class Model(nn.Module):
-    """Counts of n-grams.
+    """An n-gram model with smoothed counts.
 
     Attributes:
       vocab_size: None is the tokenizer's.
-      vocab_multiple: what the tokenizer's size is rounded up to.
+      vocab_multiple: the size is rounded up to a multiple of this number.
       order: n, the tokens of an n-gram: 1 is a unigram model.
-      k: what add_k adds to each count. It is no part of the parameters: the counts of
-        a run can be evaluated with another one.
-      smoothing: what becomes of the counts.
-      prune: of order 1, 2, ...: n-grams that occur so often or less are left out; the
-        last number holds for all further orders. It begins with 0 and never falls.
-      discount_fallback: whether Kneser-Ney gives an order whose discounts cannot be
-        estimated, as with few different characters, 0.5, 1 and 1.5; else it refuses.
+      k: the number that add_k adds to each count. It is not a parameter: the counts of
+        a run can be evaluated with another k.
+      smoothing: the estimator; see the top of lm/models/ngram.py.
+      prune: thresholds for orders 1, 2, ...: n-grams with this count or less are left
+        out; the last one holds for higher orders. The first is 0 and none decreases.
+      discount_fallback: whether Kneser-Ney uses the discounts 0.5, 1 and 1.5 for an
+        order whose discounts cannot be estimated; otherwise it raises a DataError.
     """
 
     vocab_size: int | None = None
@@ -87,7 +87,7 @@ class Model(nn.Module):
 
     @property
     def begin(self) -> int:
-        """The symbol before a text."""
+        """Returns the symbol before a text, V."""
         assert self.vocab_size is not None  # filled in by the run
         return self.vocab_size
 
@@ -106,10 +106,10 @@ class Model(nn.Module):
     # ── Fitted by a pass ────────────────────────────────────────────────────────────
 
     def start(self, corpus: Any) -> tuple[PyTree, PyTree]:
-        """The words of the vocabulary; counts come with the first pass.
+        """Makes the mask of the vocabulary; the first pass adds the counts.
 
         Raises:
-          ConfigError: `prune` is not of the form that it must have.
+          ConfigError: `prune` decreases, does not begin with 0, or is too long.
         """
         self._check_prune()
         codec = corpus.codec
@@ -133,7 +133,7 @@ class Model(nn.Module):
             )
 
     def statistics(self, params: PyTree, batch: Batch) -> Table:
-        """The n-grams of a batch that end in a target of weight above 0."""
+        """Counts the n-grams of a batch that end in a target of weight above 0."""
         inputs, positions = batch["inputs"], batch["positions"]
         before = np.full((len(inputs), self.order - 1), self.begin, np.int32)
         history = ngrams.contexts(inputs, positions, before, self.begin, np)
@@ -147,11 +147,11 @@ class Model(nn.Module):
     def improve(
         self, params: PyTree, memory: PyTree, statistics: Table
     ) -> tuple[PyTree, PyTree, dict[str, Any]]:
-        """The counts as a trie.
+        """Estimates the parameters from the counts.
 
         Raises:
-          DataError: no target in the data, a target that is no word, or more counts
-            than 32 bits hold.
+          DataError: the data has no target, a target outside the vocabulary, or more
+            targets than 32 bits can count.
         """
         keys, counts = statistics
         total = int(counts.sum())
@@ -191,7 +191,7 @@ class Model(nn.Module):
     def _added(
         self, grams: np.ndarray, counts: np.ndarray, size: int
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The parameters of add_k, and its measurements."""
+        """Returns the parameters and the measurements of add_k."""
         trie = ngrams.build_trie(grams)
         starts = trie[str(self.order)]["starts"]
         totals = np.add.reduceat(counts, starts[:-1])
@@ -212,17 +212,16 @@ class Model(nn.Module):
     # ── Asked for probabilities ─────────────────────────────────────────────────────
 
     def __call__(self, batch: Batch, *, train: bool = False) -> Int[Array, "B T C"]:
-        """For each token the rows of its contexts, -1 if one was never seen.
+        """Finds the rows of the contexts of each token, -1 for an unseen context.
 
-        They are what other models call the hidden state: `logits` need no more. With
-        add_k there is one, of the whole context; else one for each shorter one as well,
-        the shortest first.
+        They take the part of hidden states: `logits` reads them. C is 1 with add_k, the
+        whole context; otherwise there is a column for each length, the shortest first.
         """
         rows, _ = batch["inputs"].shape
         return self.extend(batch, self.make_cache(rows, 0))[0]
 
     def logits(self, hidden: Int[Array, "*any C"]) -> Float[Array, "*any V"]:
-        """Log-probabilities of the next token, float32; -inf of what is no word."""
+        """Returns log-probabilities in nats, float32; -inf outside the vocabulary."""
         words: jax.Array = self.get_variable("params", "vocabulary")
         if self.smoothing != "add_k":
             rows = hidden.reshape(-1, hidden.shape[-1])
@@ -246,31 +245,31 @@ class Model(nn.Module):
     def log_prob(
         self, hidden: Int[Array, "*any C"], targets: Int[Array, "*any"]
     ) -> Float[Array, "*any"]:
-        """The log-probability of a token each, in nats."""
+        """Returns the log-probability of each target, in nats."""
         words: jax.Array = self.get_variable("params", "vocabulary")
         found = backoff.log_prob(self._table(), hidden, targets)
         return jnp.where(words[targets], found, -jnp.inf)
 
     def best(self, hidden: Int[Array, "*any C"]) -> Int[Array, "*any"]:
-        """The most probable next token."""
+        """Returns the most probable next token."""
         return backoff.best(self._table(), hidden)
 
     def _table(self) -> dict[str, Any]:
         params = self.variables["params"]
-        # Flat files of parameters have no empty folders: a unigram model has none.
+        # A parameter file stores no empty dictionaries, which a unigram model has.
         return {"contexts": {}, "grams": {}} | dict(params)
 
     # ── Decoding ────────────────────────────────────────────────────────────────────
 
     def make_cache(self, rows: int, length: int, source_length: int = 0) -> Cache:
-        """The last n - 1 tokens of each row; before a text they are begin symbols."""
+        """Makes the cache: the last n - 1 tokens of each row, here begin symbols."""
         return {"tokens": jnp.full((rows, self.order - 1), self.begin, jnp.int32)}
 
     def cache_rows(self) -> Rows:
         return Rows()
 
     def extend(self, batch: Batch, cache: Cache) -> tuple[Int[Array, "B T C"], Cache]:
-        """The contexts of new tokens after those of the cache, and the new cache.
+        """Returns the contexts of new tokens that follow the cache, and the new cache.
 
         Args:
           batch: as for a call; padding stands before a text, not after it.

@@ -121,7 +121,7 @@ def make(
       backoffs: of length 1, 2, ...: symbols and log10 weights; other contexts have 0.
 
     Returns:
-      unigrams (V,), -99 of what has none; contexts/<m>/{starts,words,backoff,best} and
+      unigrams (V,), -99 if absent; contexts/<m>/{starts,words,backoff,best} and
       grams/<j>/{starts,words,log10} for the orders above 1. `best` is the most probable
       word after a context, the first of equal ones.
     """
@@ -154,9 +154,9 @@ def make(
 def _add_best(tree: Tree, levels: list[Contexts]) -> None:
     """Adds to each context its most probable word.
 
-    It is the best of the context's own n-grams, or else that of the context below.
-    Where the latter is one of the own n-grams, with less than backing off would give
-    it, as may be without interpolation, the context's probabilities are all computed.
+    It is the best of the context's own n-grams or the best word of the shorter context,
+    whichever is more probable. Without interpolation that word may have an own n-gram
+    with less than its back-off probability; then all probabilities are computed.
     """
     words = np.argmax(tree["unigrams"], keepdims=True).astype(np.int32)
     values = tree["unigrams"][words]
@@ -184,7 +184,7 @@ def _add_best(tree: Tree, levels: list[Contexts]) -> None:
 def _probabilities(
     tree: Tree, levels: list[Contexts], m: int, row: int
 ) -> Float[np.ndarray, "V"]:
-    """The log10 probability of every word after a row of level m."""
+    """Returns the log10 probability of every word after a context of level m."""
     if m == 0:
         return tree["unigrams"].copy()
     below = _probabilities(tree, levels, m - 1, int(levels[m].parents[row]))
@@ -214,9 +214,9 @@ def unmake(
     list[tuple[Int[np.ndarray, "_ _"], Float[np.ndarray, "_"]]],
     list[tuple[Int[np.ndarray, "_ _"], Float[np.ndarray, "_"]]],
 ]:
-    """Undoes `make`; n-grams of an order are sorted by their last symbols backwards.
+    """Inverts `make`; n-grams are sorted by context (read backwards), then last symbol.
 
-    Unigrams are all V, absent ones with -99; contexts are all that there are.
+    The unigrams are all V symbols, absent ones with -99; all contexts are included.
     """
     size = len(tree["unigrams"])
     grams = [(np.arange(size)[:, None], np.asarray(tree["unigrams"]))]
@@ -234,7 +234,7 @@ def unmake(
 
 
 def contexts_of(tree: Tree) -> list[Contexts]:
-    """The levels of the trie of contexts, as `arrange` gives them."""
+    """Returns the levels of the trie of contexts in the form of `arrange`."""
     levels = [Contexts(np.zeros(1, np.int64), np.zeros(1, np.int64))]
     for m in range(1, len(tree["contexts"]) + 1):
         level = tree["contexts"][str(m)]
@@ -248,9 +248,9 @@ def contexts_of(tree: Tree) -> list[Contexts]:
 
 
 def find(tree: Tree, history: Int[Array, "*any M"]) -> Int[Array, "*any C"]:
-    """The row of the last 1, 2, ..., M symbols in the contexts; -1 of absent ones.
+    """Finds the rows of the contexts of the last 1, 2, ..., M symbols; -1 if absent.
 
-    Without a context (M = 0) there is one column, of -1.
+    Without a context (M = 0) the result has one column of -1.
     """
     rows, found = jnp.zeros(history.shape[:-1], jnp.int32), []
     for m in range(1, history.shape[-1] + 1):
@@ -273,7 +273,7 @@ def _weight(tree: Tree, m: int, rows: Int[Array, "*any"]) -> Float[Array, "*any"
 def log_prob(
     tree: Tree, rows: Int[Array, "*any M"], words: Int[Array, "*any"]
 ) -> Float[Array, "*any"]:
-    """The log-probability of a word in nats, after the contexts of `find`."""
+    """Returns the log-probability of a word in nats, given the contexts of `find`."""
     found = jnp.asarray(tree["unigrams"])[words]
     for m in range(1, len(tree["contexts"]) + 1):
         row, level = rows[..., m - 1], tree["grams"][str(m + 1)]
@@ -287,7 +287,7 @@ def log_prob(
 
 
 def best(tree: Tree, rows: Int[Array, "*any M"]) -> Int[Array, "*any"]:
-    """The most probable word after the contexts of `find`."""
+    """Returns the most probable word after the contexts of `find`."""
     found = jnp.argmax(jnp.asarray(tree["unigrams"])).astype(jnp.int32)
     found = jnp.broadcast_to(found, rows.shape[:-1])
     for m in range(1, len(tree["contexts"]) + 1):
@@ -299,7 +299,7 @@ def best(tree: Tree, rows: Int[Array, "*any M"]) -> Int[Array, "*any"]:
 
 
 def log_probs(tree: Tree, rows: Int[Array, "R M"], words: Array) -> Float[Array, "R V"]:
-    """The log-probabilities of all words in nats.
+    """Returns the log-probabilities of all words in nats.
 
     Args:
       words: (V,) which ids are words; the others get -inf.

@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Int64, Shaped, UInt64
 
 Level = dict[str, Any]  # "starts" (rows above + 1,) and "words" (rows,), int32
-CHUNK = 4096  # continuations that are written to the logits at a time
+CHUNK = 4096  # Continuations that one step writes to the logits.
 
 
 class Table(NamedTuple):
-    """Distinct n-grams in ascending order, and how often each was seen."""
+    """Distinct packed n-grams in ascending order, and their counts."""
 
     keys: UInt64[np.ndarray, "N W"]
     counts: Int64[np.ndarray, "N"]
@@ -32,7 +32,7 @@ class Table(NamedTuple):
 
 
 def _layout(length: int, size: int) -> tuple[int, int, int]:
-    """Bits of a symbol, symbols of a 64-bit word, and words of an n-gram."""
+    """Returns bits per symbol, symbols per 64-bit word and words per n-gram."""
     bits = max((size - 1).bit_length(), 1)
     symbols = 64 // bits
     return bits, symbols, -(-length // symbols)
@@ -124,10 +124,10 @@ def contexts(
     begin: int,
     xp: ModuleType = jnp,
 ) -> Shaped[Any, "B T M"]:
-    """For each token the last M symbols up to and with it, the oldest first.
+    """Returns for each token the last M symbols, itself included, the oldest first.
 
     Args:
-      positions: of each token in its text; what lies before position 0 is `begin`.
+      positions: of each token in its text; symbols before position 0 are `begin`.
       before: the M tokens that precede the first column.
       xp: the library of the arrays, jax.numpy or numpy.
     """
@@ -147,7 +147,7 @@ def contexts(
 def descend(
     level: Level, rows: Int[Array, "*any"], words: Int[Array, "*any"]
 ) -> Int[Array, "*any"]:
-    """The row of each row's continuation by a word, by bisection; -1 if there is none.
+    """Finds the row of each row's continuation by a word, by bisection; -1 if absent.
 
     Args:
       rows: of the level above; -1 has no continuation.
@@ -168,7 +168,7 @@ def descend(
 
 
 def find(trie: dict[str, Level], contexts: Int[Array, "*any M"]) -> Int[Array, "*any"]:
-    """The row of each context in level M of the trie; -1 of one that is not there."""
+    """Finds the row of each context in level M of the trie; -1 if it is absent."""
     rows = jnp.zeros(contexts.shape[:-1], jnp.int32)
     for j in range(contexts.shape[-1]):
         rows = descend(trie[str(j + 1)], rows, contexts[..., j])
@@ -188,7 +188,7 @@ def scatter(
 
     Args:
       rows: of the level above; -1 has no continuation.
-      value: (indices into `rows`, rows of the level) -> what to write at their words.
+      value: (indices into `rows`, rows of the level) -> the values to write.
     """
     above = jnp.maximum(rows, 0)
     starts = level["starts"][above]

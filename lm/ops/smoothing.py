@@ -1,4 +1,4 @@
-"""Smoothing of n-gram counts: what is kept of a count, and what a context gives away.
+"""Smoothing of n-gram counts: discounted probabilities and back-off weights.
 
     p(w | h) = u(w | h) + gamma(h) p(w | h'),  h' being h without its first symbol,
 
@@ -19,12 +19,12 @@ from lm.ops.backoff import Contexts, Order, Tree
 
 
 class Counts(NamedTuple):
-    """The n-grams of one order, as they stand in `order`, and their counts.
+    """The n-grams of one order, in the order of `order.ids`, and their counts.
 
     Attributes:
       raw: how often each occurs.
-      adjusted: of the highest order, and of an n-gram that begins a text, the same;
-        else how many different symbols occur before it (Kneser and Ney 1995).
+      adjusted: `raw` for the highest order and for n-grams that begin a text; otherwise
+        the number of distinct preceding symbols (Kneser and Ney 1995).
       exact: how often each occurs at the beginning of a text, with nothing before it.
       kept: those that are not pruned.
     """
@@ -98,7 +98,7 @@ def count(
 def cut(
     grams: Int[np.ndarray, "_ _"], words: Bool[np.ndarray, "V"]
 ) -> Int[np.ndarray, "_ _"]:
-    """Replaces what stands before a symbol that is no word by the beginning, V."""
+    """Replaces the symbols before a begin-of-text symbol (not a word) by V."""
     begin = len(words)
     known = np.append(words, False)
     starts = ~known[grams[:, :-1]] & (grams[:, :-1] != begin)
@@ -114,13 +114,13 @@ def cut(
 def kneser_ney(
     counts: list[Counts], fallback: bool = False
 ) -> tuple[list[Part], dict[str, Any]]:
-    """Interpolated modified Kneser-Ney (Chen and Goodman 1998, section 3), as KenLM.
+    """Estimates modified Kneser-Ney (Chen and Goodman 1998, section 3), as KenLM.
 
     Args:
       fallback: whether an order whose discounts cannot be estimated gets 0.5, 1, 1.5.
 
     Raises:
-      DataError: no n-gram of a count that the discounts need, or they are out of range.
+      DataError: no n-gram has a count that the discounts need, or one is out of range.
     """
     parts = []
     found: dict[str, float] = {}
@@ -138,7 +138,7 @@ def kneser_ney(
 def discounts(
     counts: Int64[np.ndarray, "_"], order: int, fallback: bool
 ) -> tuple[float, ...]:
-    """D1, D2 and D3+ of one order (Chen and Goodman 1998, equation 17)."""
+    """Returns D1, D2 and D3+ of an order (Chen and Goodman 1998, equation 17)."""
     t = np.bincount(np.minimum(counts, 5), minlength=6)[1:5].astype(np.float64)
     if (t[:3] > 0).all():
         y = t[0] / (t[0] + 2 * t[1])
@@ -178,7 +178,7 @@ STUPID = 0.4  # Brants et al. 2007, section 4
 
 
 def interpolate(counts: list[Counts], parts: list[Part], words: int) -> list[Part]:
-    """p of each n-gram and gamma of each context, for the orders 1, 2, ..."""
+    """Returns p of each n-gram and gamma of each context, for orders 1, 2, ..."""
     out: list[Part] = []
     lower = np.array([1.0 / words])
     for of, (own, gamma) in zip(counts, parts):
@@ -188,11 +188,11 @@ def interpolate(counts: list[Counts], parts: list[Part], words: int) -> list[Par
 
 
 def back_off(counts: list[Counts], contexts: list[Contexts], words: int) -> list[Part]:
-    """Stupid back-off, its scores divided by their sum over all words.
+    """Computes stupid back-off with scores divided by their sum over all words.
 
     A score is c(h w) / c(h) of an n-gram that was seen, else 0.4 times that of the
     order below; a word that was never seen has 0.4 / |V|. The order of words after a
-    history is that of the published scores, and perplexities mean something.
+    history is that of the published scores, and perplexities are well defined.
     """
     out: list[Part] = []
     scores, total = np.array([1.0 / words]), np.ones(1)
@@ -249,7 +249,7 @@ def estimate(
 def table(
     counts: list[Counts], parts: list[Part], words: Bool[np.ndarray, "V"]
 ) -> Tree:
-    """The back-off table of the n-grams that are kept, and of every word."""
+    """Makes the back-off table of the n-grams that are kept and of every word."""
     first, (p, gamma) = counts[0], parts[0]
     ids = np.flatnonzero(words)
     unigrams = np.full(len(words), gamma[0] / len(ids))
@@ -266,5 +266,5 @@ def table(
 
 
 def log10(values: Float[np.ndarray, "_"]) -> Float[np.ndarray, "_"]:
-    """Logarithms to base 10, -99 of 0 as in ARPA files."""
+    """Returns logarithms to base 10; -99 for 0, as in ARPA files."""
     return np.log10(np.maximum(values, 1e-99))

@@ -1,4 +1,4 @@
-"""English reference text that is part of every CPython: the topics of its manual."""
+"""English text from CPython's standard library: the topics of the Python manual."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ class Source(base.Source):
     """The pages of `help("topics")`, one document (`text`) each, in sorted order.
 
     About half a million characters, which differ from one Python version to the next;
-    the fingerprint says which they are.
+    the fingerprint covers the text itself.
     """
 
     place = "pydoc_data.topics"
@@ -31,7 +31,7 @@ class Source(base.Source):
 
 
 def topics() -> list[tuple[str, str]]:
-    """Name and text of every topic, sorted by name."""
+    """Returns the name and the text of every topic, sorted by name."""
     try:
         from pydoc_data.topics import topics as found
     except ImportError as error:

@@ -10,23 +10,23 @@ from lm.data import files
 from lm.data.sources import base
 from lm.errors import ConfigError, DataError
 
-MAX_CELL = 2**24  # Characters. It bounds what a quote that is never closed swallows.
+MAX_CELL = 2**24  # Characters; limits what is read after a quote without an end.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source(base.FileSource):
-    """Records from the rows of a table. Every value is kept as the text it is.
+    """Records from the rows of a table; all values are strings.
 
-    Rows with more or fewer cells than the table has columns are bad records; blank
-    lines are passed over. A row may go over several lines if its cells are quoted.
+    A row whose number of cells differs from the number of columns is a bad record.
+    Blank lines are skipped. A row with quoted cells may span several lines.
 
     Args:
       columns: the columns to take, or {field: column} to give them other names. Without
         a header: the names of all columns in order.
       header: whether the first row of every file names the columns.
-      delimiter: what stands between cells.
+      delimiter: the character between cells.
       quoting: whether cells may be wrapped in double quotes, doubled within a cell
-        (RFC 4180); without it a quote is a character like any other.
+        (RFC 4180); otherwise a quote is an ordinary character.
     """
 
     columns: tuple[str, ...] | dict[str, str] = ("text",)
@@ -66,7 +66,7 @@ class Source(base.FileSource):
     def names(
         self, path: Path, rows: Iterator[tuple[str, list[str] | DataError]]
     ) -> list[str]:
-        """The table's columns; takes the header, if there is one, off the rows."""
+        """Returns the column names; consumes the header from `rows` if there is one."""
         columns = base.columns_of(self.columns)
         if not self.header:
             if isinstance(self.columns, tuple):
@@ -91,7 +91,7 @@ class Source(base.FileSource):
         return names
 
     def other_delimiter(self, names: list[str]) -> str | None:
-        """The fix for a header that another delimiter cuts into the wanted columns."""
+        """Returns a fix if another delimiter gives the wanted columns, else None."""
         line = self.delimiter.join(names)
         for other in (",", ";", "|", "\t"):
             cut = [name.strip().strip('"') for name in line.split(other)]
@@ -100,13 +100,13 @@ class Source(base.FileSource):
         return None
 
     def rows(self, path: Path) -> Iterator[tuple[str, list[str] | DataError]]:
-        """Place and cells, or error, of every row that is not blank."""
-        taken: list[bytes] = []  # the lines of the row that is being read
+        """Yields the location and the cells, or the error, of every non-blank row."""
+        taken: list[bytes] = []  # The raw lines of this row.
 
         def lines() -> Iterator[str]:
             for raw in files.read_lines(path):
                 taken.append(raw)
-                # Bytes that are no UTF-8 must not hide where a quoted cell ends.
+                # Invalid UTF-8 must not hide the end of a quoted cell.
                 yield raw.decode(errors="surrogateescape")
 
         csv.field_size_limit(MAX_CELL)

@@ -13,11 +13,11 @@ from lm.errors import DataError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source(base.FileSource):
-    """Records from JSON objects; blank lines are passed over.
+    """Records from JSON objects, one per line; blank lines are skipped.
 
     `text` must be a string; other columns may be strings, numbers (kept as int or
-    float) or truth values. Null and objects make a bad record, as do a key that stands
-    twice and NaN; and lists, unless `lists` is set.
+    float) or booleans. Null, objects, NaN, duplicate keys and, unless `lists` is set,
+    lists make a bad record.
 
     Args:
       columns: the keys to take, or {field: key} to give them other names. A path goes
@@ -36,8 +36,8 @@ class Source(base.FileSource):
         super().check()
         columns = base.columns_of(self.columns)
         for path in self.paths():
-            # A first line that is no object may be one bad record; a column that is
-            # missing from it will be missing from the others.
+            # A first line that is not an object may be a single bad record, but a
+            # column that is missing there is probably missing in all lines.
             for where, row in objects(path):
                 if isinstance(row, dict):
                     item = base.take(row, columns, where, self.lists)
@@ -56,7 +56,7 @@ class Source(base.FileSource):
 
 
 def objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
-    """Place and object, or error, of every line that is not blank."""
+    """Yields the location and the object, or the error, of every non-blank line."""
     parser = json.JSONDecoder(object_pairs_hook=unique, parse_constant=refuse)
     for number, raw in enumerate(files.read_lines(path), 1):
         if raw.isspace():
@@ -83,7 +83,7 @@ def objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
 
 
 def several_lines(text: str, path: Path) -> str | None:
-    """What to do with a file that is one JSON value, by how its first line begins."""
+    """Returns the fix for a file that is one JSON value, judged by its first line."""
     items = {"[": "json.load(open({0!r}))", "{": "[json.load(open({0!r}))]"}
     read = items.get(text.lstrip()[:1], "").format(str(path))
     if not read:

@@ -1,4 +1,4 @@
-"""Records that the config itself holds, for tests and notebooks."""
+"""Records given in the config, for tests and notebooks."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from lm.errors import DataError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source(base.Source):
-    """Records from memory: a str is a `text`, a dict names its fields.
+    """Records from memory: a str becomes the field `text`, a dict gives all fields.
 
-    Values are as for `jsonl`: `text` a str, others str, int, float or bool.
+    As for `jsonl`, `text` must be a str; other fields may be str, int, float or bool.
 
     Args:
       items: the records in order.

@@ -1,4 +1,4 @@
-"""Parallel texts: one file for each column, line i of all of them one record."""
+"""Parallel texts: one file per column; line i of all files makes one record."""
 
 import dataclasses
 import itertools
@@ -12,15 +12,15 @@ from lm.errors import ConfigError, DataError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source(base.Source):
-    """Records from files that go together line by line, as translations do.
+    """Records from files that are aligned line by line, such as translations.
 
     Lines are read as the `text` source reads them: `.gz`, CRLF, byte-order marks,
-    strict UTF-8. A line that is blank in every file is passed over; where it is blank
-    in some of them the record has an empty text.
+    strict UTF-8. A line that is blank in every file is skipped; a line that is blank in
+    some files gives an empty text in those columns.
 
     Args:
       files: column -> path or glob, or several of them in order. The k-th files of all
-        columns go together, and must have as many lines.
+        columns are aligned and must have the same number of lines.
     """
 
     files: dict[str, str | tuple[str, ...]]
@@ -55,7 +55,7 @@ class Source(base.Source):
             yield from column.content()
 
     def groups(self) -> list[tuple[Path, ...]]:
-        """The files that go together, one of each column."""
+        """Returns the groups of aligned files, one file per column in each group."""
         paths = {name: column.paths() for name, column in self.columns().items()}
         counts = {name: len(found) for name, found in paths.items()}
         if len(set(counts.values())) > 1:
@@ -89,7 +89,7 @@ class Source(base.Source):
         return base.Record(fields, f"{group[0]}:{number}")
 
     def _uneven(self, group, numbered, readers) -> DataError:
-        """The error that says how many lines each file has."""
+        """Makes the error that gives the number of lines of each file."""
         ended = max(item[0] for item in numbered if item) - 1
         counts = [
             ended if item is None else item[0] + sum(1 for _ in reader)

@@ -26,7 +26,7 @@ NOT_TEXT |= {".parquet", ".pdf", ".pkl", ".tar", ".tgz", ".xz", ".zip", ".zst"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source(base.FileSource):
-    """Documents in the field `text`. Blank lines are those of ASCII white space alone.
+    """Documents in the field `text`. A blank line has only ASCII white space.
 
     Args:
       split: what a document is.
@@ -34,11 +34,11 @@ class Source(base.FileSource):
         `line`: every line that is not blank.
         `every_line`: every line; a blank one is a document without a token.
         `file`: a whole file.
-        `heading`: what begins at a WikiText title line, ` = Title = ` between blank
-        lines, and runs to the next; what comes before the first is one too.
-        The last two keep every line, so their documents joined are the files again.
-      held: what `part` divides: the records, or the text of each file, of which the
-        last `holdout` of the characters is held out; `end` needs split="file".
+        `heading`: the lines from one WikiText title line, ` = Title = ` between blank
+        lines, to the next; the lines before the first title are a document too.
+        The last two keep every line: their documents concatenated equal the files.
+      held: what `part` divides: `records` divides the records, `end` holds out the last
+        fraction `holdout` of the characters of each file and needs split="file".
     """
 
     split: Literal["blank_line", "line", "every_line", "file", "heading"] = "blank_line"
@@ -88,7 +88,7 @@ class Source(base.FileSource):
                     yield base.Record({"text": text}, f"{path}:{line}")
 
     def more_records(self) -> str | None:
-        """As `Source.more_records`: another `split`, with the number of its records."""
+        """Returns a fix that names another `split` and its record count, or None."""
         counts = {}
         for split in ("blank_line", "line"):
             other = dataclasses.replace(self, split=split, held="records", part="all")
@@ -103,7 +103,7 @@ class Source(base.FileSource):
         )
 
     def documents(self, path: Path) -> Iterator[tuple[int, bytes]]:
-        """First line number and bytes of every document."""
+        """Yields the first line number and the bytes of every document."""
         lines = enumerate(files.read_lines(path), 1)
         if self.split == "every_line":
             return lines
@@ -117,7 +117,7 @@ class Source(base.FileSource):
 def paragraphs(
     lines: Iterator[tuple[int, bytes]], path: Path
 ) -> Iterator[tuple[int, bytes]]:
-    """Runs of lines between blank ones."""
+    """Yields runs of consecutive non-blank lines, with their first line numbers."""
     document: list[bytes] = []
     start = size = 0
     for number, raw in lines:
@@ -137,7 +137,7 @@ def paragraphs(
 def articles(
     lines: Iterator[tuple[int, bytes]], path: Path, *, titles: bool
 ) -> Iterator[tuple[int, bytes]]:
-    """Runs of lines that begin with a title line; all of them together without."""
+    """Yields runs of lines that begin with a title; the whole file without `titles`."""
     document: list[bytes] = []
     start, size = 1, 0
     for number, raw in lines:
@@ -154,7 +154,7 @@ def articles(
 
 
 def ends_with_title(lines: list[bytes]) -> bool:
-    """Whether the last of these lines is a title, if a blank one comes next."""
+    """Checks whether the last line is a title, given that a blank line follows."""
     after_blank = len(lines) < 2 or lines[-2].isspace()
     return bool(lines) and after_blank and HEADING.fullmatch(lines[-1]) is not None
 

@@ -12,8 +12,8 @@ from lm.data import files
 from lm.data.sources import base
 from lm.errors import DataError
 
-CHUNK = 256  # records fetched at a time
-EDGE = 2**16  # bytes hashed at either end of a shard
+CHUNK = 256  # Records per read.
+EDGE = 2**16  # Bytes that are hashed at each end of a shard.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,16 +22,16 @@ class Source(base.Source):
 
     Bytes are decoded as strict UTF-8; numbers (class labels too) become int, float or
     bool; arrays of one dimension become lists, which `lists` allows. The fingerprint
-    covers name, version, split and, for every shard, its size and its two ends, not
-    each of what may be many gigabytes.
+    covers name, version, split and, for every shard, its size and its two ends; hashing
+    whole shards of many gigabytes would take too long.
 
     Args:
       dataset: such as `wikipedia/20230601.en`, with `:1.0.0` for one version.
       split: its split, such as `train` or `train[:90%]`.
-      data_dir: where data sets lie; None is tfds' own place (`$TFDS_DATA_DIR`, or
+      data_dir: the folder of data sets; None is tfds' default (`$TFDS_DATA_DIR`, or
         `~/tensorflow_datasets`).
-      columns: the features to take, or {field: feature} to give them other names. A
-        path goes into features and lists: {"answer": "answers.text.0"}.
+      columns: the features to take, or {field: feature} to rename them. A dotted
+        path selects within features and lists: {"answer": "answers.text.0"}.
       lists: whether a feature may be a list, of texts or of numbers.
     """
 
@@ -78,7 +78,7 @@ class Source(base.Source):
             numbers = range(start, min(start + CHUNK, len(rows)))
             try:
                 chunk = rows.__getitems__(list(numbers))
-            except Exception as error:  # array_record raises whatever its C++ makes
+            except Exception as error:  # array_record raises errors of many types.
                 raise self.damaged(
                     f"{self.place}[{start}]", f"an unreadable shard ({error})"
                 ) from error
@@ -87,7 +87,7 @@ class Source(base.Source):
                 yield record(row, columns, where, self.lists)
 
     def builder(self) -> Any:
-        """The data set as it lies on the disk, without the code that made it."""
+        """Opens the prepared data set from its files, without its generating code."""
         from tensorflow_datasets.core import read_only_builder
 
         only_features_of_tfds()
@@ -104,7 +104,7 @@ class Source(base.Source):
             ) from error
 
     def shards(self, builder: Any) -> list[Any]:
-        """The files of the split."""
+        """Returns the files of the split; raises a DataError if one is missing."""
         try:
             shards = builder.info.splits[self.split].filepaths
         except (ValueError, KeyError) as error:
@@ -168,7 +168,7 @@ def only_features_of_tfds() -> None:
 def record(
     row: dict[str, Any], columns: dict[str, str], where: str, lists: bool
 ) -> base.Record | DataError:
-    """The record of the wanted features, their bytes decoded."""
+    """Makes a record of the selected features; bytes are decoded."""
     fields = {}
     for field, path in columns.items():
         value = base.value_at(row, path)
@@ -182,7 +182,7 @@ def record(
 
 
 def plain(value: Any) -> Any:
-    """Arrays as lists and numbers of numpy as Python's, all the way down."""
+    """Converts numpy arrays to lists and numpy numbers to Python's, recursively."""
     if isinstance(value, np.ndarray):
         return plain(value.tolist())
     if isinstance(value, np.generic):
@@ -193,7 +193,7 @@ def plain(value: Any) -> Any:
 
 
 def decoded(value: Any, where: str) -> Any:
-    """The value, its bytes as text; the DataError for the first that is none."""
+    """Decodes bytes to text, recursively; returns the first DataError if any."""
     if isinstance(value, bytes):
         return files.decode(value, where)
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Tab-separated files with named columns, without quoting unless it is asked for."""
+"""Tab-separated files with named columns, by default without quoting."""
 
 import dataclasses
 from pathlib import Path
@@ -10,10 +10,10 @@ from lm.data.sources import csv
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source(csv.Source):
-    """As `csv`, but for tables such as GLUE's, where a quote is an ordinary character.
+    """Records from tab-separated tables such as GLUE's; quotes are ordinary characters.
 
     Args:
-      delimiter: what stands between cells.
+      delimiter: the character between cells.
       quoting: see `csv`.
     """
 
