@@ -145,7 +145,6 @@ def import_file(flags: Any, kind: str, path: Path, overrides: list[str]) -> int:
     import jax
 
     from lm.data import pipeline
-    from lm.workdir.checkpoint import Checkpoint, Checkpointer
 
     with made_beside(workdir) as partial:
         vocabulary = partial / "vocab.txt"
@@ -161,13 +160,33 @@ def import_file(flags: Any, kind: str, path: Path, overrides: list[str]) -> int:
         for number, token in enumerate(tokens):
             if codec.token(number) != token:
                 raise CheckpointError(str(path), f"the word {token!r}", "another name")
-        saver = Checkpointer(partial, Checkpoint(), config=config)
-        saver.save(0, {"step": jax.numpy.int32(0), "params": params}, {})
-        saver.close()
-        storage.write_text(partial / "config.json", configs.to_json(config))
+        save_weights(partial, config, params)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"{path}: {count:,} parameters into {workdir}")
     return 0
+
+
+def open_export(flags: Any, target: Path, expected: str) -> tuple[Config, Path]:
+    """Opens the run to export, after a check that the target is new.
+
+    Returns:
+      The run's config, and the verified folder of the checkpoint.
+
+    Raises:
+      ConfigError: the target exists; `expected` says what should be there.
+      CheckpointError: no such checkpoint.
+    """
+    workdir, which = Path(flags.workdir), which_step(flags.checkpoint)
+    config = configs.of_run(workdir)
+    if target.exists():
+        fix = "choose another name, or remove it."
+        raise ConfigError("--to", f"{target}, which exists", expected, fix)
+    storage.check_directory(target)
+    process.platform_setup()
+
+    from lm.workdir.checkpoint import find
+
+    return config, find(workdir, which)
 
 
 def export_file(flags: Any, kind: str, path: Path) -> int:
@@ -177,21 +196,16 @@ def export_file(flags: Any, kind: str, path: Path) -> int:
       ConfigError: the file exists, or cannot hold the run.
       CheckpointError: no such checkpoint.
     """
-    workdir, which = Path(flags.workdir), which_step(flags.checkpoint)
-    config = configs.of_run(workdir)
-    if path.exists():
-        fix = "choose another name, or remove it."
-        raise ConfigError("--to", f"{path}, which exists", "a new file", fix)
-    storage.check_directory(path)
-    process.platform_setup()
+    workdir = Path(flags.workdir)
+    config, step = open_export(flags, path, "a new file")
 
     import jax
 
     from lm.data import pipeline
     from lm.transfer import saved_shapes
-    from lm.workdir.checkpoint import find, read_state
+    from lm.workdir.checkpoint import read_state
 
-    form, step = importlib.import_module(f"lm.formats.{kind}"), find(workdir, which)
+    form = importlib.import_module(f"lm.formats.{kind}")
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = {"params": saved_shapes(step, here)["params"]}
     params = jax.device_get(read_state(step, shapes, partial=True)["params"])
@@ -226,12 +240,9 @@ def import_checkpoint(flags: Any, name: str, overrides: list[str]) -> int:
     storage.check_directory(workdir)
     process.platform_setup()
 
-    import jax
-
     from lm.data import pipeline
     from lm.hf import importing
     from lm.trees import nest
-    from lm.workdir.checkpoint import Checkpoint, Checkpointer
 
     for note in notes:
         print(note)
@@ -241,12 +252,21 @@ def import_checkpoint(flags: Any, name: str, overrides: list[str]) -> int:
         )
         params = importing.load(opened, importing.shapes(opened))
         count = sum(leaf.size for leaf in params.values())
-        saver = Checkpointer(partial, Checkpoint(), config=config)
-        saver.save(0, {"step": jax.numpy.int32(0), "params": nest(params)}, {})
-        saver.close()
-        storage.write_text(partial / "config.json", configs.to_json(config))
+        save_weights(partial, config, nest(params))
     print(f"{opened.file} ({opened.dtypes}): {count:,} parameters into {workdir}")
     return 0
+
+
+def save_weights(workdir: Path, config: Config, params: Any) -> None:
+    """Writes imported parameters as the checkpoint of step 0, then config.json."""
+    import jax
+
+    from lm.workdir.checkpoint import Checkpoint, Checkpointer
+
+    saver = Checkpointer(workdir, Checkpoint(), config=config)
+    saver.save(0, {"step": jax.numpy.int32(0), "params": params}, {})
+    saver.close()
+    storage.write_text(workdir / "config.json", configs.to_json(config))
 
 
 def check_new(workdir: Path) -> None:
@@ -300,18 +320,12 @@ def export_run(flags: Any, target: Path) -> int:
       ConfigError: the target exists, or no family has this model.
       CheckpointError: no such checkpoint, or parameters that the family does not have.
     """
-    workdir, which = Path(flags.workdir), which_step(flags.checkpoint)
-    config = configs.of_run(workdir)
-    if target.exists():
-        fix = "choose another name, or remove it."
-        raise ConfigError("--to", f"{target}, which exists", "a new folder", fix)
-    storage.check_directory(target)
-    process.platform_setup()
+    workdir = Path(flags.workdir)
+    config, step = open_export(flags, target, "a new folder")
 
     from lm.transfer import weights_of
-    from lm.workdir.checkpoint import find, read_leaves
+    from lm.workdir.checkpoint import read_leaves
 
-    step = find(workdir, which)
     drop = re.compile(flags.drop)
     part, leaves = weights_of(read_leaves(step), flags.weights)
     shapes = {

@@ -105,7 +105,7 @@ def fit(
             if latest is not None:
                 found, host = checkpointer.restore(as_saved(program))
                 adopt.check_data(host["data"], at.data, resized=True)
-                at = at.resume(host, state_of(found))
+                at = at.resume(host, State(**found))
                 if at.row is None and (at.enough or at.step >= times.total):
                     writer.note(finished(workdir, at.step, times.total, at.why))
                     return 0
@@ -182,12 +182,8 @@ def begin(
     """
     params, memory = program.model.start(corpus)
     state = place(program, 0, params, memory)
-    if config.init.source is not None:
-        init = configs.build(checkpoint.Init, config.init)
-        params, report = transfer.load_params(init, state.params)
-        note(str(report))
-        state = state._replace(params=params)
-    return state
+    init = configs.build(checkpoint.Init, config.init)
+    return state._replace(params=transfer.from_source(init, state.params, note))
 
 
 def place(program: Program, step: int, params: Any, memory: Any) -> State:
@@ -205,13 +201,7 @@ def place(program: Program, step: int, params: Any, memory: Any) -> State:
         return jax.make_array_from_callback(array.shape, whole, array.__getitem__)
 
     given = {"step": np.int32(step), "params": params, "opt_state": memory}
-    return state_of(jax.tree.map(put, given))
-
-
-def state_of(saved: dict[str, Any]) -> State:
-    """Returns the state of a checkpoint; a part that it lacks is {}."""
-    none: dict[str, Any] = {name: {} for name in State._fields}
-    return State(**none | saved)
+    return State(**jax.tree.map(put, given))
 
 
 def as_saved(program: Program) -> Callable[[Path], dict[str, Any]]:

@@ -47,7 +47,7 @@ def check(config: Config, needs: Iterable[str] = (), asker: str = "") -> None:
     """
 
     def build(config: Config) -> tuple[Any, Any]:
-        objective = match.build_class("objective", config.objective, "objective")
+        objective = open_objective(config)
         return open_model(config, objective), objective
 
     match.check(config, build, needs, asker)
@@ -228,8 +228,7 @@ def open_program(
 
 def open_objective(config: Config) -> Any:
     """Builds the objective of a config."""
-    cls = configs.load_class("objective", config.objective.name)
-    return configs.build(cls, config.objective)
+    return match.build_class("objective", config.objective, "objective")
 
 
 def open_model(config: Config, objective: Any, vocab_size: int | None = None) -> Model:
@@ -353,9 +352,10 @@ def make_decoder(corpus: Corpus, program: Program) -> loop.Decoder:
 def open_evaluators(
     config: Config, workdir: Path, corpus: Corpus, program: Program
 ) -> dict[str, Evaluation]:
-    """Opens the evaluations of a config, by name."""
+    """Opens the evaluations of a config, by name; they share one decoder."""
+    decoder = functools.cache(lambda: make_decoder(corpus, program))
     return {
-        name: open_evaluator(name, section, config, workdir, corpus, program)
+        name: open_evaluator(name, section, config, workdir, corpus, program, decoder)
         for name, section in config.evals.items()
     }
 
@@ -367,8 +367,12 @@ def open_evaluator(
     workdir: Path,
     corpus: Corpus,
     program: Program,
+    decoder: Callable[[], loop.Decoder],
 ) -> Evaluation:
     """Opens one evaluation, its set indexed.
+
+    Args:
+      decoder: returns the run's decoder; see `make_decoder`.
 
     Raises:
       ConfigError: a batch does not divide over the mesh.
@@ -384,7 +388,7 @@ def open_evaluator(
         batch_size=batch_size,
         metrics=program.metrics,
         predict=program.predict,
-        decoder=functools.cache(lambda: make_decoder(corpus, program)),
+        decoder=decoder,
         workdir=workdir,
         note=corpus.note,
     )
@@ -421,5 +425,5 @@ def open_examples(
         records=lambda: pipeline.records_of(stream, data, rows),
         objective=match.changed(corpus.objective, changes),
         codec=corpus.codec,
-        train_counts=corpus.token_counts,
+        train_counts=functools.cache(corpus.token_counts),
     )

@@ -219,11 +219,8 @@ def begin(
       CheckpointError: a parameter is not in the source, or of another shape.
     """
     params = program.init(jax.random.key(config.seed))
-    if config.init.source is not None:
-        init = configs.build(checkpoint.Init, config.init)
-        params, report = transfer.load_params(init, params)
-        writer.note(str(report))
-    return training.start(params)
+    init = configs.build(checkpoint.Init, config.init)
+    return training.start(transfer.from_source(init, params, writer.note))
 
 
 def restore(

@@ -53,6 +53,23 @@ class Report:
         return "\n".join(lines)
 
 
+def from_source(init: Init, params: Any, note: Callable[[str], None]) -> Any:
+    """Returns the parameters of `init.source`; those given where it is None.
+
+    Args:
+      init, params: as for `load_params`.
+      note: writes the report to the log.
+
+    Raises:
+      CheckpointError, ConfigError: as `load_params`.
+    """
+    if init.source is None:
+        return params
+    params, report = load_params(init, params)
+    note(str(report))
+    return params
+
+
 def load_params(init: Init, params: Any) -> tuple[Any, Report]:
     """Reads parameters from `init.source`, and nothing else of its state.
 

@@ -170,35 +170,6 @@ def _compile(pattern: str, where: str) -> re.Pattern[str]:
         ) from None
 
 
-def parameter_table(params: Tree, *, std: bool = False) -> str:
-    """Tabulates path, shape, count and dtype of every parameter, and the total.
-
-    The lines have at most 80 columns.
-
-    Args:
-      params: arrays, or `ShapeDtypeStruct`s where `std` is False.
-      std: adds the standard deviation of the values.
-    """
-    rows = [("parameter", "shape", "count", "std" if std else "dtype")]
-    total = 0
-    for path, leaf in flatten(params).items():
-        count = int(np.prod(leaf.shape, dtype=np.int64))
-        total += count
-        last = f"{np.std(np.asarray(leaf, np.float32)):.5f}" if std else str(leaf.dtype)
-        shape = "×".join(map(str, leaf.shape)) or "scalar"
-        rows.append((path, shape, f"{count:,}", last))
-    rows.append(("total", "", f"{total:,}", ""))
-    widths = [max(len(row[i]) for row in rows) for i in (1, 2, 3)]
-    room = max(80 - sum(widths) - 6, 20)
-    lines = []
-    for path, shape, number, last in rows:
-        # The end of a path tells leaves apart, so a long one loses its beginning.
-        name = path if len(path) <= room else "…" + path[-(room - 1) :]
-        line = f"{name:<{room}}  {shape:>{widths[0]}}  {number:>{widths[1]}}  {last}"
-        lines.append(line.rstrip())
-    return "\n".join(lines)
-
-
 def diff(a: Tree, b: Tree, *, names: tuple[str, str] = ("a", "b")) -> str:
     """Describes what differs between two trees, a line per leaf; "" if nothing does.
 

@@ -95,24 +95,6 @@ def test_match_names_what_is_not_covered_and_what_is_unused():
         trees.match([("(", 0)], ["a"], where="f")
 
 
-def test_parameter_table_has_counts_and_fits_80_columns():
-    params = {
-        "a" * 60: {"b" * 60: jax.ShapeDtypeStruct((30000, 768), np.float32)},
-        "scalar": jax.ShapeDtypeStruct((), np.int32),
-    }
-    table = trees.parameter_table(params)
-    lines = table.splitlines()
-    assert max(map(len, lines)) <= 80
-    assert "30000×768" in lines[1] and "23,040,000" in lines[1]
-    assert lines[1].split()[0].endswith("b" * 30) and lines[1].endswith("float32")
-    assert lines[-1].split() == ["total", "23,040,001"]
-
-
-def test_parameter_table_gives_the_standard_deviation():
-    line = trees.parameter_table({"w": np.array([1.0, -1.0])}, std=True).splitlines()[1]
-    assert line.split() == ["w", "2", "2", "1.00000"]
-
-
 def test_diff_is_empty_for_equal_trees_with_nan():
     tree = {"a": np.array([np.nan, 1.0]), "b": [np.int32(3)]}
     assert trees.diff(tree, {"a": tree["a"].copy(), "b": [np.int32(3)]}) == ""

@@ -8,15 +8,11 @@ first one receives what `Index.row` gives: `pieces`, the token ids of the row's 
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 Example = dict[str, Any]
-
-
-class Transform(Protocol):
-    def __call__(self, example: Example, rng: np.random.Generator) -> Example: ...
 
 
 def filled(array: np.ndarray, length: int, value: int = 0) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The contract of an evaluator, and the three records that it receives."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,19 @@ class Examples:
     objective: Objective
     codec: Codec
     train_counts: Callable[[], np.ndarray]
+
+    @functools.cached_property
+    def target_counts(self) -> np.ndarray:
+        """The sum of the weights of each token as a target, (V,).
+
+        It is the same at every step, since the targets are. For objectives that offer
+        "tokens".
+        """
+        counts = np.zeros(len(self.train_counts()))
+        for n in range(self.rows):
+            example = self.stream.example(n)
+            np.add.at(counts, example["targets"], example["weights"])
+        return counts
 
 
 @dataclasses.dataclass(frozen=True)

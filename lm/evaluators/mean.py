@@ -120,11 +120,7 @@ def unigram_loss(examples: base.Examples) -> float:
     Args:
       examples: a set whose objective offers "tokens".
     """
-    counts = examples.train_counts() + 1.0
-    wanted = np.zeros(len(counts))
-    for n in range(examples.rows):
-        example = examples.stream.example(n)
-        np.add.at(wanted, example["targets"], example["weights"])
+    counts, wanted = examples.train_counts() + 1.0, examples.target_counts
     special = np.isin(np.arange(len(counts)), list(examples.codec.special_ids))
     counts[special & (wanted == 0)] = 0.0
     hit = wanted > 0

@@ -41,10 +41,9 @@ class Progress:
     def begin(config: Config, data: Mapping[str, Any]) -> "Progress":
         """Returns the progress before the first step, without a state yet."""
         nothing: Any = {}
-        empty = State(nothing, {}, {})
         stop = configs.build(Stop, config.stop)
         best = Best(config.checkpoint.best, config.checkpoint.best_mode)
-        return Progress(0, empty, stop, data, best, guard.follow(stop))
+        return Progress(0, State(nothing), stop, data, best, guard.follow(stop))
 
     def advance(self, state: State) -> "Progress":
         """Returns the progress after one more update, which gave `state`."""

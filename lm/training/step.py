@@ -30,9 +30,10 @@ class State(NamedTuple):
     """
 
     step: Int[Array, ""]
-    params: PyTree
-    opt_state: PyTree
-    carried: PyTree = {}  # noqa: RUF012 (a NamedTuple, never changed)
+    # The defaults are never changed.
+    params: PyTree = {}  # noqa: RUF012
+    opt_state: PyTree = {}  # noqa: RUF012
+    carried: PyTree = {}  # noqa: RUF012
     averaged: PyTree = {}  # noqa: RUF012
 
     def weights(self, which: str = "averaged") -> PyTree:
