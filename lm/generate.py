@@ -5,7 +5,6 @@ python -m lm.generate --workdir=DIR PROMPT ... | --input=FILE --output=FILE | --
 
 import dataclasses
 import json
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -25,8 +24,9 @@ from lm.config.flags import (
 from lm.decoding import chat
 from lm.errors import ConfigError, DataError
 from lm.hf import generation
-from lm.host import files, process, storage
+from lm.host import files, process
 from lm.tokenizers.base import ROLES, Codec
+from lm.workdir import outputs
 
 if TYPE_CHECKING:
     from lm.decoding.loop import Decoder, Settings
@@ -306,14 +306,12 @@ def write(
     """
     from lm.decoding.loop import draws_of
 
-    kept = count_kept(output, prompts, made)
-    if kept:
-        note(f"{output}: {kept} of {len(prompts)} rows are there")
-    else:
-        storage.write_json(settings_file(output), made)
+    check = belongs(output, prompts)
+    file = outputs.Output(
+        output, made, len(prompts), check=check, note=note, what="prompts"
+    )
     draws, rows = draws_of(ids), generator.rows
-    file = storage.Appender(output)
-    for first in range(kept - kept % rows, len(prompts), rows):
+    for first in range(file.kept - file.kept % rows, len(prompts), rows):
         batch = slice(first, first + rows)
         found = generator.answers(ids[batch], draws[batch])
         for n, answers in enumerate(found, first):
@@ -321,55 +319,23 @@ def write(
                 {"text": text} | ({} if score is None else {"score": score})
                 for text, score in answers
             ]
-            if n >= kept:
-                row = {"prompt": prompts[n].text, "answers": texts}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            if n >= file.kept:
+                file.write({"prompt": prompts[n].text, "answers": texts})
         file.sync()
     file.close()
 
 
-def settings_file(output: Path) -> Path:
-    """Returns the file that holds the settings of an output."""
-    return output.with_name(output.name + ".settings.json")
+def belongs(output: Path, prompts: Sequence[Prompt]) -> Callable[[int, bytes], None]:
+    """Returns a check that row n of an output answers prompt n, counted from 1."""
 
-
-def count_kept(output: Path, prompts: Sequence[Prompt], made: dict[str, Any]) -> int:
-    """Counts the complete rows of an earlier command, and removes an incomplete one.
-
-    Raises:
-      DataError: the file was made with other settings or prompts, or is another file.
-    """
-    if not files.check_regular(output):
-        return 0
-    fix = "give another --output, or remove this one"
-    with storage.refusing(output):
-        content = files.read_bytes(output, limit=MOST, error=DataError)
-        whole = content[: content.rfind(b"\n") + 1]
-        beside = settings_file(output)
-        old = files.read_json(beside, {}, error=DataError) if beside.exists() else None
-    if old is None:
-        raise DataError(str(output), "a file of something else", "no file", fix)
-    for name in sorted({*old, *made}):
-        if old.get(name) != made.get(name):
-            raise DataError(
-                str(output),
-                f"answers made with {name}={old.get(name)!r}",
-                f"{name}={made.get(name)!r}, as now",
-                fix,
-            )
-    rows = whole.splitlines()
-    if len(rows) > len(prompts):
-        found = f"{len(rows)} rows"
-        raise DataError(str(output), found, f"at most {len(prompts)} prompts", fix)
-    for number, (raw, prompt) in enumerate(zip(rows, prompts), 1):
-        if (there := read_row(raw, f"{output}:{number}")).text != prompt.text:
+    def check(number: int, raw: bytes) -> None:
+        there, prompt = read_row(raw, f"{output}:{number}"), prompts[number - 1]
+        if there.text != prompt.text:
             expected = f"{prompt.text[:40]!r}, as in {prompt.where}"
-            raise DataError(there.where, f"prompt {there.text[:40]!r}", expected, fix)
-    if len(whole) < len(content):
-        with storage.refusing(output):
-            os.truncate(output, len(whole))
-        note(f"{output}: took off a last row that was torn")
-    return len(rows)
+            found = f"prompt {there.text[:40]!r}"
+            raise DataError(there.where, found, expected, outputs.FIX)
+
+    return check
 
 
 def converse(
