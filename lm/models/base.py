@@ -34,7 +34,7 @@ Shapes = Mapping[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 # Where a head reads a row, and what its state goes through first: see `Head`.
-Row = Literal["first", "last"] | None
+Row = Literal["first", "last", "max", "mean"] | None
 Pooler = Literal["tanh", "relu"] | None
 
 # The words of `can`, each with what a model that has it is able to do.
@@ -354,6 +354,8 @@ class Head:
         usual one: `functools.partial(lm.models.blocks.heads.Linear, outputs=2)`.
       row: None: the module gets the states of all tokens (B, T, D); "first" or "last":
         those of each row's first token, or of its last that is not padding (B, D).
+        "max" or "mean": the largest value, or the mean, of each number over the tokens
+        of a row that are not padding (B, D).
       pooler: the function after a dense layer `pooler`, shared by all heads, that the
         states pass before the module (Devlin et al. 2019); None: no such layer.
       logits: whether `model.logits` uses this head instead of the output embeddings.

@@ -1,11 +1,13 @@
-"""A recurrent language model: layers of GRU, LSTM or Elman cells.
+"""A recurrent network: layers of GRU, LSTM or Elman cells.
 
 See Mikolov et al. 2010, and for dropout between the layers Zaremba et al. 2014. The
-model has no positions. Its state has a fixed size, and one batch can pass it to the
-next.
+model has no positions. From left to right it is a language model; its state has a fixed
+size, and one batch can pass it to the next. In both directions (Schuster and Paliwal
+1997) it reads whole texts, for a classifier or a tagger.
 
     embed/embedding
     layers/{input,recurrent}/{kernel,bias}   (leading axis: layers; kernels (D, G, D))
+    layers/{backward_input,backward_recurrent}/{kernel,bias}
     output/embedding   pooler   heads/<name>/...
 """
 
@@ -14,14 +16,16 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from lm.errors import ConfigError
 from lm.models.base import Batch, Compute, Head, Rows, Shapes, Trunk
 from lm.models.blocks.heads import Heads
 from lm.models.blocks.layers import Dense, Dropout, Table, constrain
 from lm.ops.dense import project
-from lm.ops.recurrence import CELLS, Boundaries, boundaries, recur
+from lm.ops.recurrence import CELLS, Boundaries, backward, boundaries, recur
 
 BOUNDS = {
     "vocab_size": "[1, 16777216]",
@@ -37,20 +41,28 @@ State = dict[str, Float[Array, "B L D"]]
 
 
 class Layer(nn.Module):
-    """Computes a recurrent layer; all tokens share one product with the inputs."""
+    """Computes a recurrent layer; all tokens share one product with the inputs.
+
+    In both directions each has half of the units.
+    """
 
     cell: str
     dim: int
     dropout: float
     init_std: float
+    bidirectional: bool
     compute: Compute
 
     def setup(self):
-        sizes = (self.dim,), (CELLS[self.cell].gates, self.dim)
-        dense = functools.partial(
-            Dense, *sizes, ("embed", None, "mlp"), self.init_std, self.compute
-        )
-        self.input, self.recurrent = dense(), dense()
+        units = self.dim // 2 if self.bidirectional else self.dim
+
+        def dense(inputs: int) -> Dense:
+            axes, sizes = ("embed", None, "mlp"), (CELLS[self.cell].gates, units)
+            return Dense((inputs,), sizes, axes, self.init_std, self.compute)
+
+        self.input, self.recurrent = dense(self.dim), dense(units)
+        if self.bidirectional:
+            self.backward_input, self.backward_recurrent = dense(self.dim), dense(units)
         self.drop = Dropout(self.dropout)
 
     def __call__(
@@ -60,22 +72,38 @@ class Layer(nn.Module):
         bounds: Boundaries,
         train: bool,
     ) -> tuple[Float[Array, "B T D"], PyTree]:
-        # Gather a sharded kernel once here, not at every token.
-        kernel = constrain(self.recurrent.kernel, self.compute.rules, None, None, None)
-        x, state = recur(
-            self.cell,
-            self.input(self.drop(x, train=train)),
-            kernel,
-            self.recurrent.bias,
-            state,
-            bounds,
-            precision=self.compute.precision,
-        )
+        x = self.drop(x, train=train)
+        if self.bidirectional:
+            one, other = (
+                {name: halves(part)[n] for name, part in state.items()}
+                for n in range(2)
+            )
+            there, _ = self._recur(self.input, self.recurrent, x, one, bounds)
+            parts = self.backward_input, self.backward_recurrent
+            turned = jnp.flip(x, axis=1)
+            back, _ = self._recur(*parts, turned, other, backward(bounds))
+            x = jnp.concatenate([there, jnp.flip(back, axis=1)], axis=-1)
+        else:
+            x, state = self._recur(self.input, self.recurrent, x, state, bounds)
         return constrain(x, self.compute.rules, "batch", None, None), state
+
+    def _recur(
+        self, into: Dense, recurrent: Dense, x: jax.Array, state: PyTree, bounds: Any
+    ) -> tuple[jax.Array, PyTree]:
+        # Gather a sharded kernel once here, not at every token.
+        kernel = constrain(recurrent.kernel, self.compute.rules, None, None, None)
+        options = {"precision": self.compute.precision}
+        bias = recurrent.bias
+        return recur(self.cell, into(x), kernel, bias, state, bounds, **options)
+
+
+def halves(x: Float[Array, "*any D"]) -> list[jax.Array]:
+    """Splits states into those of the two directions."""
+    return jnp.split(x, 2, axis=-1)
 
 
 class Model(nn.Module):
-    """A recurrent network over tokens, from left to right.
+    """A recurrent network over tokens, from left to right or in both directions.
 
     Attributes:
       vocab_size: None only until the tokenizer is known.
@@ -83,6 +111,8 @@ class Model(nn.Module):
       cell: of all layers; see lm.ops.recurrence.
       num_layers: number of layers.
       d_model: units of a layer, and size of an embedding.
+      bidirectional: whether half of a layer's units read each text from its end to its
+        start. Such a model predicts no next token and carries no state.
       dropout: of the inputs of each layer, and of the last layer's outputs.
       output: "tied" is the token embedding, "untied" a table of its own.
       init_std: standard deviation, before truncation at two of them, of each matrix;
@@ -95,6 +125,7 @@ class Model(nn.Module):
     cell: Literal["gru", "lstm", "elman"] = "gru"
     num_layers: int = 2
     d_model: int = 256
+    bidirectional: bool = False
     dropout: float = 0.1
     output: Literal["tied", "untied"] = "tied"
     init_std: float | None = None
@@ -104,7 +135,10 @@ class Model(nn.Module):
     @property
     def can(self) -> frozenset[str]:
         """Returns what the model can do (lm.models.base.ABILITIES)."""
-        return frozenset({"hidden", "logits", "causal", "extend", "head", "carry"})
+        if not self.bidirectional:
+            return frozenset({"hidden", "logits", "causal", "extend", "head", "carry"})
+        masked = {"logits"} if any(head.logits for head in self.heads) else set()
+        return frozenset({"hidden", "head", "whole", *masked})
 
     @property
     def reads(self) -> frozenset[str]:
@@ -114,6 +148,12 @@ class Model(nn.Module):
     @property
     def context(self) -> None:
         """Returns None: rows may have any length."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.bidirectional and self.d_model % 2:
+            expected = "an even number, half of it for each direction"
+            raise ConfigError("model.d_model", str(self.d_model), expected)
 
     def setup(self):
         dim, compute = self.d_model, self.compute
@@ -129,13 +169,22 @@ class Model(nn.Module):
             length=self.num_layers,
             unroll=compute.unroll or self.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(self.cell, dim, self.dropout, std, compute)
+        )(self.cell, dim, self.dropout, std, self.bidirectional, compute)
         self.drop_last = Dropout(self.dropout)
         if self.output == "untied":
             self.untied = Table(self.vocab_size, dim, "vocab", std, name="output")
-        trunk = Trunk(dim, self.vocab_size, std, self.dropout, compute=compute)
-        self.head_modules = Heads(self.heads, trunk)
+        self.head_modules = Heads(self.heads, self._trunk(std))
         nn.share_scope(self, self.head_modules)
+
+    def _trunk(self, std: float) -> Trunk:
+        return Trunk(
+            d_model=self.d_model,
+            vocab_size=self.vocab_size or 0,
+            std=std,
+            dropout=self.dropout,
+            bidirectional=self.bidirectional,
+            compute=self.compute,
+        )
 
     def __call__(self, batch: Batch, *, train: bool) -> Float[Array, "B T D"]:
         """Computes the last layer's state after each token.
@@ -208,7 +257,19 @@ class Model(nn.Module):
         *,
         train: bool,
     ) -> PyTree:
-        """Computes the output of a head; see `lm.models.blocks.heads.Heads`."""
+        """Computes the output of a head; see `lm.models.blocks.heads.Heads`.
+
+        A head on the last token reads in both directions the state of each after its
+        last token, which is the first of the text for one of them.
+        """
+        module = next(head for head in self.heads if head.name == name)
+        if self.bidirectional and module.row == "last":
+            assert segment_ids is not None  # without them no token is the last
+            there, back = halves(hidden)
+            first = jnp.argmax(segment_ids != 0, axis=1)[:, None, None]
+            back = jnp.take_along_axis(back, first, axis=1)
+            back = jnp.broadcast_to(back, there.shape)
+            hidden = jnp.concatenate([there, back], axis=-1)
         return self.head_modules(name, hidden, segment_ids, train=train)
 
     def touch(self) -> None:
@@ -218,15 +279,20 @@ class Model(nn.Module):
         hidden = self(batch, train=False)
         if self.heads:
             self.head_modules.touch(hidden, self._table())
-        else:
+        elif "logits" in self.can:
             self.logits(hidden)
 
     def flops(self, batch: Shapes) -> float:
         """Counts the FLOPs of one update: 3 x 2 x the products of each token."""
         rows, length = batch["inputs"].shape
-        layer = 2 * CELLS[self.cell].gates * self.d_model**2
+        # In both directions each state is multiplied with a quarter of the kernel.
+        kernels = 1.5 if self.bidirectional else 2.0
+        layer = kernels * CELLS[self.cell].gates * self.d_model**2
         products = length * self.num_layers * layer
-        if "targets" in batch:
+        if "target_positions" in batch:
+            targets = batch["target_positions"].shape[1]
+            products += targets * self.d_model * ((self.vocab_size or 0) + self.d_model)
+        elif "targets" in batch:
             products += length * self.d_model * (self.vocab_size or 0)
         return 6.0 * rows * products
 

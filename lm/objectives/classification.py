@@ -12,7 +12,7 @@ from lm.data import transforms
 from lm.data.index import Index, Layout
 from lm.data.layouts import Labelled
 from lm.errors import Rule
-from lm.models.base import Head, Headed, Sequence
+from lm.models.base import Head, Headed, Pooler, Row, Sequence
 from lm.models.blocks.heads import Linear
 from lm.objectives import base
 from lm.objectives.base import Batch, Rows, Terms
@@ -23,16 +23,17 @@ from lm.tokenizers.base import Codec
 BOUNDS = {"classes": "[2, 1000000]", "separators": "[1, 8]"}
 
 SHOWN = 10  # classes of which `show` writes the probability
-Row = Literal["first", "last"] | None
-Pooler = Literal["tanh", "relu"] | None
-# summary -> the position of the hidden state, the activation of the pooler, and whether
-# the output layer has a bias.
+# summary -> where the head reads the hidden states of a row, the activation of the
+# pooler, and whether the output layer has a bias.
 HEADS: dict[str, tuple[Row, Pooler, bool]] = {
     "tanh": ("first", "tanh", True),
     "relu": ("first", "relu", True),
     "last": ("last", None, False),
     "decoder": ("last", "tanh", True),
+    "max": ("max", None, True),
+    "mean": ("mean", None, True),
 }
+PLAIN = ("last", "max", "mean")  # a row is the texts without [CLS] and [SEP]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +52,13 @@ class Objective(base.Objective):
         2018, section 3.2, without delimiters). "decoder": an encoder reads the texts,
         each followed by eos, and a decoder reads them again, shifted by one; its last
         state goes through a dense layer and tanh (Lewis et al. 2020, section 3.1; T5
-        in other libraries).
+        in other libraries). "max" and "mean": the largest value, or the mean, of each
+        number over all tokens, for recurrent and convolutional networks (Collobert et
+        al. 2011, section 3.2.2); a row is as for "last".
       separators: the number of [SEP] between two texts, for "tanh" and "relu": 1 in
         BERT, 2 in RoBERTa.
-      bos: whether a row of summary="last" begins with the tokenizer's bos token, if it
-        has one.
+      bos: whether a row of summary="last", "max" or "mean" begins with the tokenizer's
+        bos token, if it has one.
       too_long: what to do with texts that do not fit a row: refuse them, cut the end of
         the longer one, or skip the record. A record without text is refused, kept or
         skipped accordingly; "cut" refuses it too if its row would have no token.
@@ -66,7 +69,7 @@ class Objective(base.Objective):
     pair: str | None = None
     label: str = "label"
     labels: tuple[str, ...] = ()
-    summary: Literal["tanh", "relu", "last", "decoder"] = "tanh"
+    summary: Literal["tanh", "relu", "last", "decoder", "max", "mean"] = "tanh"
     separators: int = 1
     bos: bool = True
     too_long: Literal["error", "cut", "window", "skip"] = "cut"
@@ -75,8 +78,8 @@ class Objective(base.Objective):
 
     @property
     def needs(self) -> frozenset[str]:
-        own = {"last": (), "decoder": ("encode",)}.get(self.summary, ("whole",))
-        return frozenset({"hidden", "head", *own})
+        own = {"tanh": ("whole",), "relu": ("whole",), "decoder": ("encode",)}
+        return frozenset({"hidden", "head", *own.get(self.summary, ())})
 
     @property
     def gives(self) -> frozenset[str]:
@@ -109,7 +112,7 @@ class Objective(base.Objective):
 
     def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
         several = len(self.columns()) - 1
-        if self.summary == "last":
+        if self.summary in PLAIN:
             overhead = len(self._start(codec))
         elif self.summary == "decoder":
             start_and_end(codec, "classification")
@@ -125,7 +128,7 @@ class Objective(base.Objective):
             length=seq_len,
             overhead=overhead,
             too_long=self.too_long,
-            # A row must have a last token, whose state the head reads.
+            # A row must have a token, whose state the head reads.
             least=int(overhead == 0),
         )
 
@@ -134,7 +137,7 @@ class Objective(base.Objective):
         return base.delimiters(codec, f"objective.summary={self.summary}", fix)
 
     def _start(self, codec: Codec) -> tuple[int, ...]:
-        """Returns the special tokens at the start of a row of summary="last"."""
+        """Returns the special tokens at the start of a row without delimiters."""
         return (codec.bos_id,) if self.bos and codec.bos_id is not None else ()
 
     def transforms(
@@ -143,7 +146,7 @@ class Objective(base.Objective):
         pad = transforms.Pad(seq_len, codec.pad_id or 0)
         names: tuple[str, ...] = ("inputs", "positions", "segment_ids", "token_types")
         row: tuple[Callable, ...]
-        if self.summary == "last":
+        if self.summary in PLAIN:
             row = (transforms.Join(seq_len, self._start(codec)), pad)
         elif self.summary == "decoder":
             start, end = start_and_end(codec, "classification")

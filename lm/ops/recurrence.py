@@ -83,6 +83,16 @@ def boundaries(positions: Int[Array, "B T"], segments: Int[Array, "B T"]) -> Bou
     return Boundaries(real & begins, real)
 
 
+def backward(bounds: Boundaries) -> Boundaries:
+    """Returns the boundaries of the same rows, read from their end to their start.
+
+    The position before the start of the next text is marked. If that is padding, the
+    state is reset there, and padding does not change it.
+    """
+    begins = jnp.pad(bounds.begins[:, 1:], ((0, 0), (0, 1)))
+    return Boundaries(*(jnp.flip(column, axis=1) for column in (begins, bounds.real)))
+
+
 def recur(
     cell: str,
     inputs: Float[Array, "B T G D"],

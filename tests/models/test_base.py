@@ -154,18 +154,25 @@ class Scored(nn.Module):
         return {"emissions": self.emit(hidden), "transitions": self.transitions}
 
 
-@pytest.mark.parametrize("row", [None, "first", "last"])
+@pytest.mark.parametrize("row", [None, "first", "last", "max", "mean"])
 def test_a_head_brings_its_module_and_its_parameters(row):
     heads = (Head("tags", functools.partial(Scored, tags=3), row=row, pooler="relu"),)
     model = make(kind="encoder", heads=heads, dropout=0.0)
     params = meta.unbox(model.init(jax.random.key(0), method="touch")["params"])
     assert set(params["heads"]["tags"]) == {"emit", "transitions"}
-    hidden = jax.random.normal(jax.random.key(1), (2, 5, 16))
+    hidden = jax.random.normal(jax.random.key(1), (2, 5, 16)) - 2.0
     segments = jnp.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     found = model.apply(
         {"params": params}, "tags", hidden, segments, train=False, method="head"
     )
-    read = {None: hidden, "first": hidden[:, 0], "last": hidden[[0, 1], [2, 4]]}[row]
+    hidden = np.asarray(hidden)
+    read = {
+        None: hidden,
+        "first": hidden[:, 0],
+        "last": hidden[[0, 1], [2, 4]],
+        "max": np.stack([hidden[0, :3].max(axis=0), hidden[1].max(axis=0)]),
+        "mean": np.stack([hidden[0, :3].mean(axis=0), hidden[1].mean(axis=0)]),
+    }[row]
     pooler, emit = params["pooler"], params["heads"]["tags"]["emit"]
     pooled = np.maximum(read @ pooler["kernel"] + pooler["bias"], 0.0)
     expected = pooled @ emit["kernel"] + emit["bias"]

@@ -10,8 +10,9 @@ from flax.core import meta
 
 from lm import generate, main, trees
 from lm.decoding import loop
+from lm.errors import ConfigError
 from lm.models.base import Carries, Compute, Decodes, Head
-from lm.models.blocks.heads import Linear
+from lm.models.blocks.heads import Linear, MaskedToken
 from lm.models.rnn import Model
 from lm.ops.recurrence import CELLS
 from tests import tiny
@@ -149,6 +150,59 @@ def test_the_cache_gives_what_the_whole_text_gives(cell):
         parts.append(found)
     expected = hidden_of(model, params, whole)
     np.testing.assert_allclose(np.concatenate(parts, 1), expected, atol=1e-6)
+
+
+BOTH = {"bidirectional": True}
+
+
+def test_both_directions_of_texts_in_one_row_with_padding():
+    """The second direction begins at the end of each text, not of the row."""
+    model, params = make("lstm", **BOTH)
+    (one, two), three = tokens(2, 5), tokens(1, 4, seed=1)[0]
+    row = np.concatenate([[7], one, two, [7], three, [0, 0]])
+    positions = [0, *range(5), *range(5), 0, *range(4), 0, 0]
+    # The third text has the number of the second and begins at its position 0.
+    segments = np.repeat([0, 1, 2, 0, 2, 0], [1, 5, 5, 1, 4, 2])
+    found = hidden_of(model, params, batch_of(row, positions, segments))[0]
+    apart = [hidden_of(model, params, batch_of(text))[0] for text in (one, two, three)]
+    real = segments > 0
+    np.testing.assert_allclose(found[real], np.concatenate(apart), atol=1e-6)
+    assert np.isfinite(found).all()
+
+
+def test_a_text_turned_round_swaps_the_directions():
+    model, params = make("lstm", num_layers=1, **BOTH)
+    layers = params["layers"]
+    names = {"input": "backward_input", "recurrent": "backward_recurrent"}
+    names |= {back: there for there, back in names.items()}
+    swapped = params | {"layers": {names[name]: layers[name] for name in layers}}
+    text = tokens(2, 6)
+    found = hidden_of(model, params, batch_of(text))
+    turned = hidden_of(model, swapped, batch_of(text[:, ::-1]))[:, ::-1]
+    np.testing.assert_allclose(found, np.roll(turned, 4, axis=-1), atol=1e-6)
+    assert np.abs(found[..., :4] - found[..., 4:]).max() > 0.01
+
+
+def test_in_both_directions_it_reads_texts_and_continues_none():
+    model, params = make("lstm", **BOTH)
+    assert model.can == {"hidden", "head", "whole"}
+    masked = Head("masked", MaskedToken, logits=True)
+    assert "logits" in model.clone(heads=(masked,)).can
+    with pytest.raises(ConfigError, match=r"model\.d_model.*7.*even"):
+        model.clone(d_model=7)
+    heads = (Head("classify", functools.partial(Linear, outputs=3), row="last"),)
+    model, params = make("lstm", heads=heads, **BOTH)
+    batch = batch_of(tokens(), segments=[[0] + [1] * 8, [1] * 5 + [0] * 4])
+    hidden = hidden_of(model, params, batch)
+    rows = jnp.asarray(hidden), batch["segment_ids"]
+    apply = functools.partial(model.apply, {"params": params}, train=False)
+    found = apply("classify", *rows, method="head")
+    read = np.concatenate(
+        [hidden[[0, 1], [8, 4], :4], hidden[[0, 1], [1, 0], 4:]], axis=-1
+    )
+    dense = params["heads"]["classify"]
+    expected = read @ dense["kernel"] + dense["bias"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def carried(model, params, *batches):

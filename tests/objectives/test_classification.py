@@ -74,11 +74,12 @@ WITHOUT_BOS = {"name": "word", "kind": "word", "specials": ("pad", "unk", "eos")
 
 @pytest.mark.parametrize("pair", [None, "pair"])
 @pytest.mark.parametrize("bos", ["its own", "none", "not wanted"])
-def test_a_row_read_at_its_end_has_no_delimiters(tmp_path, pair, bos):
+def test_a_row_that_is_no_encoders_has_no_delimiters(tmp_path, pair, bos):
     """Texts one after the other, from the tokenizer's bos on, if it has one."""
     tokenizer = {"tokenizer": WITHOUT_BOS} if bos == "none" else {}
     objective = {"name": "classification", "classes": 3, "pair": pair}
-    objective |= {"summary": "last", "bos": bos != "not wanted"}
+    summary = {"its own": "last", "none": "max", "not wanted": "mean"}[bos]
+    objective |= {"summary": summary, "bos": bos != "not wanted"}
     source = {"sources": [{"name": "memory", "items": TEXTS}], "pack": False}
     settings = tiny.config(objective=objective, data=source, evals={}, **tokenizer)
     with tiny.some_devices(settings):

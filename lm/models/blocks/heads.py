@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lm.errors import ConfigError
 from lm.models.base import Head, Trunk
@@ -91,7 +91,7 @@ class Heads(nn.Module):
         """Computes the output of a head, float32, for each row or each token.
 
         Args:
-          segment_ids: of the batch, for a head on the last token that is not padding.
+          segment_ids: of the batch, for a head that has to know what is padding.
 
         Raises:
           ConfigError: the head is on the first token, which sees no other here.
@@ -107,11 +107,9 @@ class Heads(nn.Module):
             )
         if head.row == "first":
             hidden = hidden[:, 0]
-        elif head.row == "last":
-            assert segment_ids is not None  # without them no token is the last
-            after = jnp.argmax(segment_ids[:, ::-1] != 0, axis=1)
-            last = hidden.shape[1] - 1 - after
-            hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+        elif head.row is not None:
+            assert segment_ids is not None  # they tell which tokens are padding
+            hidden = POOLS[head.row](hidden, segment_ids != 0)
         if head.pooler:
             squash = {"tanh": jnp.tanh, "relu": nn.relu}[head.pooler]
             hidden = squash(self.pooler(hidden))
@@ -133,6 +131,34 @@ class Heads(nn.Module):
             else:
                 ones = jnp.ones(hidden.shape[:2], jnp.int32)
                 self(head.name, hidden, ones, train=False)
+
+
+def last_of(
+    hidden: Float[Array, "B T D"], real: Bool[Array, "B T"]
+) -> Float[Array, "B D"]:
+    """Takes the state of each row's last token that is real."""
+    last = hidden.shape[1] - 1 - jnp.argmax(real[:, ::-1], axis=1)
+    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+
+
+def max_of(
+    hidden: Float[Array, "B T D"], real: Bool[Array, "B T"]
+) -> Float[Array, "B D"]:
+    """Takes the largest value of each number over the real tokens of a row."""
+    least = jnp.finfo(hidden.dtype).min
+    return jnp.max(hidden, axis=1, where=real[..., None], initial=least)
+
+
+def mean_of(
+    hidden: Float[Array, "B T D"], real: Bool[Array, "B T"]
+) -> Float[Array, "B D"]:
+    """Takes the mean of each number over the real tokens of a row, in float32."""
+    total = jnp.sum(hidden, axis=1, where=real[..., None], dtype=jnp.float32)
+    count = jnp.maximum(jnp.sum(real, axis=1, keepdims=True), 1)
+    return (total / count).astype(hidden.dtype)
+
+
+POOLS = {"last": last_of, "max": max_of, "mean": mean_of}
 
 
 class Modules(nn.Module):
