@@ -4,12 +4,11 @@ python -m lm.generate --workdir=DIR PROMPT ... | --input=FILE --output=FILE | --
 """
 
 import dataclasses
-import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from lm.config import resolve as configs
 from lm.config import schema
@@ -24,7 +23,8 @@ from lm.config.flags import (
 from lm.decoding import chat
 from lm.errors import ConfigError, DataError
 from lm.hf import generation
-from lm.host import files, process
+from lm.host import files, inputs, process
+from lm.host.inputs import Line
 from lm.tokenizers.base import ROLES, Codec
 from lm.workdir import outputs
 
@@ -41,7 +41,7 @@ Continues prompts, or answers them with an encoder-decoder. A row of --input has
 a text "prompt"; one of --output has it and "answers"."""
 
 
-MOST = 2**30  # bytes of all prompts, or of an --output
+EXAMPLE = '{"prompt": "..."}'
 # Generating runs no evaluation. So one that cannot run here, for example because a
 # package is missing, must not be a reason to refuse.
 UNEVALUATED = [
@@ -49,13 +49,6 @@ UNEVALUATED = [
     "--config.checkpoint.best=none",
     "--config.stop.metric=none",
 ]
-
-
-class Prompt(NamedTuple):
-    """A prompt, and where it comes from (for errors)."""
-
-    where: str
-    text: str
 
 
 def run(argv: list[str]) -> int:
@@ -200,59 +193,34 @@ def parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
     return flags, options
 
 
-def read_prompts(flags: Namespace) -> list[Prompt]:
+def read_prompts(flags: Namespace) -> list[Line]:
     """Reads the prompts: of the command line, a file, or lines of standard input.
 
     Raises:
       DataError: no prompt, one that is empty or no text, or bytes that are not UTF-8.
     """
     if flags.prompts:
-        prompts = [Prompt(f"prompt {n}", t) for n, t in enumerate(flags.prompts, 1)]
+        prompts = [Line(f"prompt {n}", t) for n, t in enumerate(flags.prompts, 1)]
     elif flags.input:
-        path = Path(flags.input)
-        lines = files.read_bytes(path, limit=MOST, error=DataError).splitlines()
-        prompts = [read_row(raw, f"{path}:{n}") for n, raw in enumerate(lines, 1)]
+        lines = inputs.read_lines(Path(flags.input), note)
+        prompts = [Line(line.where, prompt_of(line)) for line in lines]
     else:
-        if sys.stdin.isatty():
-            note("a prompt on each line, then Ctrl-D:")
-        data = sys.stdin.buffer.read(MOST + 1)
-        if len(data) > MOST:
-            found = f"more than {MOST:,} bytes"
-            raise DataError("standard input", found, "prompts, a line each")
-        lines = data.splitlines()
-        prompts = [
-            Prompt(where := f"standard input:{n}", read_utf8(raw, where))
-            for n, raw in enumerate(lines, 1)
-        ]
+        prompts = inputs.read_lines(None, note, "a prompt")
     if not prompts:
         raise DataError(flags.input or "prompts", "none", "at least one prompt")
     for prompt in prompts:
         if not prompt.text.strip():
             found = f"an empty prompt ({len(prompt.text)} characters of white space)"
             raise DataError(prompt.where, found, "a text to continue")
-        read_utf8(prompt.text.encode(errors="surrogateescape"), prompt.where)
+        data = prompt.text.encode(errors="surrogateescape")
+        files.decode(data, prompt.where, DataError)
     return prompts
 
 
-def read_row(raw: bytes, where: str) -> Prompt:
-    """Parses a row of JSON with the field `prompt`; DataError for any other line."""
-    try:
-        row = json.loads(read_utf8(raw, where))
-    except (ValueError, RecursionError) as error:
-        raise DataError(where, f"no JSON ({error})", '{"prompt": "..."}') from None
-    text = row.get("prompt") if isinstance(row, dict) else None
-    if not isinstance(text, str):
-        raise DataError(where, raw[:60].decode(errors="replace"), '{"prompt": "..."}')
-    return Prompt(where, text)
-
-
-def read_utf8(raw: bytes, where: str) -> str:
-    """Decodes UTF-8; raises DataError with the offset of the first wrong byte."""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        found = f"a byte that is not UTF-8 at offset {error.start}"
-        raise DataError(where, found, "UTF-8 text") from None
+def prompt_of(line: Line) -> str:
+    """Returns the field `prompt` of a line of JSON; DataError for any other line."""
+    row = inputs.parse_object(line, EXAMPLE)
+    return inputs.text_field(row, "prompt", line.where, EXAMPLE)
 
 
 def print_answers(
@@ -287,7 +255,7 @@ def print_now(text: str) -> None:
 
 def write(
     generator: "TextGenerator",
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Line],
     ids: list[list[int]],
     output: Path,
     made: dict[str, Any],
@@ -325,15 +293,15 @@ def write(
     file.close()
 
 
-def belongs(output: Path, prompts: Sequence[Prompt]) -> Callable[[int, bytes], None]:
+def belongs(output: Path, prompts: Sequence[Line]) -> Callable[[int, bytes], None]:
     """Returns a check that row n of an output answers prompt n, counted from 1."""
 
     def check(number: int, raw: bytes) -> None:
-        there, prompt = read_row(raw, f"{output}:{number}"), prompts[number - 1]
-        if there.text != prompt.text:
+        where, prompt = f"{output}:{number}", prompts[number - 1]
+        there = prompt_of(Line(where, files.decode(raw, where, DataError)))
+        if there != prompt.text:
             expected = f"{prompt.text[:40]!r}, as in {prompt.where}"
-            found = f"prompt {there.text[:40]!r}"
-            raise DataError(there.where, found, expected, outputs.FIX)
+            raise DataError(where, f"prompt {there[:40]!r}", expected, outputs.FIX)
 
     return check
 
@@ -391,7 +359,9 @@ def read_turn() -> str | None:
     if sys.stdin.isatty():
         print_now("> ")
     raw = sys.stdin.buffer.readline()
-    return read_utf8(raw, "standard input").rstrip("\n") if raw else None
+    if not raw:
+        return None
+    return files.decode(raw, inputs.STDIN, DataError).rstrip("\n")
 
 
 def dialogue_format(
