@@ -120,7 +120,13 @@ def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
     codec = open_codec(config, workdir, objective, shares, note)
 
     def open_stream(
-        section: Config, *, seed: int, train: bool, changes: Config | None = None
+        section: Config,
+        *,
+        seed: int,
+        train: bool,
+        changes: Config | None = None,
+        rows: int | None = None,
+        limit: int | None = None,
     ) -> Stream:
         return pipeline.open_stream(
             configs.build(Data, section),
@@ -129,7 +135,8 @@ def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
             seq_len=config.seq_len,
             seed=seed,
             train=train,
-            lanes=config.batch_size,
+            lanes=rows or config.batch_size,
+            limit=limit,
             cache=workdir / "data",
             shares=shares,
             note=note,
@@ -268,7 +275,7 @@ def open_training(
         seed=config.seed,
         grad_accum=config.grad_accum,
         gradient=match.build_class("update", update, "update"),
-        rows=config.batch_size if carries(config, program.model) else 0,
+        rows=config.batch_size if carries(config.data, program.model) else 0,
         halt=config.stop.on_nonfinite != "skip",
     )
     training = make(program.model)
@@ -280,9 +287,9 @@ def open_training(
     return step.compile_training(training, program, config.mesh.rules)
 
 
-def carries(config: Config, model: Model) -> bool:
-    """Tells whether the model's state is carried from one batch to the next."""
-    return config.data.get("order") == "stream" and "carry" in model.can
+def carries(data: Config, model: Model) -> bool:
+    """Tells whether the model's state is carried from one batch of data to the next."""
+    return data.get("order") == "stream" and "carry" in model.can
 
 
 def vocab_size(config: Config, corpus: Corpus) -> int:
@@ -381,13 +388,15 @@ def open_evaluator(
     batch_size = section.batch_size or config.batch_size
     sharding.check_batch(batch_size, 1, program.mesh)
     cls = configs.load_class("evaluator", section.evaluator)
+    carried = batch_size if carries(section.data, program.model) else 0
+    functions = step.passes(program, carried)
     return Evaluation(
         name=name,
         evaluator=configs.build(cls, section),
         examples=open_examples(name, section, batch_size, corpus, program),
         batch_size=batch_size,
-        metrics=program.metrics,
-        predict=program.predict,
+        metrics=functions.metrics,
+        predict=functions.predict,
         decoder=decoder,
         workdir=workdir,
         note=corpus.note,
@@ -402,7 +411,7 @@ def open_examples(
     stream = corpus.evals[name]
     data = configs.build(Data, section.data)
     rows = min(len(stream), section.limit or len(stream))
-    count = math.ceil(rows / batch_size)
+    count = math.ceil(stream.evaluated(rows) / batch_size)
 
     def batches() -> Iterator[dict[str, jax.Array]]:
         host = pipeline.batches(

@@ -175,28 +175,42 @@ def _general(config: Config, model: Any, objective: Any) -> Iterator[Rule]:
         fix = f"set {where}.pack=false."
         holds = objective.packs or not data.pack
         yield Rule(holds, f"{where}.pack", "true", expected, fix)
-    streams = config.data.order == "stream"
     weights = [str(source["weight"]) for source in config.data.sources]
     expected = "one source, or several that follow each other: all of one weight"
     found = f"'stream' with sources of weights {', '.join(weights)}"
-    yield Rule(not streams or len({*weights}) == 1, "data.order", found, expected)
-    found = f"'stream' with objective {name} as it is set"
-    expected = "shuffled, or rows that begin where the row before them ends"
-    fix = (
-        "set data.order=shuffled; objective causal_lm has such rows with "
-        "objective.borders=reset or ignore."
-    )
-    holds = objective.streams or not streams
-    yield Rule(holds, "data.order", found, expected, fix)
+    holds = config.data.order != "stream" or len({*weights}) == 1
+    yield Rule(holds, "data.order", found, expected)
+    yield from _stream_rules(config, model, objective, config.data, "data")
     if model.context is None or "beyond" in model.can:
         return
-    expected = "shuffled, or a model without end, since positions go on from row to row"
-    found = f"'stream' with a model of {model.context} positions"
-    yield Rule(not streams, "data.order", found, expected)
     for where, length in objective.lengths(config.seq_len).items():
         expected = f"at most {model.context}, the positions that the model has"
         fix = f"lower {where}, or give the model more (model.max_len, where it has it)."
         yield Rule(length <= model.context, where, length, expected, fix)
+
+
+def _stream_rules(
+    config: Config, model: Any, objective: Any, data: Config, where: str
+) -> Iterator[Rule]:
+    """Yields the rules of order="stream" for the data of training or an evaluation.
+
+    Args:
+      objective: that of the evaluation.
+      where: the path of the section.
+    """
+    streams = data.order == "stream"
+    found = f"'stream' with objective {config.objective.name} as it is set"
+    expected = "shuffled, or rows that begin where the row before them ends"
+    fix = (
+        f"set {where}.order=shuffled; objective causal_lm has such rows with "
+        "objective.borders=reset or ignore."
+    )
+    holds = objective.streams or not streams
+    yield Rule(holds, f"{where}.order", found, expected, fix)
+    ends = model.context is not None and "beyond" not in model.can
+    expected = "shuffled, or a model without end, since positions go on from row to row"
+    found = f"'stream' with a model of {model.context} positions"
+    yield Rule(not (streams and ends), f"{where}.order", found, expected)
 
 
 def _check_kernel(config: Config, model: Any, objective: Any) -> None:
@@ -235,6 +249,8 @@ def _check_evaluations(
                 f"{config.model.name} ({', '.join(sorted(model.can))}) offers",
                 f"choose one of {', '.join(_fitting(model.can | own.can))}.",
             )
+        data = f"{where}.data"
+        require(_stream_rules(config, model, own, section.data, data))
         require(evaluator.rules(config, where))
         yield name, evaluator.yields(own)
 

@@ -24,8 +24,9 @@ class Corpus:
       objective: the task, which decides how rows become examples.
       codec: the tokenizer.
       shares: which process this is, and of how many.
-      open: (section, seed, train, changes) -> the stream of a `data` section; the
-        changes are fields of the objective that differ in it.
+      open: (section, seed, train, changes, rows, limit) -> the stream of a `data`
+        section; the changes are fields of the objective that differ in it, the rows
+        those of a batch, and the limit the rows of an evaluation.
       note: writes a line to the log.
       ends: the ids that end an answer; None: the tokenizer's eos.
     """
@@ -47,7 +48,14 @@ class Corpus:
     def evals(self) -> dict[str, Stream]:
         """The examples of each evaluation, by its name."""
         return {
-            name: self.open(e.data, seed=e.seed, train=False, changes=e.objective)
+            name: self.open(
+                e.data,
+                seed=e.seed,
+                train=False,
+                changes=e.objective,
+                rows=e.batch_size,
+                limit=e.limit,
+            )
             for name, e in self.config.evals.items()
         }
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from lm.config import resolve as configs
 from lm.data import index as indices
+from lm.data.lanes import WARM_UP, Lanes
 from lm.data.mixture import Mixture
 from lm.data.sources.base import Record
 from lm.data.transforms import Example
@@ -48,11 +49,13 @@ class Data:
     Attributes:
       sources: one section per source; their `weight` says how often each is drawn.
       pack: whether a row may hold several documents, without attention across them.
-      order: of the training rows. "shuffled" draws them at random in each epoch;
-        "stream" keeps their order: each row of a batch goes on where that row of the
-        last batch ended, so that a model can carry its state from one to the next. The
-        rows of all sources are then one text, cut into as many parts as a batch has
-        rows; an epoch ends where the longest part does. Evaluations keep their order.
+      order: "shuffled" draws the training rows at random in each epoch, and takes those
+        of an evaluation one after the other, each by itself. "stream": each row of a
+        batch goes on where that row of the last batch ended, so that a model can carry
+        its state from one to the next. The rows of all sources are then one text, cut
+        into as many parts as a batch has rows; an epoch ends where the longest part
+        does. In an evaluation each part is preceded by the end of the part before it,
+        without weight (lm/data/lanes.py); with a batch_size of 1 it is one long text.
       on_bad: whether a record that cannot be read ends the run or is left out.
       max_bad: with `skip`, the largest share of bad records that is accepted.
       max_unknown: the largest share of unknown tokens among those of a source. Where
@@ -88,37 +91,6 @@ class Shares:
     wait: Callable[[str], None] = lambda place: None
 
 
-@dataclasses.dataclass(frozen=True)
-class Lanes:
-    """The order "stream": the rows of an epoch, cut into `count` lanes of neighbours.
-
-    Row r of every batch is taken from lane r. Each lane has rows // count rows, the
-    first rows % count lanes one more; in the last step of an epoch the others give an
-    empty example. The next epoch begins all lanes again.
-
-    Args:
-      count: the global batch size.
-      rows: of all sources.
-    """
-
-    count: int
-    rows: int
-
-    def locate(self, n: int) -> tuple[int, int, int | None]:
-        """Returns (epoch, rows of its lane before it, row) of example n.
-
-        The row is None where the example is empty.
-
-        n is step * count + lane.
-        """
-        step, lane = divmod(n, self.count)
-        base, longer = divmod(self.rows, self.count)
-        epoch, passed = divmod(step, base + (longer > 0))
-        if passed == base + (lane < longer):
-            return epoch, passed, None
-        return epoch, passed, lane * base + min(lane, longer) + passed
-
-
 def this_process() -> Shares:
     """Returns the number of this process, with jax's barrier."""
     import jax
@@ -140,8 +112,8 @@ class Stream:
       mixture: their proportions; None is one source after the other.
       transforms: for each source, what makes an example of a row.
       seed: of the shuffle and of every draw within an example.
-      lanes: the order "stream", or None. Rows then have `passed`, the rows of their
-        lane before them.
+      lanes: the order "stream", or None. Rows then have `passed`, the rows that their
+        lane has read before them.
     """
 
     indices: tuple[indices.Index, ...]
@@ -167,9 +139,9 @@ class Stream:
         An empty example of a lane is made of the row before it.
         """
         if self.lanes is not None:
-            epoch, _, row = self.lanes.locate(n)
+            epoch, _, row, _ = self.lanes.locate(n)
             if row is None:
-                _, _, row = self.lanes.locate(max(n - self.lanes.count, 0))
+                row = self.lanes.locate(max(n - self.lanes.count, 0)).row
             source, row = self._nth(row or 0)
             return source, epoch, row
         if self.mixture is None:
@@ -199,18 +171,21 @@ class Stream:
         bits = np.random.Philox(key=self.seed, counter=[0, row, epoch, source])
         rng = np.random.Generator(bits)
         example = self.indices[source].row(row)
-        empty = False
+        counts = True
         if self.lanes is not None:
-            _, passed, found = self.lanes.locate(n)
-            example["passed"], empty = passed, found is None
+            _, example["passed"], _, counts = self.lanes.locate(n)
         for transform in self.transforms[source]:
             example = transform(example, rng)
         example |= {"example_ids": np.asarray([source, epoch, row])}
-        return without_weight(example) if empty else example
+        return example if counts else without_weight(example)
+
+    def evaluated(self, rows: int) -> int:
+        """Returns the number of examples that hold the first `rows` rows."""
+        return rows if self.lanes is None else self.lanes.steps * self.lanes.count
 
     def example_or_padding(self, n: int, rows: int) -> Example:
         """Makes example n of the first `rows`; beyond them one without weight."""
-        if n < rows:
+        if n < self.evaluated(rows):
             return self.example(n)
         return without_weight(self.example(0))
 
@@ -375,7 +350,8 @@ def open_stream(
     seq_len: int,
     seed: int,
     train: bool,
-    lanes: int | None = None,
+    lanes: int,
+    limit: int | None = None,
     cache: Path,
     shares: Shares,
     note: Callable[[str], None],
@@ -383,13 +359,14 @@ def open_stream(
     """Opens the stream of a `data` section; indexes its rows where they are not yet.
 
     Args:
-      lanes: rows of a batch, for the training rows in the order "stream".
+      lanes: rows of a batch, for the order "stream".
+      limit: rows of an evaluation; None is all.
 
     Raises:
       DataError: a source that is missing, unreadable, gives no rows, or whose tokens
         are mostly unknown.
     """
-    streams = train and data.order == "stream"
+    streams = data.order == "stream"
     weights = tuple(section["weight"] for section in data.sources)
     layout = objective.layout(codec, seq_len=seq_len, pack=data.pack)
     cache = Path(data.cache) if data.cache else cache
@@ -423,6 +400,7 @@ def open_stream(
         check_unknown(index, codec, data.max_unknown, source.place)
         opened.append(index)
     rows = sum(map(len, opened))
+    warm = 0 if train or lanes == 1 else -(-WARM_UP // seq_len)
     return Stream(
         indices=tuple(opened),
         mixture=Mixture(weights) if train and not streams else None,
@@ -430,7 +408,7 @@ def open_stream(
             objective.transforms(index, codec, seq_len=seq_len) for index in opened
         ),
         seed=seed,
-        lanes=Lanes(lanes, rows) if streams and lanes else None,
+        lanes=Lanes(lanes, min(rows, limit or rows), warm) if streams else None,
     )
 
 

@@ -50,7 +50,7 @@ class Examples:
         "tokens".
         """
         counts = np.zeros(len(self.train_counts()))
-        for n in range(self.rows):
+        for n in range(self.stream.evaluated(self.rows)):
             example = self.stream.example(n)
             np.add.at(counts, example["targets"], example["weights"])
         return counts
@@ -59,6 +59,9 @@ class Examples:
 @dataclasses.dataclass(frozen=True)
 class Functions:
     """The functions of a model, with the parameters to evaluate already bound.
+
+    Where the set is a stream (data.order="stream") and the model carries its state,
+    `metrics` and `predict` keep it from call to call: the batches must come in order.
 
     Attributes:
       metrics: batch -> {metric: (sum, count)}.

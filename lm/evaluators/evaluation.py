@@ -25,7 +25,8 @@ class Evaluation:
       evaluator: computes the metrics.
       examples: the set.
       batch_size: rows of a batch, over all devices.
-      metrics, predict: functions of (params, batch); see `Functions`.
+      metrics, predict: begin a pass over the set: params -> a function of a batch; see
+        `Functions`.
       decoder: builds the run's decoder; the evaluations share one.
       workdir: samples are written to its folder `samples`.
       note: writes a line to the log.
@@ -35,8 +36,8 @@ class Evaluation:
     evaluator: Evaluator
     examples: Examples
     batch_size: int
-    metrics: Callable[[PyTree, Batch], Terms]
-    predict: Callable[[PyTree, Batch], tuple[Batch, dict[str, Any]]]
+    metrics: Callable[[PyTree], Callable[[Batch], Terms]]
+    predict: Callable[[PyTree], Callable[[Batch], tuple[Batch, dict[str, Any]]]]
     decoder: Callable[[], loop.Decoder]
     workdir: Path
     note: Callable[[str], None]
@@ -55,9 +56,7 @@ class Evaluation:
             )
 
         model = Functions(
-            metrics=functools.partial(self.metrics, params),
-            predict=functools.partial(self.predict, params),
-            answer=answer,
+            metrics=self.metrics(params), predict=self.predict(params), answer=answer
         )
         samples = self.workdir / "samples" / f"{self.name}-{step}.txt"
         out = Outputs(samples, self.note)

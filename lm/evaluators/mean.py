@@ -23,6 +23,7 @@ class Evaluator(base.Evaluator):
     objective. If the targets of a term are tokens, also
 
         perplexity     exp of that term's loss
+        targets        their number
         unknown_share  share of the targets that are the tokenizer's unknown token; if
                        it is large, loss and perplexity say little about the text
         unigram_loss   with baseline="unigram": the loss that the unigram distribution
@@ -56,7 +57,7 @@ class Evaluator(base.Evaluator):
             return None
         names = ["loss", *measures]
         if "tokens" in objective.can:
-            names += ["perplexity", "unknown_share"]
+            names += ["perplexity", "targets", "unknown_share"]
         if "bytes" in objective.can:
             names += ["bits_per_byte", "bits_per_byte_without_end"]
         return (*names, *(["unigram_loss"] if self.baseline == "unigram" else []))
@@ -90,6 +91,7 @@ class Evaluator(base.Evaluator):
         if tokens:
             # Beyond 709 nats a float overflows.
             yield "perplexity", math.exp(min(means[term], 700.0))
+            yield "targets", counts[term]
         if "bytes" in objective.can and (size := target_bytes(examples)):
             bits = 1 / size / math.log(2)
             yield "bits_per_byte", sums[term] * bits

@@ -1,5 +1,6 @@
 """One step of training or evaluation: the pure functions that are compiled."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -47,6 +48,20 @@ class State(NamedTuple):
         }
 
 
+class Continued(NamedTuple):
+    """Functions of an evaluation in which each batch goes on where the last one ended.
+
+    Attributes:
+      start: number of rows -> the model's state before any text.
+      metrics, predict: (params, `Rows`) -> what those of `Program` return, and the
+        state after these rows.
+    """
+
+    start: Callable[[int], PyTree]
+    metrics: Callable[[PyTree, Rows], tuple[dict[str, tuple[Array, Array]], PyTree]]
+    predict: Callable[[PyTree, Rows], tuple[tuple[Batch, dict[str, Array]], PyTree]]
+
+
 class Program(NamedTuple):
     """The functions of a model with an objective; `compile_program` compiles them.
 
@@ -56,6 +71,7 @@ class Program(NamedTuple):
       metrics: (params, batch) -> {metric: (sum, count)}.
       predict: (params, batch) -> the batch and the objective's predictions. Compiled,
         both this and `metrics` give whole arrays on every process.
+      continued: the same for a model that carries its state.
       mesh: the devices; None before it is laid out over some.
       params: the parameters' shapes, types and shardings.
       axes: the logical names of each parameter's axes.
@@ -65,6 +81,7 @@ class Program(NamedTuple):
     init: Callable[[Array], PyTree]
     metrics: Callable[[PyTree, Batch], dict[str, tuple[Array, Array]]]
     predict: Callable[[PyTree, Batch], tuple[Batch, dict[str, Array]]]
+    continued: Continued
     mesh: Any = None
     params: PyTree = None
     axes: PyTree = None
@@ -98,7 +115,7 @@ def compile_program(program: Program, mesh: Mesh, rules: sharding.Rules) -> Prog
     shapes = jax.eval_shape(program.init, jax.random.key(0))
     axes = logical_axes(program.model)
     shardings = sharding.param_shardings(axes, shapes, mesh, rules)
-    whole = NamedSharding(mesh, PartitionSpec())
+    whole, rows = NamedSharding(mesh, PartitionSpec()), sharding.batch_sharding(mesh)
     return program._replace(
         mesh=mesh,
         params=sharding.placed(shapes, shardings),
@@ -106,6 +123,51 @@ def compile_program(program: Program, mesh: Mesh, rules: sharding.Rules) -> Prog
         init=jax.jit(program.init, out_shardings=shardings),
         metrics=jax.jit(program.metrics, out_shardings=whole),
         predict=jax.jit(program.predict, out_shardings=whole),
+        continued=Continued(
+            jax.jit(program.continued.start, static_argnums=0, out_shardings=rows),
+            jax.jit(program.continued.metrics, out_shardings=(whole, rows)),
+            jax.jit(program.continued.predict, out_shardings=(whole, rows)),
+        ),
+    )
+
+
+class Passes(NamedTuple):
+    """Functions that begin a pass over an evaluation set: params -> (batch -> result).
+
+    The results are those of the functions of `Program` with the same names.
+    """
+
+    metrics: Callable[[PyTree], Callable[[Batch], dict[str, tuple[Array, Array]]]]
+    predict: Callable[[PyTree], Callable[[Batch], tuple[Batch, dict[str, Array]]]]
+
+
+def passes(program: Program, carried: int = 0) -> Passes:
+    """Returns the functions of passes over an evaluation set.
+
+    Args:
+      carried: rows of the state that the model carries from one batch to the next; 0:
+        it carries none. Another pass may follow with the same function: positions
+        begin at 0, where a model forgets.
+    """
+    if not carried:
+        return Passes(
+            lambda params: functools.partial(program.metrics, params),
+            lambda params: functools.partial(program.predict, params),
+        )
+    start, metrics, predict = program.continued
+
+    def begin(function: Callable[[PyTree, Rows], tuple], params: PyTree) -> Callable:
+        state = start(carried)
+
+        def call(batch: Batch) -> Any:
+            nonlocal state
+            found, state = function(params, Rows(batch, state))
+            return found
+
+        return call
+
+    return Passes(
+        lambda params: begin(metrics, params), lambda params: begin(predict, params)
     )
 
 
@@ -162,17 +224,46 @@ def make(model: Any, objective: Any) -> Program:
             model.init({"params": key}, method="touch").get("params", {})
         )
 
+    def start(rows: int) -> PyTree:
+        return model.apply({}, rows, method="make_carry")
+
+    def metrics_on(params: PyTree, rows: Rows) -> tuple[dict, PyTree]:
+        return apply(model, params, rows, lambda m, b: objective.metrics(m, b))
+
+    def predict_on(params: PyTree, rows: Rows) -> tuple[tuple, PyTree]:
+        return apply(model, params, rows, lambda m, b: (b, objective.predict(m, b)))
+
     def metrics(params: PyTree, batch: Batch) -> dict:
-        return model.apply(
-            {"params": params}, batch, method=lambda m, b: objective.metrics(m, b)
-        )
+        return metrics_on(params, Rows(batch, {}))[0]
 
     def predict(params: PyTree, batch: Batch) -> tuple:
-        return batch, model.apply(
-            {"params": params}, batch, method=lambda m, b: objective.predict(m, b)
-        )
+        return predict_on(params, Rows(batch, {}))[0]
 
-    return Program(model, init, metrics, predict)
+    continued = Continued(start, metrics_on, predict_on)
+    return Program(model, init, metrics, predict, continued)
+
+
+def apply(
+    model: Any, params: PyTree, rows: Rows, method: Callable, **keywords: Any
+) -> tuple[Any, PyTree]:
+    """Applies a function of (bound model, batch) to rows.
+
+    Args:
+      keywords: of the model's `apply`.
+
+    Returns:
+      What the function returns, and the model's state after the rows: {} where they
+      carry none.
+    """
+    carry = {"carry": rows.carried} if rows.carried else {}
+    found, left = model.apply(
+        {"params": params} | carry,
+        rows.batch,
+        method=method,
+        mutable=list(carry),
+        **keywords,
+    )
+    return found, left.get("carry", {})
 
 
 def make_training(
@@ -212,19 +303,18 @@ def make_training(
         )
 
     def loss(params: PyTree, rows: Rows, totals: dict, key: Array) -> tuple:
-        carry = {"carry": rows.carried} if rows.carried else {}
-        terms, left = model.apply(
-            {"params": params} | carry,
-            rows.batch,
-            method=lambda m, b: objective.loss(m, b, train=True),
+        terms, carried = apply(
+            model,
+            params,
+            rows,
+            lambda m, b: objective.loss(m, b, train=True),
             rngs={"dropout": key},
-            mutable=list(carry),
         )
         means = {
             name: total / jnp.maximum(totals[name], 1.0)
             for name, (total, _) in terms.items()
         }
-        return sum(means.values()), (means, left.get("carry", {}))
+        return sum(means.values()), (means, carried)
 
     def shared(state: State, batch: Batch) -> tuple[Rows, dict, Array]:
         """Returns the rows, the counts and the key, equal for all micro-batches."""

@@ -6,7 +6,8 @@ import pytest
 from lm import run as runs
 from lm.data import index as indices
 from lm.data import pipeline
-from lm.data.pipeline import Data, Lanes, Shares, Stream
+from lm.data.lanes import Lanes
+from lm.data.pipeline import Data, Shares, Stream
 from lm.data.sources import memory
 from lm.data.windows import Contiguous, NextInStream
 from lm.errors import ConfigError
@@ -133,7 +134,7 @@ def test_row_r_of_the_steps_is_one_text_and_all_rows_are_the_whole(tmp_path, lan
     text: list[int] = []
     for lane in range(lanes):
         for step, batch in enumerate(found):
-            if made.lanes.locate(step * lanes + lane)[2] is None:
+            if made.lanes.locate(step * lanes + lane).row is None:
                 assert not batch["weights"][lane].any()
                 continue
             text += batch["inputs"][lane][batch["segment_ids"][lane] > 0].tolist()
@@ -171,7 +172,7 @@ def test_positions_are_0_where_a_text_or_a_lane_begins_alone(tmp_path, lanes):
     begins, base = set(borders()), len(made) // lanes
     longer = len(made) % lanes
     for n in range(-(-len(made) // lanes) * lanes):
-        _, _, row = made.lanes.locate(n)
+        row = made.lanes.locate(n).row
         if row is None:
             continue
         example = made.example(n)
@@ -235,6 +236,15 @@ def test_rows_that_are_no_stream_are_refused_before_step_1(objective):
         settings = {"data__order": "stream", "evals": {}}
     wanted = rf"data\.order: found 'stream' with objective {objective['name']}"
     with pytest.raises(ConfigError, match=wanted):
+        runs.check(tiny.config(**settings))
+
+
+def test_an_evaluation_of_rows_that_are_no_stream_is_refused():
+    texts = {"sources": [{"name": "memory", "items": tiny.documents(9)}]}
+    dev = {"evaluator": "mean", "data": texts | {"order": "stream"}}
+    dev["objective"] = {"borders": "row"}
+    settings = CAUSAL | {"data__order": "stream", "evals": {"dev": dev}}
+    with pytest.raises(ConfigError, match=r"evals\.dev\.data\.order: found 'stream'"):
         runs.check(tiny.config(**settings))
 
 

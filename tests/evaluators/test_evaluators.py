@@ -23,6 +23,9 @@ class Codec:
 class Stream:
     """Two rows with targets 1 1 2 and 2, the rest padding."""
 
+    def evaluated(self, rows):
+        return rows
+
     def example(self, n):
         targets = np.array([[1, 1, 2], [2, 0, 0]])[n]
         return {"targets": targets, "weights": (targets > 0).astype(np.float32)}

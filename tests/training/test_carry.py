@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm import run as runs
 from lm.training import optim, sharding, step
 from lm.updates.plain import Update
+from tests import tiny
 
 ROWS, WIDTH = 4, 3
 
@@ -116,3 +118,64 @@ def test_what_is_carried_lies_as_the_rows_of_a_batch():
     found = sharding.state_shardings(shapes, axes, mesh, sharding.RULES)
     assert found.carried["sum"] == sharding.batch_sharding(mesh)
     assert found.carried["sum"].shard_shape((ROWS, WIDTH)) == (1, WIDTH)
+
+
+# ---- evaluations ----
+
+
+def evaluated(tmp_path, *sections, seq_len=8):
+    """The evaluations of a random LSTM by name, and its logits of the whole text."""
+    texts = {"sources": [{"name": "memory", "items": tiny.documents(40, seed=1)}]}
+    evals = {
+        name: {
+            "evaluator": "mean",
+            "data": texts | {"order": order},
+            "batch_size": n,
+            "limit": limit,
+        }
+        for name, n, order, limit in sections
+    }
+    settings = tiny.config(
+        model={"name": "rnn", "cell": "lstm", "d_model": 16, "init_std": 0.5},
+        objective={"name": "causal_lm", "borders": "ignore", "bos": False},
+        seq_len=seq_len,
+        evals=evals,
+    )
+    runs.check(settings)
+    corpus, program = tiny.program(settings, tmp_path)
+    params = program.init(jax.random.key(0))
+    opened = runs.open_evaluators(settings, tmp_path, corpus, program)
+    found = {name: opened[name](params, 0) for name in evals}
+    (index,) = next(iter(corpus.evals.values())).indices
+    pieces = [index.row(n)["pieces"][0] for n in range(len(index))]
+    text = np.concatenate([pieces[0][:1], *(piece[1:] for piece in pieces)])[None]
+    batch = {"inputs": text[:, :-1], "segment_ids": np.ones_like(text[:, 1:])}
+    batch["positions"] = np.arange(text.size - 1)[None]
+
+    def logits(model, batch):
+        return model.logits(model(batch, train=False))
+
+    scores = program.model.apply(
+        {"params": params}, jax.tree.map(jnp.asarray, batch), method=logits
+    )
+    chosen = np.take_along_axis(
+        np.asarray(jax.nn.log_softmax(scores))[0], text[0, 1:, None], axis=1
+    )
+    return found, -chosen[:, 0]
+
+
+def test_an_evaluation_of_a_stream_is_that_of_one_long_text(tmp_path):
+    """With any number of lanes, and rows of any length; and the limit is in rows."""
+    found, losses = evaluated(
+        tmp_path / "8",
+        ("one", 1, "stream", None),
+        ("three", 3, "stream", None),
+        ("part", 3, "stream", 11),
+        ("apart", 3, "shuffled", None),
+    )
+    other, _ = evaluated(tmp_path / "13", ("longer", 3, "stream", None), seq_len=13)
+    for name, each in (found | other).items():
+        known = losses[: 11 * 8] if name == "part" else losses
+        assert each[f"{name}/targets"] == known.size
+        gap = abs(each[f"{name}/lm_loss"] / known.mean() - 1)
+        assert gap > 1e-4 if name == "apart" else gap < 1e-5
