@@ -5,6 +5,7 @@
     run = lm.train("configs/llama_tiny.py:quick", "runs/first")
     run.evaluate()  # {"heldout/loss": ...}
     run.generate(["The value of"], max_tokens=20)  # ["..."]
+    run.predict(["a clever film"])  # [{"label": "good", ...}], of a classifier
 
     run = lm.open("runs/first", "best")  # a run that any command has made
 
@@ -175,6 +176,58 @@ class Run:
             draws = loop.draws_of(ids)
             batches = (slice(n, n + rows) for n in range(0, len(ids), rows))
             return [a for b in batches for a in generator.answers(ids[b], draws[b])]
+
+    def predict(
+        self,
+        texts: Sequence[str | Mapping[str, Any]],
+        *,
+        what: str | None = None,
+        batch_size: int = 32,
+    ) -> list[dict[str, Any]]:
+        """Predicts for each text what the objective says of it, such as its class.
+
+        Args:
+          texts: each a text, or its columns by name, such as text and pair.
+          what: as `--what` of `python -m lm.predict`, such as "labels" or "logits"; by
+            default the first that the objective offers.
+          batch_size: how many are computed at a time.
+
+        Returns:
+          For each text its prediction, in the order given: of a classifier `label` and
+          `probabilities`, by the names of the classes. `truncated` counts the tokens
+          that did not fit.
+
+        Raises:
+          lm.errors.Refusal: an objective that predicts nothing for a text, no such
+            `what`, a text without one of the columns or that does not fit.
+        """
+        import jax
+
+        from lm import ask, run
+        from lm.data import inputs
+
+        if isinstance(texts, str):
+            texts = [texts]
+        run.check(self.config, {"answers"}, "predict")
+        columns = self._corpus.objective.columns()
+        fields = ask.fields_of(self._corpus.objective, what, "what")
+        items = [
+            (f"text {n}", {columns[0]: text} if isinstance(text, str) else text)
+            for n, text in enumerate(texts, 1)
+        ]
+        opened = run.Run(
+            self.config,
+            self.workdir,
+            self._corpus,
+            self._program,
+            self._params,
+            self.step,
+        )
+        asker = ask.open_asker(opened, batch_size)
+        records = inputs.Given(items=tuple(items)).read()
+        with jax.set_mesh(self._program.mesh):
+            found = asker.answers(ask.good(records))
+            return [{name: answer[name] for name in fields} for _, answer in found]
 
 
 def open(workdir: str | Path, which: Which = "latest") -> Run:

@@ -14,6 +14,7 @@ from lm.config import resolve as configs
 from lm.config import schema
 from lm.config.flags import (
     CHECKPOINT,
+    UNEVALUATED,
     Parser,
     add_weights,
     describe_fields,
@@ -42,13 +43,6 @@ a text "prompt"; one of --output has it and "answers"."""
 
 
 EXAMPLE = '{"prompt": "..."}'
-# Generating runs no evaluation. So one that cannot run here, for example because a
-# package is missing, must not be a reason to refuse.
-UNEVALUATED = [
-    "--config.evals={}",
-    "--config.checkpoint.best=none",
-    "--config.stop.metric=none",
-]
 
 
 def run(argv: list[str]) -> int:

@@ -23,7 +23,7 @@ ALLOWED = {
     # parts
     "config": "host.files models.base ops.attention.limits",
     "models": "ops",
-    "data": "config host.lock host.storage tokenizers",
+    "data": "config host.inputs host.lock host.storage tokenizers",
     "objectives": "data models ops tokenizers",
     "decoding": "models.base ops tokenizers trees",
     "evaluators": "config data decoding host metrics objectives.base tokenizers",
@@ -43,9 +43,11 @@ ALLOWED = {
     "evaluate": "config host run transfer workdir",
     "generate": "config decoding hf host objectives.base run tokenizers transfer "
     "workdir",
+    "ask": "config data objectives.base run training",
+    "predict": "ask config data host run workdir",
     "verify": "checks config data hf host run trees workdir",
     "main": "config hf host run",
-    "__init__": "config decoding hf host main run transfer workdir",
+    "__init__": "ask config data decoding hf host main run transfer workdir",
     "__main__": "config host",
 }
 NEVER = {"torch", "transformers", "tensorflow", "configs", "experiments", "tests"}

@@ -15,6 +15,14 @@ from lm.errors import ConfigError
 WIDTH = 80
 CHECKPOINT = "the checkpoint: latest, best, or the number of a step (default: latest)"
 
+# Overrides for a command that runs no evaluation. So one that cannot run here, for
+# example because a package is missing, is no reason to refuse.
+UNEVALUATED = [
+    "--config.evals={}",
+    "--config.checkpoint.best=none",
+    "--config.stop.metric=none",
+]
+
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
     """Formats `--help` in 80 columns, whatever the width of the terminal."""

@@ -154,12 +154,34 @@ class Arrays:
             self._ends.close()
 
 
-class Writer:
-    """Collects the rows of an index that is being built; memory stays bounded.
+@runtime_checkable
+class Writer(Protocol):
+    """Takes the rows of a layout.
 
     Attributes:
       record: the number, among all of the source, of the record last handed out.
-      counts: what a layout counts, such as texts that were cut; part of the facts.
+      counts: what a layout counts, such as texts that were cut.
+    """
+
+    record: int
+    counts: collections.Counter[str]
+
+    def row(self, pieces: Iterable[list[int]], **values: Value) -> None:
+        """Adds a row.
+
+        Args:
+          pieces: lists of token ids.
+          values: for each name a number, or an array whose first axis may have any
+            length; every row has the same names, and each the same kind of value. A
+            list becomes an array of whole numbers.
+        """
+
+
+class FileWriter:
+    """Collects the rows of an index that is being built; memory stays bounded.
+
+    Attributes:
+      record, counts: see `Writer`; the counts become part of the facts.
     """
 
     def __init__(self, folder: Path, vocab_size: int):
@@ -175,14 +197,7 @@ class Writer:
         self.counts: collections.Counter[str] = collections.Counter()
 
     def row(self, pieces: Iterable[list[int]], **values: Value) -> None:
-        """Adds a row.
-
-        Args:
-          pieces: lists of token ids.
-          values: for each name a number, or an array whose first axis may have any
-            length; every row has the same names, and each the same kind of value. A
-            list becomes an array of whole numbers.
-        """
+        """See `Writer`."""
         for piece in pieces:
             # numpy converts a list at half the speed.
             self._tokens.write(array.array(self._typecode, piece))
@@ -198,7 +213,7 @@ class Writer:
             self._columns[name].append(value)
 
     def _open(self, name: str, value: Value) -> "Column | Arrays":
-        if isinstance(value, list | tuple | np.ndarray):
+        if not is_number(value):
             return Arrays(self._folder, name, as_array(value))
         whole = isinstance(value, int | np.integer)
         return Column(self._folder / f"field_{name}.bin", "q" if whole else "d")
@@ -232,6 +247,31 @@ class Writer:
             },
         }
         (self._folder / "facts.json").write_text(json.dumps(facts, indent=1))
+
+
+class Rows:
+    """Keeps rows in memory, as `Index.row` gives them.
+
+    Attributes:
+      record, counts: see `Writer`.
+      rows: (number of the record, `pieces` and values) of each row.
+    """
+
+    def __init__(self) -> None:
+        self.record = -1
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.rows: list[tuple[int, dict[str, Any]]] = []
+
+    def row(self, pieces: Iterable[list[int]], **values: Value) -> None:
+        """See `Writer`."""
+        several = {k: as_array(v) for k, v in values.items() if not is_number(v)}
+        made = {"pieces": [np.asarray(piece, np.int32) for piece in pieces]}
+        self.rows.append((self.record, made | values | several))
+
+
+def is_number(value: Value) -> bool:
+    """Tells whether a value of a row is a number, and no list or array."""
+    return not isinstance(value, list | tuple | np.ndarray)
 
 
 def as_array(value: Value) -> np.ndarray:
@@ -358,7 +398,7 @@ def _fill(
     note: Callable[[str], None],
 ) -> None:
     """Writes the files of an index into `partial`."""
-    out = Writer(partial, codec.vocab_size)
+    out = FileWriter(partial, codec.vocab_size)
     unk_id = codec.unk_id
     bad: list[dict[str, str]] = []
     read = blank = encoded_tokens = unknown = 0

@@ -8,24 +8,13 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from lm.data.index import Encoded, Writer
+from lm.data.labels import Labels, number_of
 from lm.data.packing import FirstFit
-from lm.data.sources.base import Record
+from lm.data.sources.base import Record, column_of
 from lm.errors import ConfigError, DataError
 
 # How a record is treated that does not fit its row, or that has no text.
 TooLong = Literal["error", "cut", "window", "skip"]
-
-
-def column_of(record: Record, column: str) -> Any:
-    """Returns the value of a field; DataError where the record has no such field."""
-    if column not in record.fields:
-        raise DataError(
-            record.where,
-            f"columns {', '.join(map(str, record.fields))}",
-            f"a column {column!r}",
-            "name the source's columns in data.sources, or the objective's",
-        )
-    return record.fields[column]
 
 
 def text_of(record: Record, column: str) -> str:
@@ -114,43 +103,45 @@ class Documents:
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """Makes a row of each record: one or two texts, and the field `labels`.
+    """Makes a row of each record, or several: one or two texts, and their label.
 
-    With `too_long="cut"` the index keeps whole texts, which are cut when an example is
-    made of them. Records that are cut or left out are counted.
+    A row has the values `labels` and `weight` where the record has them, and `cut`, how
+    many tokens of the record's texts its example will lack. With `too_long="cut"` the
+    index keeps whole texts, which are cut when an example is made of them. With
+    "window" a record that does not fit becomes rows of the same label: the longer text
+    in windows that overlap as little as their equal length allows, each beside the
+    whole of the other text. Records that are cut, divided or left out are counted.
 
     Args:
       columns: the fields with the texts.
-      label: the field with the label.
-      names: the labels in the order of their ids; empty where they are ids already.
-      classes: how many ids there are.
+      labels: how the label is read; None: records have none.
+      weight: the field with the weight of a record in the loss; None: all are equal.
       length: tokens that a row holds, special tokens included.
       overhead: special tokens of a row.
       too_long: how a record that does not fit is treated. A record without text is
-        refused by "error", left out by "skip", and kept by "cut".
+        refused by "error", left out by "skip", and kept otherwise.
       least: tokens of its texts that a row needs.
     """
 
     columns: tuple[str, ...]
-    label: str
-    names: tuple[str, ...]
-    classes: int
+    labels: Labels | None = None
+    weight: str | None = None
     length: int = 1 << 24
     overhead: int = 0
     too_long: TooLong = "cut"
     least: int = 0
 
     def __post_init__(self):
-        check_too_long(self.too_long)
         several = f"{len(self.columns)} texts, a token each"
         texts = several if len(self.columns) > 1 else "a token of the text"
         what = f"{self.overhead} special tokens and {texts}"
         check_length(self.length, self.overhead + len(self.columns), what)
 
     def texts(self, record: Record) -> list[str]:
-        self.label_id(record)
+        self._values(record)
         texts = [text_of(record, column) for column in self.columns]
-        refused = self.too_long == "error" or (self.least and self.too_long == "cut")
+        kept = self.too_long in ("cut", "window")
+        refused = self.too_long == "error" or (self.least and kept)
         if refused and not any(map(str.strip, texts)):
             raise self._blank(record)
         return texts
@@ -159,20 +150,51 @@ class Labelled:
         room = self.length - self.overhead
         for record, pieces in records:
             size = sum(map(len, pieces))
-            if size == 0 and self.too_long != "cut":
+            if size == 0 and self.too_long in ("error", "skip"):
                 if self.too_long == "error":
                     raise self._blank(record)
                 out.counts["blank_skip"] += 1
                 continue
             if size < self.least:
                 raise self._blank(record)
+            rows, cut = [pieces], 0
             if size > room:
                 if self.too_long == "error":
                     raise self._long(record, size, room)
                 out.counts[f"too_long_{self.too_long}"] += 1
                 if self.too_long == "skip":
                     continue
-            out.row(pieces, labels=self.label_id(record), record=out.record)
+                if self.too_long == "cut":
+                    cut = size - room
+                else:
+                    rows = self._windows(record, pieces, room)
+            for row in rows:
+                out.row(row, cut=cut, record=out.record, **self._values(record))
+
+    def _values(self, record: Record) -> dict[str, Any]:
+        """Returns the label and the weight of a record, where it has them."""
+        values: dict[str, Any] = {}
+        if self.labels is not None:
+            values["labels"] = self.labels.of(record)
+        if self.weight is not None:
+            values["weight"] = number_of(
+                record, self.weight, (0, 1e6), "objective.weight"
+            )
+        return values
+
+    def _windows(
+        self, record: Record, pieces: list[list[int]], room: int
+    ) -> list[list[list[int]]]:
+        """Divides the longest text into windows of equal length."""
+        longest = max(range(len(pieces)), key=lambda n: len(pieces[n]))
+        tokens = pieces[longest]
+        most = room - sum(map(len, pieces)) + len(tokens)
+        if 2 * most < room:  # The other text leaves too little for a window.
+            raise self._long(record, sum(map(len, pieces)), room)
+        count = -(-len(tokens) // most)
+        starts = [n * (len(tokens) - most) // (count - 1) for n in range(count)]
+        windows = [tokens[start : start + most] for start in starts]
+        return [[*pieces[:longest], w, *pieces[longest + 1 :]] for w in windows]
 
     def _blank(self, record: Record) -> DataError:
         return DataError(
@@ -187,32 +209,10 @@ class Labelled:
             record.where,
             f"{size} tokens of {' and '.join(self.columns)}",
             f"at most {room}",
-            "raise seq_len, or set objective.too_long=cut or skip",
+            "raise seq_len, or set objective.too_long=cut, window or skip"
+            if self.too_long == "error"
+            else "raise seq_len, or set objective.too_long=cut or skip",
         )
-
-    def label_id(self, record: Record) -> int:
-        found = column_of(record, self.label)
-        if self.names:
-            if str(found) not in self.names:
-                raise DataError(
-                    record.where,
-                    f"{self.label} {found!r}",
-                    f"one of {', '.join(self.names)}",
-                    "list every label in objective.labels",
-                )
-            return self.names.index(str(found))
-        try:
-            label = int(found)
-        except (ValueError, TypeError):  # a word, or a list
-            label = -1
-        if not 0 <= label < self.classes or str(label) != str(found).strip():
-            raise DataError(
-                record.where,
-                f"{self.label} {found!r}",
-                f"a whole number from 0 to {self.classes - 1}",
-                "set objective.classes, or name the labels in objective.labels",
-            )
-        return label
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,7 +57,8 @@ def _facts(stream: Stream, labels: Sequence[str]) -> Iterator[str]:
     for name, count in sorted(_counted(stream.indices).items()):
         what, _, done = name.rpartition("_")
         yield f"{what.replace('_', ' ')}: {count:,} ({done})"
-    if "labels" in stream.indices[0].fields:
+    first = stream.indices[0]
+    if "labels" in first.fields or "labels" in first.arrays:
         yield _labels(stream.indices, labels)
 
 
@@ -83,8 +84,10 @@ def _counted(indices: Sequence[Index]) -> dict[str, int]:
 
 
 def _labels(indices: Sequence[Index], names: Sequence[str]) -> str:
-    ids = np.concatenate([index.fields["labels"] for index in indices])
-    counts = np.bincount(ids, minlength=len(names))
+    found = np.concatenate([label_values(index) for index in indices])
+    if found.dtype.kind == "f":
+        return f"labels {found.min():g} to {found.max():g}, mean {found.mean():.4g}"
+    counts = np.bincount(found, minlength=len(names))
     if len(counts) > CLASSES:
         used = counts[counts > 0]
         return (
@@ -93,6 +96,13 @@ def _labels(indices: Sequence[Index], names: Sequence[str]) -> str:
         )
     shown = [names[i] if i < len(names) else str(i) for i in range(len(counts))]
     return "labels " + ", ".join(f"{n} {c:,}" for n, c in zip(shown, counts))
+
+
+def label_values(index: Index) -> np.ndarray:
+    """Returns the labels of all rows: one of each, or all of each in turn."""
+    if "labels" in index.fields:
+        return index.fields["labels"]
+    return index.arrays["labels"].values
 
 
 def _digests(stream: Stream) -> np.ndarray | None:

@@ -2,8 +2,8 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -19,6 +19,20 @@ Rows = dict[str, np.ndarray]  # A batch on the host.
 # The arrays that an encoder reads.
 SOURCE = frozenset({"source_inputs", "source_positions", "source_segment_ids"})
 Terms = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]  # {term: (sum, count)}
+
+
+class Asked(NamedTuple):
+    """A row that was made of a record, and what the model predicts for it.
+
+    Attributes:
+      row: the `pieces` and the values that the layout gave it.
+      example: the arrays that the transforms made of it.
+      predictions: its part of what `Objective.predict` returned.
+    """
+
+    row: Mapping[str, Any]
+    example: Mapping[str, Any]
+    predictions: Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +76,9 @@ class Objective(abc.ABC):
         "prompt"      `prompt` and `sees_prompt`
         "references"  `references` and `prompt_of`; an unpacked row holds one record
         "score"       `score`
+        "answers"     `unlabelled`, `says` and `answers`: predictions for records that
+                      have no label; `layout` makes unpacked rows, and `transforms` use
+                      nothing of the index
 
       token_term: the name of the term that "tokens" promises.
     """
@@ -82,6 +99,14 @@ class Objective(abc.ABC):
 
         These are `token_types`, `prefix` and SOURCE. A model whose `reads` requires
         another array is refused.
+        """
+        return frozenset()
+
+    @property
+    def along(self) -> frozenset[str]:
+        """Lists the arrays of its batches with a value for each position of a row.
+
+        Those of the model's own inputs are known (lm/data/buckets.py).
         """
         return frozenset()
 
@@ -234,6 +259,33 @@ class Objective(abc.ABC):
         Values at positions of weight 0 have no meaning.
         """
         raise self._lacks("score")
+
+    def unlabelled(self) -> "Objective":
+        """Returns this objective for records without labels ("answers").
+
+        Its rows hold all that `predict` needs.
+        """
+        raise self._lacks("answers")
+
+    @property
+    def says(self) -> Mapping[str, tuple[str, ...]]:
+        """Returns what can be asked for, and the fields of each answer ("answers").
+
+        The first is given where nothing else is asked for. Of a classifier they are
+        {"probabilities": ("label", "probabilities"), "labels": ("label",), ...}.
+        """
+        raise self._lacks("answers")
+
+    def answers(
+        self, record: Record, rows: Sequence[Asked], codec: Codec
+    ) -> dict[str, Any]:
+        """Returns the answer to a record, with all fields of `says` ("answers").
+
+        The values are those of JSON. A field `truncated` counts the tokens that no row
+        has. `rows` are those of the record in their order, at least one; of a record
+        without rows, such as one that `too_long` skips, every field is None.
+        """
+        raise self._lacks("answers")
 
     def _lacks(self, ability: str) -> ConfigError:
         """Makes the error for a method that a subclass does not offer."""

@@ -1,26 +1,36 @@
-"""Classification of a text or of a pair of texts (Devlin et al. 2019, section 4.1)."""
+"""Classes or a number for one text or two (Devlin et al. 2019, section 4.1)."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Literal, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, cast
 
-import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from lm.data import transforms
 from lm.data.index import Index, Layout
 from lm.data.layouts import Labelled
+from lm.data.sources.base import Record
 from lm.errors import Rule
-from lm.models.base import Head, Headed, Pooler, Row, Sequence
+from lm.models import base as models
+from lm.models.base import Head, Headed, Pooler, Row
 from lm.models.blocks.heads import Linear
 from lm.objectives import base
-from lm.objectives.base import Batch, Rows, Terms
+from lm.objectives.base import Asked, Batch, Rows, Terms
+from lm.objectives.targets import KINDS, Kind, Options
 from lm.objectives.teacher_forcing import start_and_end
 from lm.ops import losses
 from lm.tokenizers.base import Codec
 
-BOUNDS = {"classes": "[2, 1000000]", "separators": "[1, 8]"}
+BOUNDS = {
+    "classes": "[2, 1000000]",
+    "separators": "[1, 8]",
+    "label_smoothing": "[0, 1)",
+    "focal": "[0, 100]",
+    "scale": "(0, inf)",
+}
 
 SHOWN = 10  # classes of which `show` writes the probability
 # summary -> where the head reads the hidden states of a row, the activation of the
@@ -41,10 +51,26 @@ class Objective(base.Objective):
     """Options of `classification`.
 
     Attributes:
-      classes: the number of classes.
+      kind: of the labels. "softmax": one class of several. "sigmoid": any number of
+        classes at once, as a list or as a text with `separator`; the loss is the mean
+        over the classes. "regression": a number; the loss is the squared error of the
+        output, which times `scale` is the prediction, and is not clipped.
+      classes: the number of classes, not for a regression.
       text, pair: the columns of the first text, and of the second if there is one.
-      label: the column of the label.
+      label: the column of the label; None is for records that have none.
       labels: the labels in the order of their ids; empty if they are 0, 1, ...
+      separator: what parts the labels of a text, for "sigmoid".
+      scale: the factor of a regression's output, such as 5 for labels from 0 to 5.
+      between: the least and the greatest label of a regression; others are refused.
+      class_weights: the weight of each row in the training loss by its class, for
+        "softmax": "none", "balanced" (the rows of its source, divided by the classes
+        and by the rows of this class), or {label: weight}, 1 where one is left out.
+        The loss is the sum of weighted losses, divided by the sum of weights; figures
+        of an evaluation are not weighted.
+      weight: the column of a factor of a row's weight in the training loss, or None.
+      label_smoothing: the share of a target that is spread over all classes in training
+        (Szegedy et al. 2016, section 7); for "sigmoid" over yes and no.
+      focal: the exponent of the focal loss in training (Lin et al. 2017, equation 4).
       summary: the hidden state from which the class is predicted. "tanh" and "relu":
         that of [CLS], after a dense layer and this activation (BERT and RoBERTa;
         DistilBERT). "last": that of the last token, the only one of a decoder that
@@ -60,21 +86,49 @@ class Objective(base.Objective):
       bos: whether a row of summary="last", "max" or "mean" begins with the tokenizer's
         bos token, if it has one.
       too_long: what to do with texts that do not fit a row: refuse them, cut the end of
-        the longer one, or skip the record. A record without text is refused, kept or
-        skipped accordingly; "cut" refuses it too if its row would have no token.
+        the longer one, divide it into windows, or skip the record. Each window is a row
+        of the same label, and a prediction is made of the mean of their logits. A
+        record without text is refused, kept or skipped accordingly; "cut" and "window"
+        refuse it too if its row would have no token.
     """
 
+    kind: Literal["softmax", "sigmoid", "regression"] = "softmax"
     classes: int = 2
     text: str = "text"
     pair: str | None = None
-    label: str = "label"
+    label: str | None = "label"
     labels: tuple[str, ...] = ()
+    separator: str = ","
+    scale: float = 1.0
+    between: tuple[float, ...] = ()
+    class_weights: str | dict[str, float] = "none"
+    weight: str | None = None
+    label_smoothing: float = 0.0
+    focal: float = 0.0
     summary: Literal["tanh", "relu", "last", "decoder", "max", "mean"] = "tanh"
     separators: int = 1
     bos: bool = True
     too_long: Literal["error", "cut", "window", "skip"] = "cut"
 
-    can: ClassVar[frozenset[str]] = frozenset({"classes", "show"})
+    @property
+    def can(self) -> frozenset[str]:  # type: ignore[override]
+        predicts = "numbers" if self.kind == "regression" else "classes"
+        return frozenset({predicts, "show", "answers"})
+
+    @property
+    def _kind(self) -> Kind:
+        return KINDS[self.kind](
+            Options(
+                column=self.label or "",
+                names=self.labels,
+                classes=self.classes,
+                separator=self.separator,
+                between=self.between,
+                scale=self.scale,
+                label_smoothing=self.label_smoothing,
+                focal=self.focal,
+            )
+        )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -101,10 +155,46 @@ class Objective(base.Objective):
         twice = [name for name in names if names.count(name) > 1]
         found, expected = f"{twice[:1]} twice", "each label once"
         yield Rule(not twice, "objective.labels", found, expected)
+        found, expected = "None", "a column: a run is trained with labels"
+        yield Rule(self.label is not None, "objective.label", found, expected)
+        yield from self._weight_rules()
+        least, most = self.between if len(self.between) == 2 else (0.0, 0.0)
+        expected = "(least, most), or () for any number"
+        holds = not self.between or least < most
+        yield Rule(holds, "objective.between", self.between, expected)
+        found = f"{self.focal:g} with label_smoothing {self.label_smoothing:g}"
+        expected = "one of them: a smoothed loss is no -log p"
+        holds = not (self.focal and self.label_smoothing)
+        yield Rule(holds, "objective.focal", found, expected)
+        number = self.kind == "regression"
+        for name in ("labels", "label_smoothing", "focal"):
+            value = getattr(self, name)
+            expected = "kind='softmax' or 'sigmoid': a regression has no classes"
+            yield Rule(not (number and value), f"objective.{name}", value, expected)
+        empty = not self.separator.strip()
+        yield Rule(not empty, "objective.separator", "a blank", "a visible character")
+
+    def _weight_rules(self) -> Iterator[Rule]:
+        """Yields the conditions on `class_weights`."""
+        where, given = "objective.class_weights", self.class_weights
+        words = "none, balanced or {label: weight}"
+        if isinstance(given, str):
+            yield Rule(given in ("none", "balanced"), where, repr(given), words)
+        else:
+            names = [self._class_name(n) for n in range(self.classes)]
+            unknown = [name for name in given if name not in names]
+            expected = f"labels of {', '.join(names[:20])}"
+            yield Rule(not unknown, where, f"{unknown[:1]}", expected)
+            low = [f"{name}={value:g}" for name, value in given.items() if value < 0]
+            yield Rule(not low, where, ", ".join(low), "weights of at least 0")
+        expected = "none, since only rows of one class have a class's weight"
+        holds = self.kind == "softmax" or given == "none"
+        yield Rule(holds, where, f"{given!r} with kind={self.kind!r}", expected)
 
     def heads(self) -> tuple[Head, ...]:
         row, pooler, use_bias = HEADS[self.summary]
-        dense = functools.partial(Linear, outputs=self.classes, use_bias=use_bias)
+        outputs = self._kind.outputs
+        dense = functools.partial(Linear, outputs=outputs, use_bias=use_bias)
         return (Head("classify", dense, row=row, pooler=pooler),)
 
     def columns(self) -> tuple[str, ...]:
@@ -122,9 +212,8 @@ class Objective(base.Objective):
             overhead = 2 + several * self.separators
         return Labelled(
             columns=self.columns(),
-            label=self.label,
-            names=self.labels,
-            classes=self.classes,
+            labels=None if self.label is None else self._kind.labels(),
+            weight=self.weight,
             length=seq_len,
             overhead=overhead,
             too_long=self.too_long,
@@ -157,53 +246,97 @@ class Objective(base.Objective):
         else:
             ids = self._delimiters(codec)
             row = (transforms.WrapPair(seq_len, *ids, self.separators), pad)
-        return (*row, Label(), transforms.Keep((*names, "labels", "label_weights")))
+        if self.label is None:
+            return (*row, transforms.Keep(names))
+        label = Label(self._kind.labels().target, self._weights_of(index))
+        names += ("labels", "label_weights", "loss_weights")
+        return (*row, label, transforms.Keep(names))
 
-    def _output(self, model: Sequence, batch: Batch, train: bool) -> tuple:
-        """Returns (logits (B, classes), labels (B,), weights (B,))."""
+    def _weights_of(self, index: Index) -> tuple[float, ...]:
+        """Returns the weight of each class in the loss; () where all are 1."""
+        if isinstance(self.class_weights, dict):
+            given = self.class_weights
+            names = [self._class_name(n) for n in range(self.classes)]
+            return tuple(float(given.get(name, 1.0)) for name in names)
+        if self.class_weights == "none":
+            return ()
+        counts = np.bincount(index.fields["labels"], minlength=self.classes)
+        return tuple((len(index) / self.classes / np.maximum(counts, 1)).tolist())
+
+    def _logits(
+        self, model: models.Sequence, batch: Batch, train: bool
+    ) -> Float[Array, "B C"]:
+        """Returns the output of the head, float32."""
         hidden = model(batch, train=train)
         headed = cast(Headed, model)  # `needs` requires "head".
-        logits = headed.head("classify", hidden, batch["segment_ids"], train=train)
-        return logits, batch["labels"], batch["label_weights"]
+        return headed.head("classify", hidden, batch["segment_ids"], train=train)
 
-    def loss(self, model: Sequence, batch: Batch, *, train: bool) -> Terms:
-        output = self._output(model, batch, train)
-        return {"classify": losses.cross_entropy(*output)}
+    def loss(self, model: models.Sequence, batch: Batch, *, train: bool) -> Terms:
+        logits = self._logits(model, batch, train)
+        each = self._kind.losses(logits, batch["labels"], train=True)
+        return {"classify": losses.weighted(each, batch["loss_weights"])}
 
     def counts(self, batch: Batch) -> dict[str, Any]:
-        return {"classify": batch["label_weights"].sum()}
+        return {"classify": batch["loss_weights"].sum()}
 
     def measures(self) -> tuple[str, ...]:
-        return ("classify_loss", "classify_accuracy")
+        empty = jnp.zeros((1, self._kind.outputs))
+        target = self._kind.labels().target(0)
+        names = self._kind.measures(empty, jnp.asarray(target)[None])
+        return ("classify_loss", *(f"classify_{name}" for name in names))
 
-    def metrics(self, model: Sequence, batch: Batch) -> Terms:
-        output = self._output(model, batch, False)
-        return {
-            "classify_loss": losses.cross_entropy(*output),
-            "classify_accuracy": losses.correct(*output),
-        }
+    def metrics(self, model: models.Sequence, batch: Batch) -> Terms:
+        """Returns the plain loss, and what the kind of the labels measures."""
+        logits, targets = self._logits(model, batch, False), batch["labels"]
+        found = {"loss": self._kind.losses(logits, targets, train=False)}
+        found |= self._kind.measures(logits, targets)
+        weights = batch["label_weights"]
+        return {f"classify_{k}": losses.weighted(v, weights) for k, v in found.items()}
 
-    def predict(self, model: Sequence, batch: Batch) -> dict[str, Any]:
-        """Returns `probabilities` (B, classes)."""
-        logits = self._output(model, batch, False)[0]
-        return {"probabilities": jax.nn.softmax(logits)}
+    def predict(self, model: models.Sequence, batch: Batch) -> dict[str, Any]:
+        """Returns `logits` (B, C) and `probabilities` (B, C), or `scores` (B,)."""
+        return self._kind.predict(self._logits(model, batch, False))
+
+    def unlabelled(self) -> "Objective":
+        return dataclasses.replace(self, label=None, weight=None)
+
+    @property
+    def says(self) -> Mapping[str, tuple[str, ...]]:
+        return self._kind.says
+
+    def answers(
+        self, record: Record, rows: Sequence[Asked], codec: Codec
+    ) -> dict[str, Any]:
+        """Returns the answer by the mean of the logits of the record's windows."""
+        if not rows:
+            fields = {field for fields in self.says.values() for field in fields}
+            return dict.fromkeys([*sorted(fields), "truncated"])
+        said = self._kind.answer([row.predictions for row in rows])
+        return said | {"truncated": sum(int(row.row["cut"]) for row in rows)}
 
     def show(self, batch: Rows, predictions: Rows, codec: Codec, row: int) -> str:
-        """Shows the texts, the label and the probabilities, with the names of classes.
+        """Shows the texts, the label and the prediction, with the names of classes.
 
         Of more than SHOWN classes the most probable ones are shown.
         """
-        found = predictions["probabilities"][row]
-        order = np.argsort(-found, kind="stable").tolist()
-        named = [f"{self._class_name(k)} {found[k]:.3f}" for k in order[:SHOWN]]
-        more = len(order) - len(named)
         texts = self._texts(batch, codec, row)
-        parts = {
-            **dict(zip(self.columns(), map(codec.decode, texts))),
-            "label": self._class_name(int(batch["labels"][row])),
-            "predicted": self._class_name(order[0]),
-            "probabilities": ", ".join(named) + f" and {more} more" * bool(more),
-        }
+        parts = dict(zip(self.columns(), map(codec.decode, texts)))
+        own = {name: array[row] for name, array in predictions.items()}
+        if self.kind == "regression":
+            parts["label"] = f"{float(batch['labels'][row]):g}"
+            parts["predicted"] = f"{float(own['scores']):.4g}"
+        else:
+            found = own["probabilities"]
+            order = np.argsort(-found, kind="stable").tolist()
+            named = [f"{self._class_name(k)} {found[k]:.3f}" for k in order[:SHOWN]]
+            more = len(order) - len(named)
+            label, predicted = batch["labels"][row], [order[0]]
+            if self.kind == "sigmoid":
+                predicted = np.flatnonzero(found > 0.5).tolist()
+            right = np.flatnonzero(label).tolist() if label.ndim else [int(label)]
+            parts["label"] = ", ".join(map(self._class_name, right))
+            parts["predicted"] = ", ".join(map(self._class_name, predicted))
+            parts["probabilities"] = ", ".join(named) + f" and {more} more" * bool(more)
         return "\n".join(f"{name}: {value}" for name, value in parts.items())
 
     def _texts(self, batch: Rows, codec: Codec, row: int) -> list[list[int]]:
@@ -221,7 +354,7 @@ class Objective(base.Objective):
 
     def _class_name(self, number: int) -> str:
         """Returns the label of a class; its number where `labels` has none for it."""
-        return self.labels[number] if number < len(self.labels) else str(number)
+        return self._kind.options.class_name(number)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,8 +376,22 @@ class Reread:
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """Adds `labels` and `label_weights`: the label of a row, with weight 1."""
+    """Adds `labels` and `label_weights`, which is 1, and `loss_weights`.
+
+    Args:
+      target: what the row keeps of its label -> the target.
+      weights: the weight of each class in the loss; () is 1 for all.
+    """
+
+    target: Callable[[Any], np.ndarray]
+    weights: tuple[float, ...] = ()
 
     def __call__(self, example: dict, rng: np.random.Generator) -> dict:
-        labels = {"labels": np.int32(example["labels"])}
-        return example | labels | {"label_weights": np.float32(1)}
+        weight = example.get("weight", 1.0)
+        if self.weights:
+            weight *= self.weights[int(example["labels"])]
+        return example | {
+            "labels": self.target(example["labels"]),
+            "label_weights": np.float32(1),
+            "loss_weights": np.float32(weight),
+        }

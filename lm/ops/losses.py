@@ -57,6 +57,31 @@ def cross_entropy(
     return weighted(losses, weights)
 
 
+def binary_cross_entropy(
+    logits: Float[Array, "*any"], targets: Float[Array, "*any"]
+) -> Float[Array, "*any"]:
+    """Computes the sigmoid cross-entropy of each target in nats, float32.
+
+    Args:
+      targets: in [0, 1].
+    """
+    logits = logits.astype(jnp.float32)
+    return jax.nn.softplus(logits) - targets * logits
+
+
+def focal(losses: Float[Array, "*any"], gamma: float) -> Float[Array, "*any"]:
+    """Multiplies the loss -log p of each target by (1 - p)^gamma (Lin et al. 2017).
+
+    So targets that are predicted well count little.
+
+    Args:
+      gamma: 0 changes nothing; of others those from 1 on have finite gradients.
+    """
+    if not gamma:
+        return losses
+    return jnp.maximum(-jnp.expm1(-losses), 0.0) ** gamma * losses
+
+
 def weighted(
     values: Shaped[Array, "*any"], weights: Float[Array, "*any"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lm.data import index as indices
-from lm.data import layouts, sentences
+from lm.data import labels, layouts, sentences
 from lm.data.sources.base import Record
 from lm.errors import DataError
 
@@ -106,7 +106,7 @@ def test_every_row_of_sentences_can_be_split(tmp_path):
 
 
 def test_labelled_rows_keep_empty_texts(tmp_path):
-    layout = layouts.Labelled(("text",), "label", ("bad", "good"), 2)
+    layout = layouts.Labelled(("text",), labels.Class("label", ("bad", "good"), 2))
     records = [{"text": "ab", "label": "good"}, {"text": "", "label": "bad"}]
     index = build(tmp_path, layout, *records)
     assert rows(index) == [["ab"], [""]]
@@ -115,7 +115,7 @@ def test_labelled_rows_keep_empty_texts(tmp_path):
 
 def test_a_record_of_one_token_more_than_a_row_holds_is_too_long(tmp_path):
     layout = layouts.Labelled(
-        ("text",), "label", (), 2, length=6, overhead=2, too_long="skip"
+        ("text",), labels.Class("label", (), 2), length=6, overhead=2, too_long="skip"
     )
     fits, too_long = {"text": "abcd", "label": 0}, {"text": "efghi", "label": 1}
     index = build(tmp_path, layout, fits, too_long)
@@ -133,7 +133,7 @@ def test_a_token_id_outside_the_vocabulary_names_the_record(tmp_path):
 
 @pytest.mark.parametrize("label", ["2", "-1", "yes", 1.5, ""])
 def test_a_label_out_of_range_names_the_record(tmp_path, label):
-    layout = layouts.Labelled(("text",), "label", (), 2)
+    layout = layouts.Labelled(("text",), labels.Class("label", (), 2))
     with pytest.raises(DataError, match=r"fixed:2: .*label.* 0 to 1"):
         build(
             tmp_path, layout, {"text": "a", "label": 0}, {"text": "b", "label": label}

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from lm.data import files, layouts
+from lm.data import files, labels, layouts
 from lm.data.sources import csv, jsonl, memory, text, tfds
 from lm.data.sources.base import Record
 from lm.errors import DataError
@@ -113,7 +113,7 @@ def test_numbers_that_are_none_are_refused(value, found):
 
 
 def test_a_label_that_is_a_list_is_refused():
-    layout = layouts.Labelled(("text",), "label", (), 2)
+    layout = layouts.Labelled(("text",), labels.Class("label", (), 2))
     with pytest.raises(DataError, match=r"label \(0, 1\)"):
         layout.texts(Record({"text": "a", "label": (0, 1)}, "x:1"))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lm.data import index as indices
-from lm.data import layouts, pipeline, sentences, summary
+from lm.data import labels, layouts, pipeline, sentences, summary
 from lm.data.sources import memory
 from lm.errors import ConfigError, DataError, StorageError
 from lm.host import storage
@@ -33,6 +33,12 @@ def build(folder, layout, *records):
     options = {"skip_bad": True, "max_bad": 0.5, "note": lambda line: None}
     indices.build(folder, made_of, layout, Letters(), **options)
     return indices.load(folder)
+
+
+def rows_of(index):
+    """The texts of each row."""
+    pieces = [index.row(i)["pieces"] for i in range(len(index))]
+    return [["".join(map(chr, piece)) for piece in row] for row in pieces]
 
 
 def stream(*parts):
@@ -87,7 +93,7 @@ def test_arrays_per_row_are_ragged_and_verified(tmp_path):
     "second", [{"x": np.zeros(2)}, {"x": [1], "y": 2}, {}, {"x": np.zeros((1, 1), int)}]
 )
 def test_rows_of_different_kinds_are_a_mistake_of_the_layout(tmp_path, second):
-    out = indices.Writer(tmp_path, 128)
+    out = indices.FileWriter(tmp_path, 128)
     out.row([[1]], x=[1, 2])
     with pytest.raises(ValueError, match="others"):
         out.row([[1]], **second)
@@ -106,7 +112,7 @@ def test_columns_are_written_in_chunks(tmp_path, monkeypatch):
 
 def labelled(**options):
     options = {"length": 6, "overhead": 2} | options
-    return layouts.Labelled(("text",), "label", (), 2, **options)
+    return layouts.Labelled(("text",), labels.Class("label", (), 2), **options)
 
 
 LONG = [
@@ -134,8 +140,22 @@ def test_too_long_means_the_same_in_classification(tmp_path):
                 max_bad=0.0,
                 note=print,
             )
-    with pytest.raises(ConfigError, match=r"objective\.too_long: found 'window'"):
-        labelled(too_long="window")
+    window = build(tmp_path / "window", labelled(too_long="window"), *LONG)
+    assert rows_of(window) == [["abcd"], ["abcd"], ["defg"], [""]]
+    assert window.fields["record"].tolist() == [0, 1, 1, 2]
+    assert window.fields["labels"].tolist() == [0, 1, 1, 1]
+    assert window.facts["too_long_window"] == 1
+    assert window.fields["cut"].tolist() == [0] * 4
+    assert cut.fields["cut"].tolist() == [0, 3, 0]
+
+
+def test_the_longer_text_of_a_pair_is_divided(tmp_path):
+    layout = layouts.Labelled(("a", "b"), length=8, overhead=3, too_long="window")
+    index = build(tmp_path / "a", layout, {"a": "xy", "b": "abcdefg"})
+    assert rows_of(index) == [["xy", "abc"], ["xy", "cde"], ["xy", "efg"]]
+    assert "labels" not in index.fields
+    with pytest.raises(DataError, match="found 10 tokens of a and b, expected at most"):
+        build(tmp_path / "b", layout, {"a": "wxyz", "b": "abcdef"})
 
 
 def test_a_pair_with_a_blank_text_is_left_out_and_counted(tmp_path):
@@ -150,7 +170,9 @@ def test_a_pair_with_a_blank_text_is_left_out_and_counted(tmp_path):
     [
         (lambda: labelled(length=2), "seq_len", 3),
         (
-            lambda: layouts.Labelled(("a", "b"), "label", (), 2, length=4, overhead=3),
+            lambda: layouts.Labelled(
+                ("a", "b"), labels.Class("label", (), 2), length=4, overhead=3
+            ),
             "seq_len",
             5,
         ),
@@ -233,7 +255,7 @@ def test_C22_it_stands_in_the_log_of_every_run(tmp_path):
 
 
 def test_many_labels_are_summed_up(tmp_path):
-    layout = layouts.Labelled(("text",), "label", (), 20)
+    layout = layouts.Labelled(("text",), labels.Class("label", (), 20))
     records = [{"text": "a", "label": n % 15} for n in range(20)]
     index = build(tmp_path / "a", layout, *records)
     (line,) = summary.describe(stream(index), {})

@@ -337,3 +337,15 @@ def bad_character(text: str) -> int | None:
         except UnicodeEncodeError as error:
             return error.start
     return text.index("\0") if "\0" in text else None
+
+
+def column_of(record: Record, column: str) -> Any:
+    """Returns the value of a field; DataError where the record has no such field."""
+    if column not in record.fields:
+        raise DataError(
+            record.where,
+            f"columns {', '.join(map(str, record.fields))}",
+            f"a column {column!r}",
+            "name the source's columns in data.sources, or the objective's",
+        )
+    return record.fields[column]
