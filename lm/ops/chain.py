@@ -135,6 +135,15 @@ def _product(
     return jnp.einsum(names, alpha, matrix, precision="highest")
 
 
+def log_product(
+    scores: Float[Array, "*any K"], matrix: Float[Array, "K L"]
+) -> Float[Array, "*any L"]:
+    """Computes log of exp(scores) times exp(matrix), as `log_partition` does a step."""
+    (left, top), (right, scale) = _exp(scores, -1), _exp(matrix, (0, 1))
+    product = jnp.einsum("...i,ij->...j", left, right, precision="highest")
+    return _log(product) + top + scale[0]
+
+
 def filtered(
     chain: Chain, steps: Steps, alpha: Float[Array, "B K"]
 ) -> tuple[tuple[Float[Array, "B K"], Float[Array, "B 1"]], Float[Array, "T B K"]]:

@@ -21,6 +21,7 @@ SEGMENTS = np.array(
         [1, 1, 2, 0, 2],
         [0, 0, 0, 0, 0],
         [0, 0, 1, 0, 0],
+        [1, 1, 1, 2, 2],
     ],
     np.int32,
 )
@@ -71,9 +72,9 @@ def sum_of(scores):
 
 
 @jax.jit
-def everything(chain, labels):
+def everything(chain, labels, segments=SEGMENTS):
     """All functions in one program."""
-    segments = jnp.asarray(SEGMENTS)
+    segments = jnp.asarray(segments)
     return {
         "scaled": chains.log_partition(chain, segments),
         "log": chains.log_partition(chain, segments, log_space=True),
@@ -187,18 +188,19 @@ def test_the_reference_crf(test_data):
                 )
     transitions = [[reference["transition"][f"{a}|{b}"] for b in names] for a in names]
     chain = Chain(jnp.asarray(emissions), jnp.asarray(transitions))
-    segments = jnp.asarray(segments)
-    total = chains.log_partition(chain, segments)
-    np.testing.assert_allclose(total, [row["log_z"] for row in rows], rtol=1e-6)
-    shares, found = chains.marginals(chain, segments), chains.best(chain, segments)
-    for n, row in enumerate(rows):
-        size = len(row["x"])
-        np.testing.assert_allclose(shares[n, :size], row["marginals"], atol=1e-6)
-        best = [names.index(y) for y in row["best"]]
-        assert found.labels[n, 0, :size].tolist() == best
-        assert found.scores[n, 0] == pytest.approx(row["best_score"], rel=1e-6)
     gold = [[names.index(y) for y in row["y"] or ()] for row in rows]
     labels = np.array([y + [0] * (longest - len(y)) for y in gold], np.int32)
-    log_p = chains.score(chain, jnp.asarray(labels), segments) - total
+    found = jax.tree.map(np.asarray, everything(chain, labels, segments))
+    total = found["scaled"]
+    np.testing.assert_allclose(total, [row["log_z"] for row in rows], rtol=1e-6)
+    for n, row in enumerate(rows):
+        size = len(row["x"])
+        np.testing.assert_allclose(
+            found["marginals"][n, :size], row["marginals"], atol=1e-6
+        )
+        best = [names.index(y) for y in row["best"]]
+        assert found["best"].labels[n, 0, :size].tolist() == best
+        assert found["best"].scores[n, 0] == pytest.approx(row["best_score"], rel=1e-6)
+    log_p = found["score"] - total
     wanted = [row.get("log_p", 0) for row in rows[:-1]]
     np.testing.assert_allclose(log_p[:-1], wanted, atol=1e-5)

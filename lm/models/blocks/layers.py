@@ -202,6 +202,28 @@ def partition(
     return PartitionSpec(*spec)
 
 
+def rematerialised(
+    layer: type[nn.Module], compute: Compute, *, static: tuple[int, ...]
+) -> type[nn.Module]:
+    """Makes the backward pass of a layer recompute what `compute.remat` says.
+
+    Args:
+      layer: the module of a scan over layers.
+      static: the places of its arguments that are no arrays; the first after self is 1.
+    """
+    if compute.remat == "none":
+        return layer
+    policies = jax.checkpoint_policies
+    keeps = {"dots": policies.dots_saveable, "full": policies.nothing_saveable}
+    return nn.remat(
+        layer,
+        policy=keeps[compute.remat],
+        # The compiler can merge recomputed values only across unrolled layers.
+        prevent_cse=compute.unroll != 1,
+        static_argnums=static,
+    )
+
+
 class Dense(nn.Module):
     """Applies a dense layer: kernel (*inputs, *outputs), and bias (*outputs) if any."""
 

@@ -9,13 +9,13 @@ from jaxtyping import Array, Float, Int
 
 from lm.models.blocks.layers import (
     Attention,
-    Compute,
     Context,
     Dropout,
     FeedForward,
     Shape,
     Table,
     constrain,
+    rematerialised,
     shape_norm,
 )
 from lm.ops.attention.dense import TokenLayout
@@ -86,7 +86,7 @@ class Stack(nn.Module):
     def setup(self):
         shape, compute = self.shape, self.shape.compute
         self.layers = nn.scan(
-            _rematerialised(Layer, compute),
+            rematerialised(Layer, compute, static=(4,)),
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast, nn.broadcast),
@@ -158,17 +158,3 @@ class Stack(nn.Module):
             max_distance=options.max_distance,
         )
         return jnp.moveaxis(self.relative()[bucket], -1, 1)
-
-
-def _rematerialised(layer: type[nn.Module], compute: Compute) -> type[nn.Module]:
-    if compute.remat == "none":
-        return layer
-    policies = jax.checkpoint_policies
-    keeps = {"dots": policies.dots_saveable, "full": policies.nothing_saveable}
-    return nn.remat(
-        layer,
-        policy=keeps[compute.remat],
-        # The compiler can merge recomputed values only across unrolled layers.
-        prevent_cse=compute.unroll != 1,
-        static_argnums=(4,),
-    )
