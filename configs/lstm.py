@@ -9,7 +9,8 @@ Data:     dir=FOLDER with train.txt.gz (or train.txt), valid.txt and test.txt of
           WikiText-2, or any text in lines.
 Command:  python -m lm.main --config=configs/lstm.py:dir=FOLDER
 Arguments, joined by commas: dir=FOLDER, quick (a few steps on the built-in text),
-          units=200.
+          units=200, epochs=6, sampled=2048 (words in the sum of the training softmax,
+          Jozefowicz et al. 2016; 0 is all).
 Results:  configs/README.md
 """
 
@@ -21,11 +22,13 @@ from lm.config import parse_arg
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    arg = parse_arg(arg, quick=False, dir="wikitext-2", units=200)
+    arg = parse_arg(
+        arg, quick=False, dir="wikitext-2", units=200, epochs=6, sampled=2048
+    )
     c = ml_collections.ConfigDict()
     c.job = "train"
     c.seed = 0
-    c.steps = 10 if arg.quick else "10 epochs"
+    c.steps = 10 if arg.quick else f"{arg.epochs} epochs"
     c.batch_size = 20
     c.seq_len = 35
 
@@ -33,14 +36,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         name="word", kind="word", line_ends=True, specials=("unk", "eos")
     )
     c.model = dict(
-        name="rnn", cell="lstm", num_layers=2, d_model=arg.units, dropout=0.3
+        name="rnn", cell="lstm", num_layers=2, d_model=arg.units, dropout=0.2
     )
-    c.objective = dict(name="causal_lm", bos=False, eos=False, borders="ignore")
+    c.objective = dict(
+        name="causal_lm", bos=False, eos=False, borders="ignore", sampled=arg.sampled
+    )
     c.optim = dict(
         name="adam",
-        lr=2e-3,
-        schedule="cosine",
-        end_lr=0.02,
+        lr=3e-3,
+        schedule="wsd",
+        decay="30%",
         warmup="1%",
         clip=0.5,
         weight_decay=0.0,

@@ -60,7 +60,7 @@ class Objective(TeacherForcing):
         return self.borders != "row"
 
     def small(self) -> dict[str, Any]:
-        return {"stride": self.stride and min(self.stride, 128)}
+        return super().small() | {"stride": self.stride and min(self.stride, 128)}
 
     def columns(self) -> tuple[str, ...]:
         return (self.column,)

@@ -54,7 +54,8 @@ class Objective(TeacherForcing):
         return super().lengths(seq_len) | target
 
     def small(self) -> dict[str, Any]:
-        return {"target_len": self.target_len and min(self.target_len, 128)}
+        target_len = self.target_len and min(self.target_len, 128)
+        return super().small() | {"target_len": target_len}
 
     def columns(self) -> tuple[str, ...]:
         return (self.column,)

@@ -63,7 +63,8 @@ class Objective(TeacherForcing):
     def small(self) -> dict[str, Any]:
         too_long = "cut" if self.too_long == "error" else self.too_long
         source_len = self.source_len and min(self.source_len, 256)
-        return {"source_len": source_len, "too_long": too_long}
+        changes = {"source_len": source_len, "too_long": too_long}
+        return super().small() | changes
 
     def columns(self) -> tuple[str, ...]:
         return (self.source, self.target)

@@ -50,7 +50,8 @@ class Corruption(TeacherForcing):
         return super().lengths(seq_len) | target
 
     def small(self) -> dict[str, Any]:
-        return {"target_len": self.target_len and min(self.target_len, 128)}
+        target_len = self.target_len and min(self.target_len, 128)
+        return super().small() | {"target_len": target_len}
 
     def forms(self, codec: Codec) -> tuple[spans.Form, ...]:
         """Returns the corruptions of which one is drawn for each piece of text."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, cast
 
 import jax.numpy as jnp
@@ -9,14 +10,18 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from lm.errors import DataError
+from lm.errors import DataError, Rule
 from lm.models.base import Predicts, Scores, Sequence
 from lm.objectives import base
 from lm.objectives.base import Batch, Rows, Terms
-from lm.ops import losses
+from lm.ops import losses, sampled
 from lm.tokenizers.base import Codec
 
-BOUNDS = {"label_smoothing": "[0, 1)", "z_loss": "[0, inf)"}
+BOUNDS = {
+    "label_smoothing": "[0, 1)",
+    "z_loss": "[0, inf)",
+    "sampled": "[0, 16777216]",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,17 +33,42 @@ class TeacherForcing(base.Objective):
         vocabulary (Vaswani et al. 2017, section 5.4). Metrics do not include it.
       z_loss: factor of log(Z)^2, where Z normalises the softmax; it keeps the logits
         from drifting. Metrics do not include it.
+      sampled: words by which the loss of training estimates the sum over a large
+        vocabulary (`lm.ops.sampled`); 0 takes all words. They are drawn anew for each
+        update, frequent words more often, for which the ids must be sorted by falling
+        frequency, as those of tokenizer.name="word" are. Metrics take all words.
     """
 
     label_smoothing: float = 0.0
     z_loss: float = 0.0
+    sampled: int = 0
 
     can: ClassVar[frozenset[str]] = frozenset({"tokens", "show", "prompt", "score"})
     token_term: ClassVar[str] = "lm"
 
+    def rules(self, config: Mapping[str, Any]) -> Iterator[Rule]:
+        yield Rule(
+            not (self.sampled and self.label_smoothing),
+            "objective.label_smoothing",
+            f"{self.label_smoothing} with sampled={self.sampled}",
+            "0, since a share of every word needs all words",
+            "set objective.sampled=0, or objective.label_smoothing=0.",
+        )
+
+    def small(self) -> dict[str, Any]:
+        return {"sampled": 0}
+
     def loss(self, model: Sequence, batch: Batch, *, train: bool) -> Terms:
         hidden, (table, logits) = model(batch, train=train), model.token_head()
         rows, length, _ = hidden.shape
+        if train and 0 < self.sampled < len(table):
+            key = cast(Any, model).make_rng("sample")
+            drawn = sampled.draw(key, len(table), self.sampled)
+            given = hidden, batch["targets"], batch["weights"], drawn
+            total = sampled.sampled_cross_entropy(
+                logits, table, *given, z_loss=self.z_loss
+            )
+            return {"lm": total}
         total = losses.chunked_cross_entropy(
             logits,
             table,

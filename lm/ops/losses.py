@@ -134,7 +134,7 @@ def chunked_cross_entropy(
     )
     if chunk >= hidden.shape[1]:
         return total(table, hidden, targets, weights), weights.sum()
-    parts = tuple(_in_chunks(array, chunk) for array in (hidden, targets, weights))
+    parts = tuple(in_chunks(array, chunk) for array in (hidden, targets, weights))
     return _scanned(total, table, *parts), weights.astype(jnp.float32).sum()
 
 
@@ -142,7 +142,7 @@ def _chunk_loss(logits, table, hidden, targets, weights, **options):
     return cross_entropy(logits(hidden, table), targets, weights, **options)[0]
 
 
-def _in_chunks(array: jax.Array, chunk: int) -> jax.Array:
+def in_chunks(array: jax.Array, chunk: int) -> jax.Array:
     """Reshapes (B, T, ...) to (T / chunk, B, chunk, ...), padded by zeros."""
     rows, length = array.shape[:2]
     count = -(-length // chunk)

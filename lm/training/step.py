@@ -308,7 +308,7 @@ def make_training(
             params,
             rows,
             lambda m, b: objective.loss(m, b, train=True),
-            rngs={"dropout": key},
+            rngs={"dropout": key, "sample": jax.random.fold_in(key, 1)},
         )
         means = {
             name: total / jnp.maximum(totals[name], 1.0)

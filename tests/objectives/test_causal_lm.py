@@ -129,3 +129,29 @@ def test_bits_per_byte_of_a_short_document_by_hand(bos, tmp_path):
     assert without == pytest.approx(text * bits, rel=1e-5)
     assert found["x/end_nats"] == pytest.approx(nats[end].sum(), rel=1e-5)
     assert found["x/loss"] == found["x/lm_loss"] == pytest.approx(nats[real].mean())
+
+
+def test_a_sampled_loss_is_drawn_by_the_step_and_for_training_alone(tmp_path):
+    found = []
+    for count in (0, 9):
+        model = {"name": "rnn", "d_model": 16, "dropout": 0.0}
+        objective = {"name": "causal_lm", "sampled": count}
+        config = tiny.config(model=model, objective=objective)
+        corpus, program = tiny.program(config, tmp_path)
+        steps_of = runs.durations(config, corpus)
+        training = runs.open_training(config, corpus, program, steps_of)
+        state, batch = training.start(tiny.new(program.model)), tiny.batch(corpus, 8)
+        loss = jax.jit(training.loss)
+        steps = (state, state, state._replace(step=jnp.int32(1)))
+        total, weight = program.metrics(state.params, batch)["lm_loss"]
+        found.append(([float(loss(s, batch)) for s in steps], float(total / weight)))
+    (whole, measured), (some, measured_too) = found
+    assert measured == measured_too == pytest.approx(whole[0], rel=1e-6)
+    assert whole == [whole[0]] * 3
+    assert some[0] == some[1] != some[2] and some[0] != pytest.approx(whole[0])
+
+
+def test_a_sampled_loss_has_no_label_smoothing():
+    objective = {"name": "causal_lm", "sampled": 9, "label_smoothing": 0.1}
+    with pytest.raises(ConfigError, match=r"objective\.label_smoothing: .*sampled=9"):
+        runs.check(tiny.config(model=MODEL, objective=objective))
