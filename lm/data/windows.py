@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
@@ -11,21 +12,56 @@ from lm.data.layouts import text_of
 from lm.data.packing import FirstFit
 from lm.data.sources.base import Record
 from lm.data.transforms import Example, segments
+from lm.tokenizers.base import Codec
 
-Decode = Callable[[list[int]], str]
+Sizes = tuple[float, float]  # UTF-8 bytes, words
 
 
-def target_bytes(text: str, unseen: list[int], decode: Decode) -> float:
-    """Counts the UTF-8 bytes of the tokens of a text that are targets.
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """Counts the bytes and words that a text's targets stand for.
+
+    Losses for a byte or a word can be compared whatever the tokenizer. Words are what
+    white space separates and, as in published figures, ends: every end of a line and of
+    a text that has a token, which is predicted like a word.
 
     Args:
-      unseen: the first token if it has no preceding token and so is no target, else [].
+      lines: the ends of lines that have tokens: those that are written ("written"), the
+        last one of a text too if it is not ("all"), or none ("none").
+      ends: whether a token of its own ends each text.
+      decode: the tokenizer's decoder, token ids -> text; not part of the fingerprint.
     """
-    return float(max(len(text.encode()) - len(decode(unseen).encode()), 0))
+
+    lines: Literal["none", "written", "all"] = "written"
+    ends: bool = False
+    decode: Callable[[list[int]], str] = dataclasses.field(
+        default=lambda ids: "", repr=False, compare=False
+    )
+
+    def __call__(self, text: str, unseen: list[int]) -> Sizes:
+        """Measures a text without its first token, where that is no target.
+
+        Args:
+          unseen: that token, if no token comes before it; otherwise [].
+        """
+        hidden = self.decode(unseen)
+        size = max(len(text.encode()) - len(hidden.encode()), 0)
+        rest = text[len(hidden) :]
+        words = len(rest.split()) + self.ends
+        if self.lines == "written":
+            words += rest.count("\n")
+        elif self.lines == "all":
+            words += 1 + rest.removesuffix("\n").count("\n")
+        return float(size), float(words)
 
 
-def _no_text(ids: list[int]) -> str:
-    return ""
+def measure_of(codec: Codec, *, ends: bool) -> Measure:
+    """Finds out which ends of lines a tokenizer keeps, by a text of two lines."""
+    ids = codec.encode("a\na")
+    lines: Literal["none", "written", "all"] = "none"
+    if "\n" in codec.decode(ids):
+        lines = "all" if codec.decode(ids[-1:]).endswith("\n") else "written"
+    return Measure(lines, ends, codec.decode)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +75,8 @@ class Windows:
     them.
 
     The index stores for each row `unscored`, the number of leading targets that are not
-    scored, and `bytes`, the UTF-8 bytes of its texts (`target_bytes`) in proportion to
-    the targets that the row scores.
+    scored, and `bytes` and `words`, those of its texts (`Measure`) in proportion to the
+    targets that the row scores.
 
     Args:
       length: number of input tokens of a row.
@@ -48,7 +84,7 @@ class Windows:
       pack: whether a row may hold windows of several texts.
       bos_id, eos_id: tokens added before and after each text, or None.
       column: the field of the record that holds the text.
-      decode: the tokenizer's decoder, token ids -> text; not part of the fingerprint.
+      measure: counts the bytes and words of a text.
     """
 
     length: int
@@ -57,7 +93,7 @@ class Windows:
     bos_id: int | None
     eos_id: int | None
     column: str = "text"
-    decode: Decode = dataclasses.field(default=_no_text, repr=False, compare=False)
+    measure: Measure = Measure()
 
     def texts(self, record: Record) -> list[str]:
         return [text_of(record, self.column)]
@@ -67,23 +103,25 @@ class Windows:
         after = [] if self.eos_id is None else [self.eos_id]
         rows = FirstFit((self.length,), 1 if self.pack else self.length)
 
-        def write(row: list[tuple[list[int], int, float, int]]) -> None:
+        def write(row: list[tuple[list[int], int, Sizes, int]]) -> None:
             pieces, unscored, sizes, numbers = zip(*row)
             record = [*numbers] if self.pack else numbers[0]
-            out.row(pieces, unscored=unscored[0], bytes=sum(sizes), record=record)
+            size, words = map(sum, zip(*sizes))
+            out.row(
+                pieces, unscored=unscored[0], bytes=size, words=words, record=record
+            )
 
         for record, (tokens,) in records:
             unseen = [] if before else tokens[:1]
-            size = target_bytes(text_of(record, self.column), unseen, self.decode)
+            size, words = self.measure(text_of(record, self.column), unseen)
             tokens = [*before, *tokens, *after]
             targets = len(tokens) - 1
-            size /= max(targets, 1)
             overlap = self.length - self.stride
             for start in range(0, max(targets - overlap, min(targets, 1)), self.stride):
                 window = tokens[start : start + self.length + 1]
                 unscored = overlap if start else 0
-                share = (len(window) - 1 - unscored) * size
-                piece = window, unscored, share, out.record
+                share = (len(window) - 1 - unscored) / targets
+                piece = window, unscored, (share * size, share * words), out.record
                 for row in rows.add((len(window) - 1,), piece):
                     write(row)
         for row in rows.rest():
@@ -118,8 +156,8 @@ class Contiguous:
     The index stores for each row `offset`, the number of tokens of its first text in
     earlier rows; `starts`, the positions where texts begin (`length` if only the last
     target belongs to the text); `record`, the records of its texts in order; and
-    `bytes`, the UTF-8 bytes of its texts (`target_bytes`) in proportion to the targets
-    in the row.
+    `bytes` and `words`, those of its texts (`Measure`) in proportion to the targets in
+    the row.
 
     Args:
       length: number of input tokens of a row.
@@ -127,7 +165,7 @@ class Contiguous:
       across: whether the first token of a text is a target, predicted from the end of
         the previous text; otherwise its weight is 0.
       column: the field of the record that holds the text.
-      decode: the tokenizer's decoder, token ids -> text; not part of the fingerprint.
+      measure: counts the bytes and words of a text.
     """
 
     length: int
@@ -135,7 +173,7 @@ class Contiguous:
     eos_id: int | None
     across: bool
     column: str = "text"
-    decode: Decode = dataclasses.field(default=_no_text, repr=False, compare=False)
+    measure: Measure = Measure()
 
     def texts(self, record: Record) -> list[str]:
         return [text_of(record, self.column)]
@@ -148,8 +186,8 @@ class Contiguous:
             if tokens:
                 seen = before or (self.across and begun)
                 text, begun = text_of(record, self.column), True
-                size = target_bytes(text, [] if seen else tokens[:1], self.decode)
-                buffer.add([*before, *tokens, *after], out.record, size)
+                sizes = self.measure(text, [] if seen else tokens[:1])
+                buffer.add([*before, *tokens, *after], out.record, sizes)
         buffer.rest()
 
 
@@ -161,13 +199,13 @@ class _Text:
       start, end: its span in the buffered tokens; `start` is negative if the text
         begins in a row that is already written.
       record: the number of its record.
-      share: UTF-8 bytes per target.
+      sizes: its UTF-8 bytes and words, of each target.
     """
 
     start: int
     end: int
     record: int
-    share: float
+    sizes: Sizes
 
 
 class _Buffer:
@@ -179,13 +217,13 @@ class _Buffer:
         self._texts: collections.deque[_Text] = collections.deque()
         self._first = True
 
-    def add(self, tokens: list[int], record: int, size: float) -> None:
+    def add(self, tokens: list[int], record: int, sizes: Sizes) -> None:
         start = len(self._tokens)
         self._tokens += tokens
         targets = len(tokens) - (not self._across or self._first)
         self._first = False
-        share = size / max(targets, 1)
-        self._texts.append(_Text(start, len(self._tokens), record, share))
+        size, words = (each / max(targets, 1) for each in sizes)
+        self._texts.append(_Text(start, len(self._tokens), record, (size, words)))
         done = 0
         while len(self._tokens) - done > self._length:
             self._row(self._tokens[done : done + self._length + 1])
@@ -201,12 +239,18 @@ class _Buffer:
         """Writes a row that begins with the first buffered token."""
         fed = len(piece) - 1
         held = [text for text in self._texts if text.start < fed]
+        counts = [self._targets(text, fed) for text in self._texts]
+        size, words = (
+            sum(count * text.sizes[n] for count, text in zip(counts, self._texts))
+            for n in range(2)
+        )
         self._out.row(
             [piece],
             offset=max(-held[0].start, 0),
             starts=[t.start for t in self._texts if 0 <= t.start <= fed],
             record=[text.record for text in held],
-            bytes=float(sum(self._bytes(text, fed) for text in self._texts)),
+            bytes=float(size),
+            words=float(words),
         )
         for text in self._texts:
             text.start -= self._length
@@ -214,10 +258,10 @@ class _Buffer:
         while self._texts and self._texts[0].end <= 0:
             self._texts.popleft()
 
-    def _bytes(self, text: _Text, fed: int) -> float:
-        """Returns the bytes of a text that belong to targets 1 to `fed` of a row."""
+    def _targets(self, text: _Text, fed: int) -> int:
+        """Counts the tokens of a text that are targets 1 to `fed` of a row."""
         first = max(text.start + (not self._across), 1)
-        return max(min(text.end - 1, fed) - first + 1, 0) * text.share
+        return max(min(text.end - 1, fed) - first + 1, 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,16 +30,21 @@ class Evaluator(base.Evaluator):
                        of the training rows has on the same targets (1 is added to each
                        count; special tokens that are never a target are left out)
 
-    and if each token of a text is a target at most once (decoders), two metrics that
+    and if each token of a text is a target at most once (decoders), three metrics that
     can be compared across tokenizers:
 
         bits_per_byte              the loss of all targets, end tokens included, in
                                    bits, divided by the UTF-8 bytes of the targets
         bits_per_byte_without_end  the same without the loss of the end tokens
+        word_perplexity            exp of the loss of all targets, divided by the words
+                                   of the text: what white space separates, and each
+                                   end of a line or a text that has a token
 
-    An end token costs bits but has no bytes, which matters in short texts. The first
-    token of a text is a target only if a bos token precedes it; otherwise its bytes are
-    not counted either.
+    An end token costs bits but has no bytes, which matters in short texts; among the
+    words it counts as one. The first token of a text is a target only if a bos token
+    precedes it; otherwise its bytes and its word are not counted either. An unknown
+    token costs what its probability costs, though it stands for any of many words:
+    compare only where `unknown_share` is 0 or, with one vocabulary, the same.
 
     Attributes:
       baseline: whether `unigram_loss` is computed.
@@ -59,7 +64,7 @@ class Evaluator(base.Evaluator):
         if "tokens" in objective.can:
             names += ["perplexity", "targets", "unknown_share"]
         if "bytes" in objective.can:
-            names += ["bits_per_byte", "bits_per_byte_without_end"]
+            names += ["bits_per_byte", "bits_per_byte_without_end", "word_perplexity"]
         return (*names, *(["unigram_loss"] if self.baseline == "unigram" else []))
 
     def run(
@@ -92,11 +97,13 @@ class Evaluator(base.Evaluator):
             # Beyond 709 nats a float overflows.
             yield "perplexity", math.exp(min(means[term], 700.0))
             yield "targets", counts[term]
-        if "bytes" in objective.can and (size := target_bytes(examples)):
+        if "bytes" in objective.can and (size := summed(examples, "bytes")):
             bits = 1 / size / math.log(2)
             yield "bits_per_byte", sums[term] * bits
             ends = sums["end_nats"]
             yield "bits_per_byte_without_end", (sums[term] - ends) * bits
+        if "bytes" in objective.can and (words := summed(examples, "words")):
+            yield "word_perplexity", math.exp(min(sums[term] / words, 700.0))
         if self.baseline == "unigram":
             yield "unigram_loss", unigram_loss(examples)
 
@@ -110,9 +117,9 @@ def _equal(
     return jnp.sum(real & (targets == token)), jnp.sum(real)
 
 
-def target_bytes(examples: base.Examples) -> float:
-    """Counts the UTF-8 bytes of the targets of the set."""
-    sizes = [index.fields["bytes"] for index in examples.stream.indices]
+def summed(examples: base.Examples, field: str) -> float:
+    """Sums a field over the rows of the set, such as `bytes` or `words`."""
+    sizes = [index.fields[field] for index in examples.stream.indices]
     return float(np.concatenate(sizes)[: examples.rows].sum())
 
 

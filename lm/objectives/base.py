@@ -69,8 +69,9 @@ class Objective(abc.ABC):
 
         "tokens"      `token_term` names a term whose targets are token ids, in the
                       arrays `targets` and `weights`
-        "bytes"       rows have the field `bytes`: the number of UTF-8 bytes of the
-                      tokens that are targets of `token_term`, each token at most once
+        "bytes"       rows have the fields `bytes` and `words`: the numbers of UTF-8
+                      bytes and of words (lm.data.windows.Measure) of the tokens that
+                      are targets of `token_term`, each token at most once
         "classes"     `predict` returns `probabilities` (B, C) for the array `labels`
         "show"        `show`, and `predict` returns the predictions that it needs
         "prompt"      `prompt` and `sees_prompt`

@@ -12,7 +12,13 @@ import numpy as np
 from lm.data import transforms
 from lm.data.index import Index, Layout
 from lm.data.transforms import Example
-from lm.data.windows import Contiguous, NextInStream, NextToken, Windows
+from lm.data.windows import (
+    Contiguous,
+    NextInStream,
+    NextToken,
+    Windows,
+    measure_of,
+)
 from lm.errors import ConfigError
 from lm.models.base import Predicts
 from lm.objectives.base import Batch, Terms
@@ -73,6 +79,7 @@ class Objective(TeacherForcing):
     def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
         bos_id = codec.bos_id if self.bos else None
         eos_id = codec.eos_id if self.eos else None
+        measure = measure_of(codec, ends=eos_id is not None)
         if self.borders != "row":
             if self.stride is not None:
                 raise ConfigError(
@@ -82,8 +89,7 @@ class Objective(TeacherForcing):
                     "leave it out, or set objective.borders=row",
                 )
             across = self.borders == "ignore"
-            ends = bos_id, eos_id
-            return Contiguous(seq_len, *ends, across, self.column, codec.decode)
+            return Contiguous(seq_len, bos_id, eos_id, across, self.column, measure)
         stride = self.stride or seq_len
         if stride > seq_len:
             raise ConfigError(
@@ -98,7 +104,7 @@ class Objective(TeacherForcing):
             bos_id=bos_id,
             eos_id=eos_id,
             column=self.column,
-            decode=codec.decode,
+            measure=measure,
         )
 
     def transforms(

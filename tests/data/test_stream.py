@@ -9,7 +9,7 @@ from lm.data import pipeline
 from lm.data.lanes import Lanes
 from lm.data.pipeline import Data, Shares, Stream
 from lm.data.sources import memory
-from lm.data.windows import Contiguous, NextInStream
+from lm.data.windows import Contiguous, Measure, NextInStream
 from lm.errors import ConfigError
 from tests import tiny
 
@@ -74,6 +74,8 @@ def test_the_bytes_are_those_of_the_counted_targets(tmp_path, across):
     index = build(tmp_path, 3, across)
     total = sum(len(d) for d in DOCUMENTS)
     assert index.fields["bytes"].sum() == pytest.approx(total)
+    words = sum(map(bool, DOCUMENTS))  # each a word, without an end of its own
+    assert index.fields["words"].sum() == pytest.approx(words)
     make = NextInStream(3, reset=not across)
     weights = [make(index.row(i), None)["weights"] for i in range(len(index))]
     targets = len(all_tokens()) - 1
@@ -88,7 +90,7 @@ def test_without_bos_a_first_token_that_is_no_target_has_no_bytes(tmp_path, acro
     def decode(ids):
         return "".join(map(chr, ids))
 
-    index = build(tmp_path, 3, across, bos_id=None, decode=decode)
+    index = build(tmp_path, 3, across, bos_id=None, measure=Measure(decode=decode))
     texts = [d for d in DOCUMENTS if d]
     # Across texts only the very first token has none before it.
     missed = 1 if across else len(texts)

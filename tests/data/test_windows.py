@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lm.data.transforms import PadSides
-from lm.data.windows import NextToken, Windows
+from lm.data.windows import Measure, NextToken, Windows, measure_of
+from lm.tokenizers import word
 from tests.data.test_index import build, rows
 
 RNG = np.random.default_rng(0)
@@ -58,6 +59,43 @@ def test_bytes_are_shared_out_by_the_tokens_that_are_said(tmp_path):
         tmp_path / "stride", Windows(4, 2, False, ord("^"), None), *texts
     )
     assert overlapping.fields["bytes"].sum() == pytest.approx(16)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        # What white space separates, and the ends that have a token.
+        ({"kind": "char"}, 8 + 2),
+        ({"kind": "byte"}, 8 + 2),
+        ({"kind": "word"}, 8),
+        ({"kind": "word", "line_ends": True, "specials": ("unk", "eos")}, 8 + 3),
+    ],
+)
+def test_words_are_counted_as_their_ends_are_predicted(tmp_path, options, words):
+    text = "the old dog\n runs  over\nthe blue hill"
+    settings = word.Tokenizer(**options)
+    settings.make(lambda: iter([text]), tmp_path)
+    codec = settings.load(tmp_path)
+    measure = measure_of(codec, ends=False)
+    size = float(len(text))
+    assert measure(text, []) == (size, words)
+    assert measure_of(codec, ends=True)(text, []) == (size, words + 1)
+    # The first word is no target where it is the first token.
+    first = codec.encode(text)[:1]
+    seen = options["kind"] != "word"
+    assert measure(text, first) == (size - (1 if seen else 3), words - (not seen))
+    # The end of the last line counts once, written or not.
+    written = 1 if options["kind"] != "word" else 0
+    assert measure(text + "\n", []) == (size + 1, words + written)
+
+
+def test_words_are_shared_out_by_the_tokens_that_are_said(tmp_path):
+    texts = ["ab cd\nef", "gh"]
+    measure = Measure("written", True, lambda ids: "".join(map(chr, ids)))
+    for stride, first in ((4, ord("^")), (2, ord("^")), (4, None)):
+        windows = Windows(4, stride, False, first, ord("$"), measure=measure)
+        index = build(tmp_path / f"{stride}-{first}", windows, *texts)
+        assert index.fields["words"].sum() == pytest.approx(4 + 1 + 2)
 
 
 def test_a_text_of_one_token_says_nothing(tmp_path):

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
+from lm import run as runs
 from lm.evaluators import base, mean, predictions
 from lm.metrics import classification
 from lm.objectives import causal_lm, mlm
+from tests import tiny
 
 
 @dataclasses.dataclass
@@ -79,7 +81,8 @@ def test_a_special_token_that_is_a_target_has_its_share():
 
 
 def test_bits_per_byte_are_of_the_rows_that_count():
-    index = types.SimpleNamespace(fields={"bytes": np.array([3.0, 5.0, 100.0])})
+    sizes = {"bytes": np.array([3.0, 5.0, 100.0]), "words": np.array([1.0, 2.0, 9.0])}
+    index = types.SimpleNamespace(fields=sizes)
     known = examples(
         causal_lm.Objective(),
         stream=types.SimpleNamespace(indices=(index,)),
@@ -88,11 +91,51 @@ def test_bits_per_byte_are_of_the_rows_that_count():
     found = run(mean.Evaluator(), known, metrics=lambda batch: batch)
     assert found["bits_per_byte"] == pytest.approx(12.0 / math.log(2) / 8)
     assert found["bits_per_byte_without_end"] == pytest.approx(8.0 / math.log(2) / 8)
+    assert found["word_perplexity"] == pytest.approx(math.exp(12.0 / 3))
     assert found["loss"] == 2.0
     known = dataclasses.replace(known, objective=mlm.Objective())
     masked = {"mlm_loss": (1.0, 1.0)}
     found = run(mean.Evaluator(), known, metrics=lambda batch: masked)
     assert "bits_per_byte" not in found
+
+
+def test_one_model_measured_by_characters_and_by_words_has_one_perplexity(tmp_path):
+    """The same probability of a text, whatever its tokens; of the words as written."""
+    lines = ("the old dog runs\n", "a cat  sees the bird\n", "now\n")
+    text, nats, found = "".join(lines), 50.0, {}
+    for kind in ("char", "word"):
+        tokenizer = {"name": "word", "kind": kind, "specials": ("unk", "bos", "eos")}
+        settings = tiny.config(
+            tokenizer=tokenizer | {"line_ends": kind == "word"},
+            objective={"name": "causal_lm", "eos": False},
+            data={"sources": [{"name": "memory", "items": ({"text": text},)}]},
+            evals={},
+        )
+        corpus = runs.open_corpus(settings, tmp_path / kind, lambda line: None)
+        rows = [corpus.stream.example(n) for n in range(len(corpus.stream))]
+        targets = sum(row["weights"].sum() for row in rows)
+        known = examples(
+            corpus.objective,
+            codec=corpus.codec,
+            stream=corpus.stream,
+            rows=len(rows),
+            batches=lambda rows=rows: iter(rows),
+        )
+
+        def metrics(batch, targets=targets):
+            count = batch["weights"].sum()
+            return {"lm_loss": (nats * count / targets, count)}
+
+        found[kind] = run(mean.Evaluator(), known, metrics=metrics)
+        words = len(text.split()) + len(lines)
+        assert targets == (len(text) if kind == "char" else words)
+        assert found[kind]["word_perplexity"] == pytest.approx(math.exp(nats / words))
+        bits = nats / math.log(2) / len(text)
+        assert found[kind]["bits_per_byte"] == pytest.approx(bits)
+    # By words with their ends it is the perplexity of a token.
+    word = found["word"]
+    assert word["word_perplexity"] == pytest.approx(word["perplexity"])
+    assert found["char"]["perplexity"] < word["perplexity"]
 
 
 def test_predictions_leave_padding_out():
