@@ -6,6 +6,7 @@
     run.evaluate()  # {"heldout/loss": ...}
     run.generate(["The value of"], max_tokens=20)  # ["..."]
     run.predict(["a clever film"])  # [{"label": "good", ...}], of a classifier
+    run.score(["The value of a list"])  # [{"log_prob": ..., "perplexity": ...}]
 
     run = lm.open("runs/first", "best")  # a run that any command has made
 
@@ -129,6 +130,48 @@ class Run:
         )
         return [answers[0][0] for answers in found]
 
+    def score(
+        self,
+        texts: Sequence[str | Mapping[str, str]],
+        *,
+        per_token: bool = False,
+        **settings: Any,
+    ) -> list[dict[str, Any]]:
+        """Gives the log-probability of each text in nats, and figures derived from it.
+
+        Args:
+          texts: each a text, or {"context": ..., "continuation": ...}; of an
+            encoder-decoder {"source": ..., "target": ...}.
+          per_token: whether to add `token_texts` and `token_log_probs`.
+          settings: fields of `lm.data.scoring.Settings`, such as `end=True`.
+
+        Returns:
+          For each text `log_prob`, `tokens`, `bytes`, `perplexity`, `bits_per_byte`,
+          `unknown`, `greedy`, `measure` and others, as rows of `python -m lm.score`.
+
+        Raises:
+          lm.errors.Refusal: a model that scores no text, a text that it cannot read, a
+            setting that is unknown or out of bounds.
+        """
+        import jax
+
+        from lm import run
+        from lm.data.scoring import Settings
+        from lm.evaluators.likelihood import text_of
+
+        chosen = Settings(**_checked("score", settings))
+        texts = [texts] if isinstance(texts, str) else texts
+        objective = self._corpus.objective
+        asked = [
+            text_of(
+                {"text": t} if isinstance(t, str) else dict(t), f"text {n}", objective
+            )
+            for n, t in enumerate(texts)
+        ]
+        with jax.set_mesh(self._program.mesh):
+            scorer = run.make_scorer(self._corpus, self._program, self._params)
+            return scorer.figures(asked, chosen, per_token=per_token)
+
     def search(
         self,
         texts: Sequence[str],
@@ -154,7 +197,9 @@ class Run:
             texts = [texts]
         rows = max(1, min(batch_size, len(texts)))
         defaults = generation.defaults(
-            self.workdir / "tokenizer", _fields(), _checked(settings)
+            self.workdir / "tokenizer",
+            _fields("generate"),
+            _checked("generate", settings),
         )
         for line in defaults.notes:
             _note(line)
@@ -287,24 +332,27 @@ def _train(
     return open(place)
 
 
-def _fields() -> dict[str, schema.Field]:
-    """Returns the fields of decoding's Settings by name."""
+SETTINGS = {"generate": "decoding/loop.py", "score": "data/scoring.py"}
+
+
+def _fields(method: str) -> dict[str, schema.Field]:
+    """Returns by name the fields of the `Settings` of a method."""
     from pathlib import Path
 
     from lm.config import schema
 
     place = Path(__file__).parent
-    return schema.read_class(place / "decoding" / "loop.py", "Settings", place)
+    return schema.read_class(place / SETTINGS[method], "Settings", place)
 
 
-def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the given fields of decoding's Settings, in their types and bounds."""
+def _checked(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the given fields of a method's Settings, in their types and bounds."""
     from lm.config import schema
 
-    fields = _fields()
+    fields = _fields(method)
     for name in settings:
         if name not in fields:
-            raise schema.no_such("generate", name, fields)
+            raise schema.no_such(method, name, fields)
     return {name: schema.check(fields[name], settings[name], name) for name in settings}
 
 

@@ -25,6 +25,7 @@ from lm.decoding import loop
 from lm.errors import ConfigError, DataError
 from lm.evaluators.base import Examples
 from lm.evaluators.evaluation import Evaluation, progress
+from lm.evaluators.likelihood import Scorer
 from lm.hf import generation, source
 from lm.hf.checkpoint import directory_of
 from lm.models.base import Compute, Model
@@ -354,6 +355,21 @@ def make_decoder(corpus: Corpus, program: Program) -> loop.Decoder:
     prefix = corpus.objective.sees_prompt
     codec, ends = corpus.codec, corpus.ends
     return loop.make_decoder(program.model, codec, prefix=prefix, ends=ends)
+
+
+def make_scorer(corpus: Corpus, program: Program, params: Any) -> Scorer:
+    """Makes what scores texts with the weights of a run; call it in the run's mesh."""
+    mesh, shares = program.mesh, corpus.shares
+
+    def judge(batch: dict[str, np.ndarray]) -> Any:
+        (rows,) = {len(array) for array in batch.values()}
+        size = rows // shares.processes
+        own = slice(shares.process * size, (shares.process + 1) * size)
+        mine = {name: array[own] for name, array in batch.items()}
+        return program.score(params, on_devices(mine, mesh))
+
+    context, shards = program.model.context, sharding.row_shards(mesh)
+    return Scorer(corpus.objective, corpus.codec, context, judge, shards)
 
 
 def open_evaluators(

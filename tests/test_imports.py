@@ -45,9 +45,10 @@ ALLOWED = {
     "workdir",
     "ask": "config data objectives.base run training",
     "predict": "ask config data host run workdir",
+    "score": "config data evaluators host run workdir",
     "verify": "checks config data hf host run trees workdir",
     "main": "config hf host run",
-    "__init__": "ask config data decoding hf host main run transfer workdir",
+    "__init__": "ask config data decoding evaluators hf host main run transfer workdir",
     "__main__": "config host",
 }
 NEVER = {"torch", "transformers", "tensorflow", "configs", "experiments", "tests"}

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lm.data.index import Index, Layout
+from lm.data.scoring import Scored, Settings, Text
 from lm.data.sources.base import Record
 from lm.errors import ConfigError, DataError, Rule
 from lm.models.base import Head
@@ -76,7 +77,7 @@ class Objective(abc.ABC):
         "show"        `show`, and `predict` returns the predictions that it needs
         "prompt"      `prompt` and `sees_prompt`
         "references"  `references` and `prompt_of`; an unpacked row holds one record
-        "score"       `score`
+        "score"       `score_fields`, `score_rows`, `score` and `measure`
         "answers"     `unlabelled`, `says` and `answers`: predictions for records that
                       have no label; `layout` makes unpacked rows, and `transforms` use
                       nothing of the index
@@ -254,10 +255,39 @@ class Objective(abc.ABC):
         """Returns the token ids of an example's prompt ("references")."""
         raise self._lacks("references")
 
-    def score(self, model: Any, batch: Batch) -> Float[Array, "*targets"]:
-        """Returns log p of each target in nats, in the shape of `weights` ("score").
+    @property
+    def score_fields(self) -> tuple[tuple[str, ...], ...]:
+        """Returns the fields of an input to be scored, for each of its forms ("score").
 
-        Values at positions of weight 0 have no meaning.
+        The last field of each is the text whose tokens are scored; one before it is
+        its context or source.
+        """
+        raise self._lacks("score")
+
+    def score_rows(
+        self, codec: Codec, text: Text, settings: Settings, *, limit: int | None
+    ) -> Scored:
+        """Makes the rows by which a text is scored ("score").
+
+        Args:
+          limit: how many tokens the model can read at a time; None: any number.
+
+        Raises:
+          DataError: the tokenizer lacks a token that is needed.
+        """
+        raise self._lacks("score")
+
+    def measure(self, settings: Settings) -> str:
+        """Names what the sum of the scores of a text is ("score")."""
+        return "log_likelihood"
+
+    def score(
+        self, model: Any, batch: Batch
+    ) -> tuple[Float[Array, "*targets"], Bool[Array, "*targets"]]:
+        """Returns log p of each target in nats, and whether it is the best ("score").
+
+        Both have the shape of `weights`. Values at positions of weight 0 have no
+        meaning.
         """
         raise self._lacks("score")
 
@@ -309,3 +339,15 @@ def delimiters(codec: Codec, asker: str, fix: str | None = None) -> tuple[int, i
     if codec.cls_id is None or codec.sep_id is None:
         raise DataError("tokenizer", "no [CLS] or [SEP]", f"both, for {asker}", fix)
     return codec.cls_id, codec.sep_id
+
+
+def end_of(codec: Codec) -> int:
+    """Returns the id of the end token.
+
+    Raises:
+      DataError: the tokenizer has none.
+    """
+    if codec.eos_id is None:
+        expected = "one, to score the end of a text"
+        raise DataError("tokenizer", "no end token (eos)", expected, "leave out --end")
+    return codec.eos_id

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from lm.data import transforms
+from lm.data import scoring, transforms
 from lm.data.index import Index, Layout
+from lm.data.scoring import Scored, Settings, Text
 from lm.data.transforms import Example
 from lm.data.windows import (
     Contiguous,
@@ -21,7 +22,7 @@ from lm.data.windows import (
 )
 from lm.errors import ConfigError
 from lm.models.base import Predicts
-from lm.objectives.base import Batch, Terms
+from lm.objectives.base import Batch, Terms, end_of
 from lm.objectives.teacher_forcing import TeacherForcing, judge
 from lm.ops import losses
 from lm.tokenizers.base import Codec
@@ -75,6 +76,27 @@ class Objective(TeacherForcing):
         """Encodes a text with the bos token of a row, and without an end token."""
         first = [codec.bos_id] if self.bos and codec.bos_id is not None else []
         return first + codec.encode(text)
+
+    @property
+    def score_fields(self) -> tuple[tuple[str, ...], ...]:
+        return (("text",), ("context", "continuation"))
+
+    def score_rows(
+        self, codec: Codec, text: Text, settings: Settings, *, limit: int | None
+    ) -> Scored:
+        """Makes rows of a text after its context.
+
+        Before both is the bos token, as in training. Without it a text that has no
+        context comes after the eos token.
+        """
+        before, ids = scoring.split(codec, text)
+        if settings.end:
+            ids = scoring.with_end(ids, end_of(codec))
+        if self.bos and codec.bos_id is not None:
+            before = [codec.bos_id, *before]
+        elif not before and codec.eos_id is not None:
+            before = [codec.eos_id]
+        return scoring.left_to_right(before, ids, settings, limit)
 
     def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
         bos_id = codec.bos_id if self.bos else None

@@ -14,11 +14,12 @@ from typing import Any, ClassVar, Literal, cast
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from lm.data import masking, transforms
+from lm.data import masking, scoring, transforms
 from lm.data.index import Index, Layout
 from lm.data.layouts import Documents
+from lm.data.scoring import Scored, Settings, Text
 from lm.data.sentences import NextSentence, Sentences
 from lm.errors import DataError, Rule
 from lm.models.base import Head, Headed, Sequence
@@ -147,14 +148,20 @@ class Objective(base.Objective):
     def _outputs(self, model: Sequence, batch: Batch, train: bool) -> dict[str, tuple]:
         """Returns (logits, targets, weights) per term, at masked positions only."""
         hidden = model(batch, train=train)
-        positions = batch["target_positions"][..., None]
-        logits = model.logits(jnp.take_along_axis(hidden, positions, axis=1))
-        outputs = {"mlm": (logits, batch["targets"], batch["weights"])}
+        outputs = {"mlm": (*self._masked(model, batch, hidden), batch["weights"])}
         if self.next != "none":
             headed = cast(Headed, model)  # `needs` requires "head".
             logits = headed.head(self.next, hidden, train=train)
             outputs[self.next] = (logits, batch["labels"], batch["label_weights"])
         return outputs
+
+    def _masked(
+        self, model: Sequence, batch: Batch, hidden: Float[Array, "B T D"]
+    ) -> tuple[Float[Array, "B K V"], Int[Array, "B K"]]:
+        """Returns the logits at the masked positions, and their targets."""
+        positions = batch["target_positions"][..., None]
+        logits = model.logits(jnp.take_along_axis(hidden, positions, axis=1))
+        return logits, batch["targets"]
 
     def loss(self, model: Sequence, batch: Batch, *, train: bool) -> Terms:
         outputs = self._outputs(model, batch, train)
@@ -180,9 +187,40 @@ class Objective(base.Objective):
         logits = self._outputs(model, batch, False)["mlm"][0]
         return {"tokens": lax.argmax(logits, logits.ndim - 1, jnp.int32)}
 
-    def score(self, model: Sequence, batch: Batch) -> Float[Array, "B K"]:
-        logits, targets, _ = self._outputs(model, batch, False)["mlm"]
-        return -losses.token_losses(logits, targets)
+    @property
+    def score_fields(self) -> tuple[tuple[str, ...], ...]:
+        return (("text",), ("context", "continuation"))
+
+    def score_rows(
+        self, codec: Codec, text: Text, settings: Settings, *, limit: int | None
+    ) -> Scored:
+        """Makes a row for each token of a text, in which it is masked.
+
+        The sum of the scores is the pseudo-log-likelihood (Salazar et al. 2020, section
+        2.2): each token given all others. Special tokens are not scored.
+        """
+        return scoring.masked_one_by_one(
+            *scoring.split(codec, text),
+            settings,
+            limit,
+            around=(
+                () if codec.cls_id is None else (codec.cls_id,),
+                () if codec.sep_id is None else (codec.sep_id,),
+            ),
+            mask=_mask_id(codec),
+            starts_word=lambda id: bool(codec.starts_word[id]),
+        )
+
+    def measure(self, settings: Settings) -> str:
+        whole = "" if settings.hide == "token" else "_within_word_l2r"
+        return f"pseudo_log_likelihood{whole}"
+
+    def score(
+        self, model: Sequence, batch: Batch
+    ) -> tuple[Float[Array, "B K"], Bool[Array, "B K"]]:
+        logits, targets = self._masked(model, batch, model(batch, train=False))
+        right = jnp.argmax(logits, axis=-1) == targets
+        return -losses.token_losses(logits, targets), right
 
     def show(self, batch: Rows, predictions: Rows, codec: Codec, row: int) -> str:
         """Shows the first text of a row, with masked positions in brackets.

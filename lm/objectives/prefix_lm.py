@@ -8,9 +8,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
-from lm.data import spans, transforms
+from lm.data import scoring, spans, transforms
 from lm.data.index import Index, Layout
 from lm.data.layouts import Chunks
+from lm.data.scoring import Scored, Settings, Text
 from lm.errors import ConfigError
 from lm.objectives.base import SOURCE
 from lm.objectives.teacher_forcing import TeacherForcing, start_and_end
@@ -70,6 +71,25 @@ class Objective(TeacherForcing):
             return super().prompt(codec, text)
         start, _ = start_and_end(codec, "prefix_lm")
         return [start, *codec.encode(text)]
+
+    @property
+    def score_fields(self) -> tuple[tuple[str, ...], ...]:
+        if self.kind == "encoder_decoder":
+            return super().score_fields
+        return (("text",), ("context", "continuation"))
+
+    def score_rows(
+        self, codec: Codec, text: Text, settings: Settings, *, limit: int | None
+    ) -> Scored:
+        """Makes rows of a text after its context, which is the prefix."""
+        if self.kind == "encoder_decoder":
+            return super().score_rows(codec, text, settings, limit=limit)
+        start, end = start_and_end(codec, "prefix_lm")
+        before, ids = scoring.split(codec, text)
+        ids = scoring.with_end(ids, end) if settings.end else ids
+        return scoring.left_to_right(
+            [start, *before], ids, settings, limit, prefix=True
+        )
 
     def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
         _, end = start_and_end(codec, "prefix_lm")

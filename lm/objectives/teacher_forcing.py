@@ -10,6 +10,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from lm.data import scoring
+from lm.data.scoring import Scored, Settings, Text
 from lm.errors import DataError, Rule
 from lm.models.base import Predicts, Scores, Sequence
 from lm.objectives import base
@@ -110,8 +112,23 @@ class TeacherForcing(base.Objective):
         logits = model.logits(hidden)
         return {"tokens": lax.argmax(logits, logits.ndim - 1, jnp.int32)}
 
-    def score(self, model: Predicts, batch: Batch) -> Float[Array, "B T"]:
-        return -judge(model, batch)[0]
+    @property
+    def score_fields(self) -> tuple[tuple[str, ...], ...]:
+        return (("source", "target"),)
+
+    def score_rows(
+        self, codec: Codec, text: Text, settings: Settings, *, limit: int | None
+    ) -> Scored:
+        """Makes the row of a source, as a prompt, and of its target with the end."""
+        start, end = start_and_end(codec, type(self).__module__.rpartition(".")[2])
+        ids = scoring.with_end(codec.encode(text.text), end)
+        return scoring.target_given_source(self.prompt(codec, text.context), start, ids)
+
+    def score(
+        self, model: Predicts, batch: Batch
+    ) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
+        nats, right = judge(model, batch)
+        return -nats, right
 
     def prompt(self, codec: Codec, text: str) -> list[int]:
         """Encodes a text as an encoder reads it: with the end token."""
@@ -148,12 +165,16 @@ def judge(
 ) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
     """Returns the loss of each target in nats, and whether it was the best guess.
 
-    The logits of all tokens are not computed where the model gives one at a time.
+    The logits of all tokens are not computed where the model gives one at a time, and
+    not all at once where they are many.
     """
     hidden, targets = model(batch, train=False), batch["targets"]
     if "score" in model.can:
         scores = cast(Scores, model)
         return -scores.log_prob(hidden, targets), scores.best(hidden) == targets
+    if "hidden" in model.can:
+        table, project = cast(Sequence, model).token_head()
+        return losses.judged(project, table, hidden, targets)
     logits = model.logits(hidden)
     right = jnp.argmax(logits, axis=-1) == targets
     return losses.token_losses(logits, targets), right

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 # The most logits in memory at once (256 MiB); with more, the loss is taken in chunks.
 MOST_LOGITS = 1 << 26
@@ -136,6 +136,36 @@ def chunked_cross_entropy(
         return total(table, hidden, targets, weights), weights.sum()
     parts = tuple(in_chunks(array, chunk) for array in (hidden, targets, weights))
     return _scanned(total, table, *parts), weights.astype(jnp.float32).sum()
+
+
+def judged(
+    logits: Logits,
+    table: Float[Array, "V D"],
+    hidden: Float[Array, "B T D"],
+    targets: Int[Array, "B T"],
+) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
+    """Returns the loss of each target in nats, and whether its logit is the largest.
+
+    Logits are computed by chunks of positions where they are many. It is meant for
+    evaluation: all logits would be kept for a backward pass.
+    """
+
+    def judge(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        hidden, targets = part
+        found = logits(hidden, table)
+        right = jnp.argmax(found, axis=-1) == targets
+        return token_losses(found, targets), right
+
+    rows, length, _ = hidden.shape
+    chunk = chunk_of(rows, length, len(table))
+    if chunk >= length:
+        return judge((hidden, targets))
+    parts = _in_chunks(hidden, chunk), _in_chunks(targets, chunk)
+    nats, right = (
+        jnp.moveaxis(part, 0, 1).reshape(rows, -1)[:, :length]
+        for part in jax.lax.map(judge, parts)
+    )
+    return nats, right
 
 
 def _chunk_loss(logits, table, hidden, targets, weights, **options):

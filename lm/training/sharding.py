@@ -204,6 +204,11 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     }
 
 
+def row_shards(mesh: Mesh) -> int:
+    """Returns into how many parts the rows of a batch are cut."""
+    return math.prod(mesh.shape[axis] for axis in ROWS)
+
+
 def check_batch(batch_size: int, grad_accum: int, mesh: Mesh) -> None:
     """Checks that the batch divides over micro-batches, devices and processes.
 
@@ -211,7 +216,7 @@ def check_batch(batch_size: int, grad_accum: int, mesh: Mesh) -> None:
       ConfigError: it does not, or the devices of process p of P hold other rows than
         the p-th of P shares.
     """
-    shards = math.prod(mesh.shape[axis] for axis in ROWS)
+    shards = row_shards(mesh)
     parts = shards * grad_accum
     if batch_size % parts:
         near = max(round(batch_size / parts), 1) * parts

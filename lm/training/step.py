@@ -70,8 +70,10 @@ class Program(NamedTuple):
       init: key -> parameters.
       metrics: (params, batch) -> {metric: (sum, count)}.
       predict: (params, batch) -> the batch and the objective's predictions. Compiled,
-        both this and `metrics` give whole arrays on every process.
-      continued: the same for a model that carries its state.
+        this, `metrics` and `score` give whole arrays on every process.
+      score: (params, batch) -> log p of each target, and whether it is the arg max; of
+        an objective that offers "score".
+      continued: `metrics` and `predict` for a model that carries its state.
       mesh: the devices; None before it is laid out over some.
       params: the parameters' shapes, types and shardings.
       axes: the logical names of each parameter's axes.
@@ -81,6 +83,7 @@ class Program(NamedTuple):
     init: Callable[[Array], PyTree]
     metrics: Callable[[PyTree, Batch], dict[str, tuple[Array, Array]]]
     predict: Callable[[PyTree, Batch], tuple[Batch, dict[str, Array]]]
+    score: Callable[[PyTree, Batch], tuple[Array, Array]]
     continued: Continued
     mesh: Any = None
     params: PyTree = None
@@ -123,6 +126,7 @@ def compile_program(program: Program, mesh: Mesh, rules: sharding.Rules) -> Prog
         init=jax.jit(program.init, out_shardings=shardings),
         metrics=jax.jit(program.metrics, out_shardings=whole),
         predict=jax.jit(program.predict, out_shardings=whole),
+        score=jax.jit(program.score, out_shardings=whole),
         continued=Continued(
             jax.jit(program.continued.start, static_argnums=0, out_shardings=rows),
             jax.jit(program.continued.metrics, out_shardings=(whole, rows)),
@@ -239,8 +243,13 @@ def make(model: Any, objective: Any) -> Program:
     def predict(params: PyTree, batch: Batch) -> tuple:
         return predict_on(params, Rows(batch, {}))[0]
 
+    def score(params: PyTree, batch: Batch) -> tuple:
+        return apply(
+            model, params, Rows(batch, {}), lambda m, b: objective.score(m, b)
+        )[0]
+
     continued = Continued(start, metrics_on, predict_on)
-    return Program(model, init, metrics, predict, continued)
+    return Program(model, init, metrics, predict, score, continued)
 
 
 def apply(

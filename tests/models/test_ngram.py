@@ -169,7 +169,7 @@ def test_a_target_alone_has_the_probability_of_all_logits(smoothing, order):
     np.testing.assert_allclose(np.exp(logits).sum(axis=-1), 1, rtol=1e-5)
     told = np.take_along_axis(logits, batch["targets"][..., None], -1)[..., 0]
     real = batch["weights"] > 0
-    scores = np.asarray(ask(objective.score))
+    scores = np.asarray(ask(objective.score)[0])
     np.testing.assert_allclose(scores[real], told[real], rtol=1e-6)
     found = ask(objective.metrics)
     assert float(found["lm_loss"][0]) == pytest.approx(-told[real].sum(), rel=1e-6)

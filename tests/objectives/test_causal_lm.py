@@ -111,7 +111,7 @@ def test_bits_per_byte_of_a_short_document_by_hand(bos, tmp_path):
     batch = {k: jnp.asarray(v)[None] for k, v in example.items() if k != "example_ids"}
 
     def score(model, batch):
-        return corpus.objective.score(model, batch)
+        return corpus.objective.score(model, batch)[0]
 
     scores = program.model.apply({"params": params}, batch, method=score)
     targets = batch["targets"][0]
