@@ -309,6 +309,8 @@ def test_the_reference_log_likelihoods(test_data, say, tmp_path):
     expected = [each for item in items for each in item["expected"]] + documents
     for line, wanted in zip(output.read_text().splitlines(), expected, strict=True):
         row = json.loads(line)
-        assert row["log_prob"] == pytest.approx(wanted["loglikelihood"], abs=1e-4)
+        # Documents of a thousand tokens: float32 sums differ in the eighth digit.
+        nats = pytest.approx(wanted["loglikelihood"], abs=1e-4, rel=1e-7)
+        assert row["log_prob"] == nats
         for name in {"tokens", "bytes", "greedy"} & wanted.keys():
             assert row[name] == wanted[name], row
