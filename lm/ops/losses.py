@@ -160,7 +160,7 @@ def judged(
     chunk = chunk_of(rows, length, len(table))
     if chunk >= length:
         return judge((hidden, targets))
-    parts = _in_chunks(hidden, chunk), _in_chunks(targets, chunk)
+    parts = in_chunks(hidden, chunk), in_chunks(targets, chunk)
     nats, right = (
         jnp.moveaxis(part, 0, 1).reshape(rows, -1)[:, :length]
         for part in jax.lax.map(judge, parts)
