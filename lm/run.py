@@ -182,10 +182,7 @@ def open_codec(
             pipeline.copy_tokenizer(giver / "tokenizer", own)
         shares.wait("tokenizer copied")
 
-    def texts() -> Iterator[str]:
-        sources = pipeline.open_sources(configs.build(Data, config.data))
-        return pipeline.texts_of(sources, objective.columns())
-
+    texts = functools.partial(train_texts, config, objective)
     codec = pipeline.open_tokenizer(section, own, texts, shares, note)
     if inherited is not None and codec.fingerprint != inherited.fingerprint:
         raise DataError(
@@ -195,6 +192,12 @@ def open_codec(
             "set tokenizer to None, and it is taken from init.source",
         )
     return codec
+
+
+def train_texts(config: Config, objective: Any) -> Iterator[str]:
+    """Begins a pass over the texts of the training records."""
+    sources = pipeline.open_sources(configs.build(Data, config.data))
+    return pipeline.texts_of(sources, objective.columns())
 
 
 def durations(config: Config, corpus: Corpus) -> Callable[..., int]:
@@ -451,4 +454,5 @@ def open_examples(
         objective=match.changed(corpus.objective, changes),
         codec=corpus.codec,
         train_counts=functools.cache(corpus.token_counts),
+        train_texts=functools.partial(train_texts, corpus.config, corpus.objective),
     )

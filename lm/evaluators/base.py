@@ -32,6 +32,7 @@ class Examples:
       objective: the run's objective with the changes of this evaluation.
       codec: the tokenizer.
       train_counts: returns how often each token occurs in the training rows, (V,).
+      train_texts: begins a pass over the texts of the training records.
     """
 
     stream: Stream
@@ -41,6 +42,7 @@ class Examples:
     objective: Objective
     codec: Codec
     train_counts: Callable[[], np.ndarray]
+    train_texts: Callable[[], Iterator[str]]
 
     @functools.cached_property
     def target_counts(self) -> np.ndarray:

@@ -74,6 +74,9 @@ class Objective(abc.ABC):
                       bytes and of words (lm.data.windows.Measure) of the tokens that
                       are targets of `token_term`, each token at most once
         "classes"     `predict` returns `probabilities` (B, C) for the array `labels`
+        "tags"        `predict` returns `tags` (B, K), the numbers of `labels` for the
+                      words of a row; `reader` reads words and tags of a record,
+                      `assign` puts the tags of rows together, `spans` finds spans
         "show"        `show`, and `predict` returns the predictions that it needs
         "prompt"      `prompt` and `sees_prompt`
         "references"  `references` and `prompt_of`; an unpacked row holds one record

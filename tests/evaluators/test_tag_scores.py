@@ -1,0 +1,127 @@
+"""The evaluator tags, and metrics of spans, against stored values of seqeval."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+from lm.data.sources import conll
+from lm.evaluators import base, tags
+from lm.metrics import spans
+from lm.objectives import tagging
+
+TYPES = ("corporation", "creative-work", "group", "location", "person", "product")
+LABELS = ("O", *(f"{letter}-{kind}" for kind in TYPES for letter in "BI"))
+
+
+@pytest.fixture(scope="module")
+def reference(test_data):
+    """The records of the reference file, and the expected values."""
+    folder = test_data("ref_tag_f1")
+    columns = {"words": 1, "tags": 2, "predicted": 3}
+    source = conll.Source(files=str(folder / "predictions.conll"), columns=columns)
+    expected = json.loads((folder / "expected.json").read_text())
+    return [*source.records()], expected
+
+
+class Stream(list):
+    """The rows of one source, in order."""
+
+    def locate(self, n):
+        return 0, 0, n
+
+    @property
+    def indices(self):
+        fields = {"record": [row["record"] for row in self]}
+        return (types.SimpleNamespace(row=self.__getitem__, fields=fields),)
+
+
+def evaluate(records, tmp_path, **options):
+    """Runs the evaluator with the predictions of the records, a row for each."""
+    task = tagging.Objective(labels=LABELS, scheme="bio")
+    rows = [
+        {
+            "record": n,
+            "word": np.arange(len(record.fields["words"])),
+            "read": np.ones(len(record.fields["words"])),
+        }
+        for n, record in enumerate(records)
+    ]
+    stream = Stream(rows)
+    ids = {label: n for n, label in enumerate(LABELS)}
+    most = max(len(row["word"]) for row in rows)
+    predicted = np.zeros((len(rows) + 3, most), int)  # with padding rows
+    for n, record in enumerate(records):
+        for at, tag in enumerate(record.fields["predicted"]):
+            predicted[n, at] = ids[tag]
+    parts = dict.fromkeys(base.Examples.__dataclass_fields__)
+    parts |= {"objective": task, "stream": stream, "rows": len(rows)}
+    parts |= {"records": lambda: iter(records), "train_texts": lambda: iter(["the"])}
+    parts["batches"] = lambda: iter(np.array_split(predicted, 3))
+    functions = base.Functions(None, lambda b: (None, {"tags": b}), None)
+    notes = []
+    out = base.Outputs(tmp_path / "samples" / "dev-1.txt", notes.append)
+    evaluator = tags.Evaluator(**options)
+    found = dict(evaluator.run(base.Examples(**parts), functions, out))
+    assert [*found] and {*found} == {*evaluator.yields(task)}
+    return found, out.samples.read_text(), notes
+
+
+@pytest.mark.parametrize(
+    ("rule", "key"), [("conlleval", "default_as_conlleval"), ("strict", "strict_IOB2")]
+)
+def test_scores_equal_those_of_the_reference(reference, tmp_path, rule, key):
+    records, expected = reference
+    found, text, notes = evaluate(records, tmp_path, scheme=rule, types=True)
+    wanted = expected[key]
+    for name in ("precision", "recall", "macro_f1", "weighted_f1"):
+        assert found[name] == pytest.approx(wanted[name], abs=1e-12)
+    assert found["f1"] == pytest.approx(wanted["micro_f1"], abs=1e-12)
+    for kind, scores in wanted["per_type"].items():
+        assert found[f"f1_{kind}"] == pytest.approx(scores["f1-score"], abs=1e-12)
+    assert found["accuracy"] == pytest.approx(expected["token_accuracy"], abs=1e-12)
+    assert found["f1_low"] < found["f1"] - 0.03 < found["f1"] + 0.03 < found["f1_high"]
+    assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
+    if rule == "conlleval":
+        surface = expected["surface_forms"]["f1"]
+        assert found["surface_f1"] == pytest.approx(surface, abs=1e-12)
+        assert "gold:197|predicted:227|correct:102" in notes[-1]
+        assert "person\t0.6207\t0.5070\t0.5581\t71\t58" in text
+
+
+def test_words_that_the_training_data_lack(reference, tmp_path):
+    records, _ = reference
+    found, text, _ = evaluate(records, tmp_path, samples=0, rows=1)
+    pairs = [
+        (right == guess)
+        for record in records
+        for word, right, guess in zip(*map(record.fields.get, FIELDS))
+        if word != "the"
+    ]
+    assert found["unknown_accuracy"] == pytest.approx(np.mean(pairs))
+    first = zip(*map(records[0].fields.get, FIELDS))
+    assert text.endswith("\n\n" + "\n".join(map("\t".join, first)) + "\n")
+
+
+FIELDS = ("words", "tags", "predicted")
+
+
+def test_nothing_to_be_found_and_nothing_found():
+    nothing = spans.count([[], []], [[], []])
+    assert spans.micro(nothing) == spans.Score(0.0, 0.0, 0.0)
+    assert spans.macro(nothing) == spans.weighted(nothing) == 0.0
+    only = spans.count([[]], [[("x", 0, 1)]])
+    assert spans.by_type(only) == {"x": spans.Score(0.0, 0.0, 0.0)}
+    perfect = spans.count([[("x", 0, 1)]] * 5, [[("x", 0, 1)]] * 5)
+    assert spans.resampled(perfect, 50, 0) == (1.0, 1.0)
+
+
+def test_the_interval_has_the_share_of_the_samples():
+    """The F1 of one of two kinds of sentences is that of a binomial share."""
+    gold = [[("x", 0, 1)]] * 400
+    counts = spans.count(gold, gold[:100] + [[("y", 0, 1)]] * 300)
+    low, high = spans.resampled(counts, 4000, 1)
+    spread = 1.96 * (0.25 * 0.75 / 400) ** 0.5
+    assert low == pytest.approx(0.25 - spread, abs=0.006)
+    assert high == pytest.approx(0.25 + spread, abs=0.006)
