@@ -33,6 +33,9 @@ BOUNDS = {"stride": "[1, 16777216]"}
 # The score of what a scheme forbids: finite, so that a sentence of which the labels
 # allow nothing at all still has a best sequence.
 NEVER = -1e9
+# The pieces looked at for one with a space: byte-level vocabularies have some of these
+# among their first merges.
+PROBED = 1000
 
 
 class Transitions(nn.Module):
@@ -304,11 +307,11 @@ class Objective(base.Objective):
 def word_prefix(codec: Codec) -> str:
     """Returns the space that belongs to a word, for vocabularies with spaces in pieces.
 
-    In byte-level vocabularies " a" is another token than "a", which only goes on with
-    a word; in others it is the same, or a space is a token of its own.
+    In byte-level vocabularies a piece such as " the" begins a word, and "the" only goes
+    on with one; others mark what goes on, or have the space as a piece of its own.
     """
-    alone, spaced = codec.encode("a"), codec.encode(" a")
-    return " " if alone != spaced and len(alone) == len(spaced) else ""
+    texts = (codec.decode([id]) for id in range(min(codec.vocab_size, PROBED)))
+    return " " if any(text[:1] == " " and text.strip() for text in texts) else ""
 
 
 def pool(hidden: Float[Array, "B T D"], batch: Batch, pieces: str) -> jax.Array:
