@@ -29,7 +29,7 @@ from lm.evaluators.likelihood import Scorer
 from lm.hf import generation, source
 from lm.hf.checkpoint import directory_of
 from lm.models.base import Compute, Model
-from lm.training import optim, sharding, step
+from lm.training import in_place, optim, sharding, step
 from lm.training.step import Program, Training
 from lm.workdir import checkpoint
 from lm.workdir.adopt import begun
@@ -141,10 +141,12 @@ def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
             cache=workdir / "data",
             shares=shares,
             note=note,
+            counts=None if train else corpus.token_counts,
         )
 
     ends = generation.ends(workdir / "tokenizer", codec.vocab_size)
-    return Corpus(config, objective, codec, shares, open_stream, note, ends)
+    corpus = Corpus(config, objective, codec, shares, open_stream, note, ends)
+    return corpus
 
 
 def with_tokenizer(config: Config, workdir: Path) -> Config:
@@ -271,6 +273,19 @@ def open_training(
     sharding.check_batch(config.batch_size, config.grad_accum, mesh)
     settings, update = configs.build(optim.Optim, config.optim), config["update"]
     schedule = optim.schedule(settings, steps_of)
+    gradient = match.build_class("update", update, "update")
+    halt = config.stop.on_nonfinite != "skip"
+    if gradient.in_place:
+        training = in_place.make_training(
+            program.model,
+            corpus.objective,
+            config.optim,
+            schedule,
+            seed=config.seed,
+            update=gradient,
+            halt=halt,
+        )
+        return step.compile_training(training, program, config.mesh.rules)
     make = functools.partial(
         step.make_training,
         objective=corpus.objective,
@@ -278,9 +293,9 @@ def open_training(
         schedule=schedule,
         seed=config.seed,
         grad_accum=config.grad_accum,
-        gradient=match.build_class("update", update, "update"),
+        gradient=gradient,
         rows=config.batch_size if carries(config.data, program.model) else 0,
-        halt=config.stop.on_nonfinite != "skip",
+        halt=halt,
     )
     training = make(program.model)
     # The search for the first bad value needs each module's output, which
@@ -416,6 +431,7 @@ def open_evaluator(
         batch_size=batch_size,
         metrics=functions.metrics,
         predict=functions.predict,
+        embed=program.embed,
         decoder=decoder,
         workdir=workdir,
         note=corpus.note,

@@ -126,7 +126,7 @@ def train(
                     writer.note(line)
                 adopt.adopt(config, workdir, changes)
             else:
-                at = replace(at, state=begin(config, program, training, writer))
+                at = replace(at, state=begin(config, corpus, program, training, writer))
 
             # ── Compilation, with the first batch ───────────────────────────────────
             watching.at("compilation", times=10)
@@ -211,7 +211,11 @@ def epochs(corpus: Corpus, total: int) -> str:
 
 
 def begin(
-    config: Config, program: Program, training: Training, writer: Writer
+    config: Config,
+    corpus: Corpus,
+    program: Program,
+    training: Training,
+    writer: Writer,
 ) -> State:
     """Makes the state before the first update, with the weights of init.source if set.
 
@@ -219,6 +223,8 @@ def begin(
       CheckpointError: a parameter is not in the source, or of another shape.
     """
     params = program.init(jax.random.key(config.seed))
+    if "counts" in program.model.can:
+        params = program.model.counted(params, corpus.token_counts())
     init = configs.build(checkpoint.Init, config.init)
     return training.start(transfer.from_source(init, params, writer.note))
 

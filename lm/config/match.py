@@ -168,6 +168,10 @@ def _general(config: Config, model: Any, objective: Any) -> Iterator[Rule]:
         holds = not (objective.interacts and update.divides)
         expected = f"plain: the examples of objective {name} depend on each other"
         yield Rule(holds, "update.name", repr(section["name"]), expected)
+        lacks = ", ".join(sorted(update.needs - objective.can))
+        expected = f"plain: objective {name} does not offer {lacks}"
+        yield Rule(not lacks, "update.name", repr(section["name"]), expected)
+        yield from update.rules(config)
     sections = {"data": config.data}
     sections |= {f"evals.{key}.data": e.data for key, e in config.evals.items()}
     for where, data in sections.items():

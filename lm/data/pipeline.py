@@ -355,12 +355,15 @@ def open_stream(
     cache: Path,
     shares: Shares,
     note: Callable[[str], None],
+    counts: Callable[[], np.ndarray] | None = None,
 ) -> Stream:
     """Opens the stream of a `data` section; indexes its rows where they are not yet.
 
     Args:
       lanes: rows of a batch, for the order "stream".
       limit: rows of an evaluation; None is all.
+      counts: returns how often each token occurs in the training rows, (V,); None:
+        these are the training rows.
 
     Raises:
       DataError: a source that is missing, unreadable, gives no rows, or whose tokens
@@ -401,11 +404,15 @@ def open_stream(
         opened.append(index)
     rows = sum(map(len, opened))
     warm = 0 if train or lanes == 1 else -(-WARM_UP // seq_len)
+    size = codec.vocab_size
+    own = functools.cache(lambda: sum(index.token_counts(size) for index in opened))
+    drawn = objective.by_counts(counts or own, codec, seq_len=seq_len)
     return Stream(
         indices=tuple(opened),
         mixture=Mixture(weights) if train and not streams else None,
         transforms=tuple(
-            objective.transforms(index, codec, seq_len=seq_len) for index in opened
+            (*objective.transforms(index, codec, seq_len=seq_len), *drawn)
+            for index in opened
         ),
         seed=seed,
         lanes=Lanes(lanes, min(rows, limit or rows), warm) if streams else None,

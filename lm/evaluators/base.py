@@ -70,11 +70,13 @@ class Functions:
       predict: batch -> (batch, predictions), as complete arrays on every process.
       answer: (prompts as token ids, settings) -> generated answers per prompt, the best
         first.
+      embed: the ids that `Objective.spell` gives for words, (W, K) -> vectors (W, D).
     """
 
     metrics: Callable[[Batch], Terms]
     predict: Callable[[Batch], tuple[Batch, dict[str, Any]]]
     answer: Callable[[Sequence[Sequence[int]], Settings], list[list[Answer]]]
+    embed: Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Evaluation:
       batch_size: rows of a batch, over all devices.
       metrics, predict: begin a pass over the set: params -> a function of a batch; see
         `Functions`.
+      embed: (params, ids) -> the vectors of words; see `Functions`.
       decoder: builds the run's decoder; the evaluations share one.
       workdir: samples are written to its folder `samples`.
       note: writes a line to the log.
@@ -38,6 +39,7 @@ class Evaluation:
     batch_size: int
     metrics: Callable[[PyTree], Callable[[Batch], Terms]]
     predict: Callable[[PyTree], Callable[[Batch], tuple[Batch, dict[str, Any]]]]
+    embed: Callable[[PyTree, Any], Any]
     decoder: Callable[[], loop.Decoder]
     workdir: Path
     note: Callable[[str], None]
@@ -56,7 +58,10 @@ class Evaluation:
             )
 
         model = Functions(
-            metrics=self.metrics(params), predict=self.predict(params), answer=answer
+            metrics=self.metrics(params),
+            predict=self.predict(params),
+            answer=answer,
+            embed=functools.partial(self.embed, params),
         )
         samples = self.workdir / "samples" / f"{self.name}-{step}.txt"
         out = Outputs(samples, self.note)

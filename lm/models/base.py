@@ -51,6 +51,9 @@ ABILITIES = {
     "head": "put an objective's heads on its hidden states",
     "carry": "carry its state from one batch to the next",
     "fit": "be fitted by passes over the data, without gradients",
+    "embeds": "give the vector of a token apart from any text",
+    "tables": "give its tables of vectors, of which an update changes a few rows",
+    "counts": "keep how often each token occurs in the training rows",
 }
 
 
@@ -61,8 +64,8 @@ class Model(Protocol):
     Attributes:
       can: words of ABILITIES; each promises the methods of a protocol below.
         logits: `Predicts`. score: `Scores`. hidden: `Sequence`. head: `Headed`. extend:
-        `Decodes`. encode: `Encodes`. carry: `Carries`. fit: `Fitted`. The others
-        promise how states are computed.
+        `Decodes`. encode: `Encodes`. carry: `Carries`. fit: `Fitted`. embeds: `Embeds`.
+        tables: `Tables`. counts: `Counted`. The others promise how states are computed.
       reads: the keys of a batch that it needs beside `inputs`, `positions` and
         `segment_ids`, such as `token_types` or an encoder's `source_inputs`.
       context: the longest row and prompt in tokens; None: any length. With "beyond" an
@@ -274,6 +277,33 @@ class Fitted(Model, Protocol):
           memory: what the model keeps from pass to pass beside its parameters, such as
             the history of L-BFGS; {} if nothing.
           statistics: of all batches of all processes.
+        """
+
+
+@runtime_checkable
+class Embeds(Model, Protocol):
+    """A model with "embeds"."""
+
+    def embed(self, ids: Int[Array, "*any"]) -> Float[Array, "*any D"]:
+        """Returns the vectors of tokens, as its first layer reads them."""
+
+
+@runtime_checkable
+class Tables(Model, Protocol):
+    """A model with "tables": all its parameters that are trained are such tables."""
+
+    def tables(self) -> dict[str, Float[Array, "rows *D"]]:
+        """Returns the tables by the paths of their parameters."""
+
+
+@runtime_checkable
+class Counted(Model, Protocol):
+    """A model with "counts"."""
+
+    def counted(self, params: PyTree, counts: Int[np.ndarray, "V"]) -> PyTree:
+        """Returns new parameters that hold the counts of the tokens.
+
+        It is called on a model without parameters.
         """
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from lm.data.index import Index, Layout
 from lm.data.scoring import Scored, Settings, Text
@@ -84,6 +84,8 @@ class Objective(abc.ABC):
         "answers"     `unlabelled`, `says` and `answers`: predictions for records that
                       have no label; `layout` makes unpacked rows, and `transforms` use
                       nothing of the index
+
+        "rows"        `spans`, `touched` and `terms` (lm/objectives/by_rows.py)
 
       token_term: the name of the term that "tokens" promises.
     """
@@ -192,6 +194,16 @@ class Objective(abc.ABC):
         Raises:
           DataError: the rows of the index cannot become examples.
         """
+
+    def by_counts(
+        self, counts: Callable[[], np.ndarray], codec: Codec, *, seq_len: int
+    ) -> tuple[Callable[..., dict[str, Any]], ...]:
+        """Returns further functions, which depend on how frequent tokens are.
+
+        Args:
+          counts: returns how often each token occurs in the training rows, (V,).
+        """
+        return ()
 
     def tokens(self, batch: Rows) -> int:
         """Counts the tokens of a batch, from which the throughput is computed.
@@ -321,6 +333,21 @@ class Objective(abc.ABC):
         """
         raise self._lacks("answers")
 
+    # ── The vectors of words, of a model that "embeds" ──────────────────────────────
+
+    def spell(self, words: Sequence[str], codec: Codec) -> np.ndarray:
+        """Returns the ids that make the vector of each word, (W, K).
+
+        -1 is none. A word has a vector if it is a token of the vocabulary, alone or
+        after a space; `lm.objectives.word2vec` makes vectors of other words too.
+        """
+        found = [whole_token(word, codec) for word in words]
+        return np.asarray(found, np.int32).reshape(-1, 1)
+
+    def embed(self, model: Any, ids: Int[Array, "W K"]) -> Float[Array, "W D"]:
+        """Computes the vector of each word, which has at least one id."""
+        return model.embed(ids[:, 0])
+
     def _lacks(self, ability: str) -> ConfigError:
         """Makes the error for a method that a subclass does not offer."""
         return ConfigError(
@@ -328,6 +355,15 @@ class Objective(abc.ABC):
             f"{type(self).__module__}, which does not offer {ability!r}",
             "an objective that does",
         )
+
+
+def whole_token(word: str, codec: Codec) -> int:
+    """Returns the id of the token that is a whole word; -1 if there is none."""
+    for text in (word, f" {word}"):
+        ids = codec.encode(text)
+        if len(ids) == 1 and ids[0] not in codec.special_ids:
+            return ids[0]
+    return -1
 
 
 def delimiters(codec: Codec, asker: str, fix: str | None = None) -> tuple[int, int]:

@@ -74,6 +74,7 @@ class Program(NamedTuple):
       score: (params, batch) -> log p of each target, and whether it is the arg max; of
         an objective that offers "score".
       continued: `metrics` and `predict` for a model that carries its state.
+      embed: (params, ids) -> the vectors of words (`Objective.embed`).
       mesh: the devices; None before it is laid out over some.
       params: the parameters' shapes, types and shardings.
       axes: the logical names of each parameter's axes.
@@ -85,6 +86,7 @@ class Program(NamedTuple):
     predict: Callable[[PyTree, Batch], tuple[Batch, dict[str, Array]]]
     score: Callable[[PyTree, Batch], tuple[Array, Array]]
     continued: Continued
+    embed: Callable[[PyTree, Array], Array]
     mesh: Any = None
     params: PyTree = None
     axes: PyTree = None
@@ -127,6 +129,7 @@ def compile_program(program: Program, mesh: Mesh, rules: sharding.Rules) -> Prog
         metrics=jax.jit(program.metrics, out_shardings=whole),
         predict=jax.jit(program.predict, out_shardings=whole),
         score=jax.jit(program.score, out_shardings=whole),
+        embed=jax.jit(program.embed, out_shardings=whole),
         continued=Continued(
             jax.jit(program.continued.start, static_argnums=0, out_shardings=rows),
             jax.jit(program.continued.metrics, out_shardings=(whole, rows)),
@@ -248,8 +251,13 @@ def make(model: Any, objective: Any) -> Program:
             model, params, Rows(batch, {}), lambda m, b: objective.score(m, b)
         )[0]
 
+    def embed(params: PyTree, ids: Array) -> Array:
+        return model.apply(
+            {"params": params}, ids, method=lambda m, i: objective.embed(m, i)
+        )
+
     continued = Continued(start, metrics_on, predict_on)
-    return Program(model, init, metrics, predict, score, continued)
+    return Program(model, init, metrics, predict, score, continued, embed)
 
 
 def apply(

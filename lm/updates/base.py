@@ -2,12 +2,14 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
+
+from lm.errors import Rule
 
 
 class Rows(NamedTuple):
@@ -37,9 +39,19 @@ class Update(abc.ABC):
       divides: whether it computes the loss of a part of the rows without the others,
         such as the gradient of each row apart. An objective whose examples interact is
         then refused. `grad_accum` is checked without it.
+      in_place: whether it changes the parameters itself, by its methods `start` and
+        `sweep` (lm/updates/rows.py), instead of an optimiser over all of them. The
+        gradient is then only for the diagnosis of a fault.
+      needs: abilities that the objective must have.
     """
 
     divides: ClassVar[bool] = False
+    in_place: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def rules(self, config: Mapping[str, Any]) -> Iterator[Rule]:
+        """Yields the conditions on the rest of the config."""
+        yield from ()
 
     @abc.abstractmethod
     def __call__(

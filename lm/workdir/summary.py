@@ -23,8 +23,10 @@ def summary(workdir: Path, step: int | None) -> str:
         ]
         lines.append(wrap([f"  {name}: {values[0]}", *values[1:]], ", "))
     for file in sorted((workdir / "samples").glob(f"*-{step}.txt")):
-        lines.append(f"  {file}, a guess as [guess] or [guess|truth]:")
-        lines += [f"    {line}" for line in file.read_text().splitlines() if line]
+        text = file.read_text()
+        legend = ", a guess as [guess] or [guess|truth]" if "[" in text else ""
+        lines.append(f"  {file}{legend}:")
+        lines += [f"    {line}" for line in text.splitlines() if line]
     return "\n".join(lines)
 
 

@@ -361,6 +361,7 @@ def test_a_class_without_a_method_is_refused_by_name(tmp_path, monkeypatch):
         "mean",
         "predictions",
         "samples",
+        "word_vectors",
     ]
 
 
