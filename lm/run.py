@@ -471,4 +471,5 @@ def open_examples(
         codec=corpus.codec,
         train_counts=functools.cache(corpus.token_counts),
         train_texts=functools.partial(train_texts, corpus.config, corpus.objective),
+        train=lambda: corpus.stream,
     )

@@ -119,7 +119,7 @@ def test_an_evaluator_that_does_not_fit_the_run_is_refused(workdir, capsys):
     flag = "--config.evals.heldout.evaluator=predictions"
     code, _, error = run(capsys, f"--workdir={workdir}", flag)
     assert code == 2
-    assert "which needs classes" in error.splitlines()[-1]
+    assert "which needs labels" in error.splitlines()[-1]
 
 
 def test_what_is_no_number_is_null_in_json_and_said():

@@ -196,12 +196,14 @@ def words(place: str, root: Path) -> tuple[str, ...]:
     Args:
       place: "training.schedules:*" for the public functions of a module, in source
         order; "ops.attention.*:LIMITS" for the files of a folder that define LIMITS,
-        in alphabetical order.
+        in alphabetical order. Several places may be separated by blanks.
       root: the folder of the package `lm`.
 
     Raises:
       ConfigError: there is no such module or folder.
     """
+    if " " in place:
+        return tuple(word for each in place.split() for word in words(each, root))
     where, _, wanted = place.partition(":")
     if wanted == "*":
         file = root.joinpath(*where.split(".")).with_suffix(".py")

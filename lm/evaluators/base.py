@@ -33,6 +33,8 @@ class Examples:
       codec: the tokenizer.
       train_counts: returns how often each token occurs in the training rows, (V,).
       train_texts: begins a pass over the texts of the training records.
+      train: returns the stream of the training rows, for plain baselines.
+      memo: what an evaluator keeps from one step to the next.
     """
 
     stream: Stream
@@ -43,6 +45,8 @@ class Examples:
     codec: Codec
     train_counts: Callable[[], np.ndarray]
     train_texts: Callable[[], Iterator[str]]
+    train: Callable[[], Stream]
+    memo: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def target_counts(self) -> np.ndarray:
@@ -90,6 +94,12 @@ class Outputs:
 
     samples: Path
     note: Callable[[str], None]
+
+    @property
+    def predictions(self) -> Path:
+        """The file for the predictions of this evaluation at this step."""
+        folder = self.samples.parent.parent / "predictions"
+        return folder / f"{self.samples.stem}.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,10 +73,13 @@ class Objective(abc.ABC):
         "bytes"       rows have the fields `bytes` and `words`: the numbers of UTF-8
                       bytes and of words (lm.data.windows.Measure) of the tokens that
                       are targets of `token_term`, each token at most once
-        "classes"     `predict` returns `probabilities` (B, C) for the array `labels`
         "tags"        `predict` returns `tags` (B, K), the numbers of `labels` for the
                       words of a row; `reader` reads words and tags of a record,
                       `assign` puts the tags of rows together, `spans` finds spans
+        "labels"      `label_of` and `conclude`; `predict` returns `logits` (B, C) for
+                      the array `labels`; rows of one record have one label
+        "classes"     `class_names`, and `predict` returns `probabilities` (B, C)
+        "numbers"     `predict` returns `scores` (B,)
         "show"        `show`, and `predict` returns the predictions that it needs
         "prompt"      `prompt` and `sees_prompt`
         "references"  `references` and `prompt_of`; an unpacked row holds one record
@@ -305,6 +308,18 @@ class Objective(abc.ABC):
         meaning.
         """
         raise self._lacks("score")
+
+    def label_of(self, target: np.ndarray | np.generic) -> Any:
+        """Returns the label of a row, an element of `labels`, as JSON ("labels")."""
+        raise self._lacks("labels")
+
+    def conclude(self, logits: Float[Array, "B C"]) -> dict[str, Array]:
+        """Returns the predictions for logits, such as means over windows ("labels")."""
+        raise self._lacks("labels")
+
+    def class_names(self) -> tuple[str, ...]:
+        """Returns the label of each class in the order of their ids ("classes")."""
+        raise self._lacks("classes")
 
     def unlabelled(self) -> "Objective":
         """Returns this objective for records without labels ("answers").

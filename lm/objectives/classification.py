@@ -113,7 +113,7 @@ class Objective(base.Objective):
     @property
     def can(self) -> frozenset[str]:  # type: ignore[override]
         predicts = "numbers" if self.kind == "regression" else "classes"
-        return frozenset({predicts, "show", "answers"})
+        return frozenset({predicts, "labels", "show", "answers"})
 
     @property
     def _kind(self) -> Kind:
@@ -181,7 +181,7 @@ class Objective(base.Objective):
         if isinstance(given, str):
             yield Rule(given in ("none", "balanced"), where, repr(given), words)
         else:
-            names = [self._class_name(n) for n in range(self.classes)]
+            names = self.class_names()
             unknown = [name for name in given if name not in names]
             expected = f"labels of {', '.join(names[:20])}"
             yield Rule(not unknown, where, f"{unknown[:1]}", expected)
@@ -256,8 +256,7 @@ class Objective(base.Objective):
         """Returns the weight of each class in the loss; () where all are 1."""
         if isinstance(self.class_weights, dict):
             given = self.class_weights
-            names = [self._class_name(n) for n in range(self.classes)]
-            return tuple(float(given.get(name, 1.0)) for name in names)
+            return tuple(float(given.get(k, 1.0)) for k in self.class_names())
         if self.class_weights == "none":
             return ()
         counts = np.bincount(index.fields["labels"], minlength=self.classes)
@@ -295,7 +294,16 @@ class Objective(base.Objective):
 
     def predict(self, model: models.Sequence, batch: Batch) -> dict[str, Any]:
         """Returns `logits` (B, C) and `probabilities` (B, C), or `scores` (B,)."""
-        return self._kind.predict(self._logits(model, batch, False))
+        return self.conclude(self._logits(model, batch, False))
+
+    def conclude(self, logits: Float[Array, "B C"]) -> dict[str, Any]:
+        return self._kind.predict(logits)
+
+    def label_of(self, target: np.ndarray | np.generic) -> Any:
+        return self._kind.name(target)
+
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self._class_name(n) for n in range(self.classes))
 
     def unlabelled(self) -> "Objective":
         return dataclasses.replace(self, label=None, weight=None)
@@ -323,19 +331,19 @@ class Objective(base.Objective):
         parts = dict(zip(self.columns(), map(codec.decode, texts)))
         own = {name: array[row] for name, array in predictions.items()}
         if self.kind == "regression":
-            parts["label"] = f"{float(batch['labels'][row]):g}"
+            parts["label"] = f"{self.label_of(batch['labels'][row]):g}"
             parts["predicted"] = f"{float(own['scores']):.4g}"
         else:
             found = own["probabilities"]
             order = np.argsort(-found, kind="stable").tolist()
             named = [f"{self._class_name(k)} {found[k]:.3f}" for k in order[:SHOWN]]
             more = len(order) - len(named)
-            label, predicted = batch["labels"][row], [order[0]]
-            if self.kind == "sigmoid":
-                predicted = np.flatnonzero(found > 0.5).tolist()
-            right = np.flatnonzero(label).tolist() if label.ndim else [int(label)]
-            parts["label"] = ", ".join(map(self._class_name, right))
-            parts["predicted"] = ", ".join(map(self._class_name, predicted))
+            parts["label"] = listed(self.label_of(batch["labels"][row]))
+            parts["predicted"] = listed(
+                self.label_of(own["logits"] > 0)
+                if self.kind == "sigmoid"
+                else self._class_name(order[0])
+            )
             parts["probabilities"] = ", ".join(named) + f" and {more} more" * bool(more)
         return "\n".join(f"{name}: {value}" for name, value in parts.items())
 
@@ -355,6 +363,11 @@ class Objective(base.Objective):
     def _class_name(self, number: int) -> str:
         """Returns the label of a class; its number where `labels` has none for it."""
         return self._kind.options.class_name(number)
+
+
+def listed(labels: str | list[str]) -> str:
+    """Formats one label or several."""
+    return labels if isinstance(labels, str) else ", ".join(labels)
 
 
 @dataclasses.dataclass(frozen=True)

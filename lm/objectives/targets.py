@@ -75,6 +75,10 @@ class Kind(abc.ABC):
         """See `lm.objectives.base.Objective.says`."""
 
     @abc.abstractmethod
+    def name(self, target: np.ndarray | np.generic) -> Any:
+        """Returns the label of a target, as JSON."""
+
+    @abc.abstractmethod
     def answer(self, predictions: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:
         """Returns the fields of `says`; the logits of several rows are averaged."""
 
@@ -113,6 +117,9 @@ class Softmax(Kind):
 
     def predict(self, logits: Logits) -> dict[str, Array]:
         return {"logits": logits, "probabilities": jax.nn.softmax(logits)}
+
+    def name(self, target: np.ndarray | np.generic) -> str:
+        return self.options.class_name(int(target))
 
     says = {  # noqa: RUF012 (never changed)
         "probabilities": ("label", "probabilities"),
@@ -158,6 +165,9 @@ class Sigmoid(Kind):
     def predict(self, logits: Logits) -> dict[str, Array]:
         return {"logits": logits, "probabilities": jax.nn.sigmoid(logits)}
 
+    def name(self, target: np.ndarray | np.generic) -> list[str]:
+        return [self.options.class_name(n) for n in np.flatnonzero(target).tolist()]
+
     says = {  # noqa: RUF012 (never changed)
         "probabilities": ("labels", "probabilities"),
         "labels": ("labels",),
@@ -196,6 +206,9 @@ class Regression(Kind):
 
     def predict(self, logits: Logits) -> dict[str, Array]:
         return {"logits": logits, "scores": logits[:, 0] * self.options.scale}
+
+    def name(self, target: np.ndarray | np.generic) -> float:
+        return shortest(target)
 
     says = {"scores": ("score",)}  # noqa: RUF012 (never changed)
 

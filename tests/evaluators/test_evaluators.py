@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn import metrics as sklearn_metrics
 
 from lm import run as runs
-from lm.evaluators import base, mean, predictions
-from lm.metrics import classification
+from lm.evaluators import base, mean
 from lm.objectives import causal_lm, mlm
 from tests import tiny
 
@@ -136,70 +134,6 @@ def test_one_model_measured_by_characters_and_by_words_has_one_perplexity(tmp_pa
     word = found["word"]
     assert word["word_perplexity"] == pytest.approx(word["perplexity"])
     assert found["char"]["perplexity"] < word["perplexity"]
-
-
-def test_predictions_leave_padding_out():
-    labels = np.array([1, 0, 1, 0, 0, 1])
-    scores = np.array([0.9, 0.2, 0.4, 0.6, 0.1, 0.8])
-    weights = np.array([1, 1, 1, 1, 1, 0], np.float32)  # the last row is padding
-    probabilities = np.stack([1 - scores, scores], 1).astype(np.float32)
-    batch = {"labels": labels, "label_weights": weights}
-    found = run(
-        predictions.Evaluator(),
-        examples(batches=lambda: iter([batch])),
-        predict=lambda batch: (batch, {"probabilities": probabilities}),
-    )
-    real, guess = labels[:5], scores[:5] > 0.5
-    assert found["accuracy"] == pytest.approx(3 / 5)
-    assert found["precision"] == pytest.approx(1 / 2)
-    assert found["recall"] == pytest.approx(1 / 2)
-    assert found["f1"] == pytest.approx(sklearn_metrics.f1_score(real, guess))
-    assert found["auc"] == pytest.approx(5 / 6)
-
-
-def test_metrics_of_several_classes_are_macro_averages():
-    labels = np.array([0, 1, 2, 2])
-    probabilities = np.array(
-        [[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.6, 0.3], [0.2, 0.1, 0.7]]
-    )
-    assert classification.accuracy(labels, probabilities) == 3 / 4
-    assert classification.precision(labels, probabilities) == pytest.approx(2.5 / 3)
-    assert classification.recall(labels, probabilities) == pytest.approx(2.5 / 3)
-    probabilities[3] = [0.2, 0.75, 0.05]
-    by_class = [1, 2 / 3, 1 / 2]
-    assert classification.auc(labels, probabilities) == pytest.approx(np.mean(by_class))
-    assert math.isnan(classification.auc(np.array([0, 0, 1, 1]), probabilities))
-
-
-def test_an_auc_that_is_not_defined_is_told_and_costs_nothing():
-    batch = {"labels": np.array([0, 0, 0]), "label_weights": np.ones(3, np.float32)}
-    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.8, 0.2]], np.float32)
-    notes: list[str] = []
-    given = examples(batches=lambda: iter([batch]))
-    found = run(
-        predictions.Evaluator(),
-        given,
-        notes,
-        predict=lambda batch: (batch, {"probabilities": probabilities}),
-    )
-    assert math.isnan(found["auc"])
-    assert found["accuracy"] == pytest.approx(2 / 3)
-    assert notes == ["auc is not defined here: no example of class 1"]
-
-
-def test_probabilities_that_are_not_finite_end_in_no_traceback():
-    batch = {"labels": np.array([0, 1]), "label_weights": np.ones(2, np.float32)}
-    bad = np.full((2, 2), np.nan, np.float32)
-    notes: list[str] = []
-    found = run(
-        predictions.Evaluator(),
-        examples(batches=lambda: iter([batch])),
-        notes,
-        predict=lambda batch: (batch, {"probabilities": bad}),
-    )
-    assert set(found) == {"accuracy", "precision", "recall", "f1", "auc"}
-    assert all(math.isnan(value) for value in found.values())
-    assert "not finite" in notes[0]
 
 
 def test_targets_that_are_the_unknown_token_are_counted_and_told():
