@@ -67,7 +67,7 @@ def counted(c: ml_collections.ConfigDict, order: int) -> None:
 def expected(c: ml_collections.ConfigDict) -> None:
     """Baum-Welch; the text in pieces, each of which begins anew."""
     c.job = "fit"
-    c.steps = 30
+    c.steps = 10
     c.batch_size = 128
     c.seq_len = 256
     c.model = dict(name="hmm", states=64)

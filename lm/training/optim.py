@@ -33,6 +33,7 @@ from lm import trees
 from lm.config.resolve import Duration
 from lm.errors import ConfigError
 from lm.training import schedules
+from lm.training.maxnorm import bounded
 from lm.training.stacks import muon_axes, per_layer
 
 Tree = Any
@@ -46,6 +47,7 @@ BOUNDS = {
     "ema": "(0, 1)",
     "decay_mask": "[0, inf)",
     "multipliers": "(0, inf)",
+    "max_norm": "(0, inf)",
 }
 CHANGEABLE = ("weights",)
 WORDS = {"schedule": "training.schedules:*"}
@@ -87,6 +89,8 @@ class Optim:
       clip: largest global norm of the gradient; 0 clips nothing.
       multipliers: (pattern, factor of the learning rate); 1 where none matches.
       freeze: patterns of parameters that are not trained.
+      max_norm: (pattern, the largest norm of the weights of one output of a kernel), to
+        which they are scaled down after each update; see lm/training/maxnorm.py.
       options: the optax function's own keywords, {"b2": 0.98}.
       ema: decay of an exponential moving average of the weights, such as 0.9999; None
         keeps none. Early on the decay is less, (1 + t) / (10 + t) after t updates.
@@ -109,6 +113,7 @@ class Optim:
     clip: float = 1.0
     multipliers: tuple[tuple[str, float], ...] = ()
     freeze: tuple[str, ...] = ()
+    max_norm: tuple[tuple[str, float], ...] = ()
     options: dict = field(default_factory=dict)
     ema: float | None = None
     weights: Literal["averaged", "trained"] = "averaged"
@@ -199,9 +204,14 @@ def make(optim: Optim, params: Tree, schedule: Schedule) -> Optimizer:
     if base is not None and optim.ema is not None:
         found = f"{optim.ema} with {optim.name}"
         raise ConfigError("optim.ema", found, "None: the optimiser averages itself")
+    if base is not None and optim.max_norm:
+        raise ConfigError("optim.max_norm", f"one with {optim.name}", "another name")
     if base is not None:
         return _schedule_free(optim, base, params, schedule)
     made = _make(optim, _resolve(optim.name), params, schedule)
+    if optim.max_norm:
+        shapes = trees.flatten(params)
+        made = made._replace(update=bounded(made.update, optim.max_norm, shapes))
     return made if optim.ema is None else made._replace(average=_moving(optim.ema))
 
 

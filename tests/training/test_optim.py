@@ -434,3 +434,33 @@ def test_a_schedule_free_optimiser_leaves_what_is_frozen_to_the_bit():
             tree["layers"]["kernel"][0], params["layers"]["kernel"][0]
         )
         assert (tree["layers"]["kernel"][1] != params["layers"]["kernel"][1]).all()
+
+
+def test_the_weights_of_an_output_are_scaled_down_to_the_norm():
+    """Of the outputs whose weights are longer; of one layer and not of the other."""
+    free = Optim(name="sgd", lr=1.0, clip=0.0, weight_decay=0.0)
+    table = (("layers/1/mlp/up/kernel", 2.0),)
+    bound = Optim(name="sgd", lr=1.0, clip=0.0, weight_decay=0.0, max_norm=table)
+    (expected, _), (found, _) = (run_ours(each, steps=1) for each in (free, bound))
+    name = "layers/1/mlp/up/kernel"
+    norms = np.linalg.norm(expected[name], axis=0)
+    assert norms.min() < norms.max() and norms.max() > 2.0
+    expected[name] = expected[name] * np.minimum(1.0, 2.0 / norms)
+    for path, leaf in expected.items():
+        np.testing.assert_allclose(found[path], leaf, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"max_norm": (("nothing", 1.0),)}, "matches no parameter"),
+        ({"max_norm": ((".*query/kernel", 1.0),)}, "of 3 axes"),
+        (
+            {"max_norm": ((".*up/kernel", 1.0),), "name": "schedule_free_sgd"},
+            "schedule_free_sgd",
+        ),
+    ],
+)
+def test_a_norm_that_has_no_weights_is_refused(changes, expected):
+    with pytest.raises(ConfigError, match=rf"optim.max_norm.*{expected}"):
+        run_ours(Optim(**changes), steps=0)
