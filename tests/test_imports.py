@@ -44,6 +44,7 @@ ALLOWED = {
     "generate": "config decoding hf host objectives.base run tokenizers transfer "
     "workdir",
     "ask": "config data objectives.base run training",
+    "compare": "config host metrics",
     "predict": "ask config data host run workdir",
     "score": "config data evaluators host run workdir",
     "verify": "checks config data hf host run trees workdir",
