@@ -198,7 +198,8 @@ def open_codec(
 
 def train_texts(config: Config, objective: Any) -> Iterator[str]:
     """Begins a pass over the texts of the training records."""
-    sources = pipeline.open_sources(configs.build(Data, config.data))
+    data = configs.build(Data, config.data)
+    sources = pipeline.open_sources(data, train=True)
     return pipeline.texts_of(sources, objective.columns())
 
 

@@ -75,7 +75,9 @@ def test_the_source_of_the_example_trains(tmp_path, monkeypatch):
     source = {"name": "study.mine", "last": 40}
     config = tiny.config(data={"sources": [source]})
     try:
-        [opened] = pipeline.open_sources(resolve.build(pipeline.Data, config.data))
+        [opened] = pipeline.open_sources(
+            resolve.build(pipeline.Data, config.data), train=True
+        )
         texts = [record.fields["text"] for record in opened.read()]
     finally:
         sys.modules.pop("study.mine", None)

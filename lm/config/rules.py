@@ -8,6 +8,7 @@ import ast
 import functools
 import importlib.util
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 from lm.config import durations
 from lm.config.schema import near
 from lm.errors import Rule, require
+
+MOST_FOLDS = 1000
 
 
 def check_rules(config: Mapping, examples_per_epoch: int | None = None) -> None:
@@ -34,6 +37,7 @@ def check_rules(config: Mapping, examples_per_epoch: int | None = None) -> None:
             _batch_rules(config),
             _metric_rules(config),
             _holdout_rules(config),
+            _fold_rules(config),
             _optimiser_rules(config),
         )
     )
@@ -135,6 +139,26 @@ def _holdout_rules(c: Mapping) -> Iterator[Rule]:
                     f"{wanted}, as evals.{name}.data.sources.{i} holds out of it",
                     None,
                 )
+
+
+def _fold_rules(c: Mapping) -> Iterator[Rule]:
+    """Yields whether folds exist, and whether those evaluated are not trained on."""
+    names = ("fold", "fold_labels", "fold_groups", "fold_seed")
+    sections = {"data": c["data"]}
+    sections |= {f"evals.{name}.data": e["data"] for name, e in c["evals"].items()}
+    for where, data in sections.items():
+        found = re.fullmatch(r"(\d{1,4})/(\d{1,4})", data["fold"])
+        number, count = map(int, found.groups()) if found else (0, 0)
+        holds = not data["fold"] or (2 <= count <= MOST_FOLDS and 1 <= number <= count)
+        expected = f'"i/k", the i-th of k folds, k from 2 to {MOST_FOLDS}'
+        yield Rule(holds, f"{where}.fold", repr(data["fold"]), expected)
+        wanted = {name: data[name] for name in names}
+        own = {name: c["data"][name] for name in names}
+        if data["fold"] and [*data["sources"]] == [*c["data"]["sources"]]:
+            expected = (
+                f"{wanted}, since {where} holds this fold out of the same sources"
+            )
+            yield Rule(own == wanted, "data", own, expected)
 
 
 def _optimiser_rules(c: Mapping) -> Iterator[Rule]:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lm.config import resolve as configs
+from lm.data import folds
 from lm.data import index as indices
 from lm.data.lanes import WARM_UP, Lanes
 from lm.data.mixture import Mixture
@@ -36,6 +37,7 @@ WAIT = 6 * 3600  # seconds for another run that builds the same index
 BOUNDS = {
     "max_bad": "[0, 1]",
     "max_unknown": "[0, 1]",
+    "fold_seed": "[0, 4294967295]",
     "threads": "[1, 256]",
     "prefetch": "[1, 1024]",
 }
@@ -56,6 +58,11 @@ class Data:
         into as many parts as a batch has rows; an epoch ends where the longest part
         does. In an evaluation each part is preceded by the end of the part before it,
         without weight (lm/data/lanes.py); with a batch_size of 1 it is one long text.
+      fold: "2/5" trains on all records but those of the second of five folds, and in
+        the data of an evaluation takes only these; "" takes all.
+      fold_labels: a column whose values each fold has in the same proportions.
+      fold_groups: a column whose values no two folds share, such as an author.
+      fold_seed: of the folds.
       on_bad: whether a record that cannot be read ends the run or is left out.
       max_bad: with `skip`, the largest share of bad records that is accepted.
       max_unknown: the largest share of unknown tokens among those of a source. Where
@@ -68,6 +75,10 @@ class Data:
     sources: tuple = ()
     pack: bool = False
     order: Literal["shuffled", "stream"] = "shuffled"
+    fold: str = ""
+    fold_labels: str | None = None
+    fold_groups: str | None = None
+    fold_seed: int = 0
     on_bad: Literal["error", "skip"] = "error"
     max_bad: float = 0.001
     max_unknown: float = 0.3
@@ -251,8 +262,12 @@ def prefetch(items: Iterator[Any], put: Callable[[Any], Any], depth: int = 2):
     yield from waiting
 
 
-def open_sources(data: Data) -> list[Any]:
-    """Opens the sources of a section, each checked without reading it as a whole."""
+def open_sources(data: Data, *, train: bool) -> list[Any]:
+    """Opens the sources of a section, each checked without reading it as a whole.
+
+    Args:
+      train: whether they are trained on, without the records of `data.fold`.
+    """
     if not data.sources:
         raise DataError(
             "data.sources", "no source", "at least one", "e.g. dict(name='builtin')"
@@ -262,6 +277,10 @@ def open_sources(data: Data) -> list[Any]:
         cls = configs.load_class("data.sources", section["name"])
         source = configs.build(cls, section)
         source.check()
+        if data.fold:
+            chosen = (data.fold_labels, data.fold_groups, data.fold_seed, not train)
+            number, count = map(int, data.fold.split("/"))
+            source = folds.Folded(source, number, count, *chosen)
         sources.append(source)
     return sources
 
@@ -285,7 +304,7 @@ def records_of(stream: Stream, data: Data, rows: int) -> Iterator[Record]:
       DataError: rows of several records, or of none.
     """
     taken = 0
-    for source, index in zip(open_sources(data), stream.indices):
+    for source, index in zip(open_sources(data, train=False), stream.indices):
         if "record" not in index.fields:
             raise DataError(
                 "data.pack",
@@ -375,14 +394,13 @@ def open_stream(
     cache = Path(data.cache) if data.cache else cache
     rules = {"on_bad": data.on_bad, "max_bad": data.max_bad}
     opened = []
-    for source in open_sources(data):
+    for section, source in zip(data.sources, open_sources(data, train=train)):
         folder = cache / indices.fingerprint(source, layout, codec, rules)
         if shares.process == 0 and not folder.exists():
-            name = type(source).__module__.rpartition(".")[2]
             # Another run may share the cache: one builds, the others wait for it.
             with Lock(folder.with_name(f"{folder.name}.lock"), wait=WAIT):
                 if not folder.exists():
-                    note(f"indexing {name} once, into {folder}")
+                    note(f"indexing {section['name']} once, into {folder}")
                     indices.build(
                         folder,
                         source,
