@@ -31,7 +31,7 @@ ALLOWED = {
     "updates": "ops trees",
     "workdir": "config host trees",
     "hf": "config host.storage tokenizers",
-    "formats": "host.storage ops",
+    "formats": "host ops",
     "transfer": "hf trees workdir",
     "checks": "config host.storage models.base run training trees workdir",
     "run": "config data decoding evaluators hf models tokenizers training transfer "
@@ -47,6 +47,7 @@ ALLOWED = {
     "compare": "config host metrics",
     "predict": "ask config data host run workdir",
     "score": "config data evaluators host run workdir",
+    "rescore": "config data formats host metrics run",
     "verify": "checks config data hf host run trees workdir",
     "main": "config hf host run",
     "__init__": "ask config data decoding evaluators hf host main run transfer workdir",
