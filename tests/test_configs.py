@@ -22,6 +22,8 @@ FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
         "bert_tiny:preset=bert_mini",
         "bert_tiny:text=notes.txt",
         "sst2:dir=elsewhere,scratch",
+        "glue:task=stsb,quick",
+        "glue:task=mnli,dir=elsewhere,scratch",
         "multi30k:dir=elsewhere",
         "scitldr:dir=elsewhere,run=runs/t5",
         "t5_small:text=notes.txt",
@@ -33,7 +35,7 @@ def test_loads(config, monkeypatch):
     monkeypatch.chdir(ROOT)
     name, _, arg = config.partition(":")
     overrides = []
-    if name == "sst2" and "quick" not in arg and "scratch" not in arg:
+    if name in ("sst2", "glue") and "quick" not in arg and "scratch" not in arg:
         overrides = ["--config.init.source=runs/bert_tiny"]
     config = configs.load(f"configs/{name}.py:{arg}".rstrip(":"), overrides)
     assert config.steps

@@ -38,9 +38,10 @@ def is_hf(source: str | None) -> bool:
 def with_shape(workdir: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Returns a function that fills a config's model with the shape of its checkpoint.
 
-    It applies where `init.source` is "hf:DIR" and `model.preset` is "hf" or None. The
-    fields that the config gives override those of the checkpoint. A run that has begun
-    takes the shape from its own config.json.
+    It applies where `init.source` is "hf:DIR" and `model.preset` is "hf" or None, or
+    where `init.source` is a run and `model.preset` is given as None. The fields that
+    the config gives override those of the checkpoint. A run that has begun takes the
+    shape from its own config.json.
     """
 
     def fill(tree: dict[str, Any]) -> dict[str, Any]:
@@ -48,10 +49,19 @@ def with_shape(workdir: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
         given = init.get("source") if isinstance(init, Mapping) else None
         if not isinstance(model, Mapping) or not isinstance(given, str):
             return tree
-        if not is_hf(given) or model.get("preset") not in (None, "None", "hf"):
+        of_run = Path(given) / "config.json"
+        if is_hf(given):
+            takes = model.get("preset") in (None, "None", "hf")
+        else:
+            takes = model.get("preset", "") in (None, "None") and of_run.exists()
+        if not takes:
             return tree
         if (workdir / "config.json").exists():
             shape = dict(configs.of_run(workdir).model)
+        elif not is_hf(given):
+            shape = dict(configs.of_run(of_run.parent).model)
+            if model.get("name", shape["name"]) != shape["name"]:
+                return tree
         else:
             family, theirs, path = read_config(directory_of(str(given)))
             shape = family.read(theirs, path)
