@@ -49,7 +49,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.batch_size = 16
     c.seq_len = 64
 
-    c.objective = dict(name="tagging", labels=LABELS, scheme="bio")
+    c.objective = dict(name="tagging", labels=LABELS)
     if arg.bert:
         c.model = dict(name="transformer", preset="hf", vocab_size=None)
         c.tokenizer = None
@@ -66,7 +66,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             d_model=256,
             dropout=0.5,
         )
-        c.objective.update(decoder="crf", wrap=False)
+        c.objective.update(decoder="crf", wrap="none")
         c.tokenizer = dict(name="word", lowercase=True, min_count=2)
         c.optim = dict(name="adamw", lr=2e-3, schedule="linear", warmup="5%", clip=5.0)
 
@@ -76,13 +76,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     if arg.quick:
         items = records(SENTENCES)
         train = dev = test = dict(name="memory", items=items, lists=True)
-    c.data = dict(sources=[train], max_unknown=0.5)
-    unknown = dict(max_unknown=0.5)
+    c.data = dict(sources=[train], max_unknown=0.5, pack=True)
+    alone = dict(max_unknown=0.5, pack=False)
     c.evals = dict(
-        dev=dict(
-            evaluator="tags", data=dict(sources=[dev], **unknown), every="1 epochs"
-        ),
-        test=dict(evaluator="tags", data=dict(sources=[test], **unknown), every="100%"),
+        dev=dict(evaluator="tags", data=dict(sources=[dev], **alone), every="1 epochs"),
+        test=dict(evaluator="tags", data=dict(sources=[test], **alone), every="100%"),
     )
     c.checkpoint = dict(every="1 epochs", keep_last=1, best="dev/f1", best_mode="max")
     c.log = dict(every=20)

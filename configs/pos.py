@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.job = "train"
     c.seed = 0
-    c.steps = "2 epochs" if arg.bert else "10 epochs"
+    c.steps = "2 epochs" if arg.bert else "6 epochs"
     c.batch_size = 32
     c.seq_len = 64
 
@@ -63,7 +63,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             d_model=256,
             dropout=0.5,
         )
-        c.objective.update(decoder="crf", wrap=False)
+        c.objective.update(decoder="crf", wrap="none")
         c.tokenizer = dict(name="word", lowercase=True, min_count=2)
         c.optim = dict(name="adamw", lr=2e-3, schedule="linear", warmup="5%", clip=5.0)
 

@@ -43,11 +43,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.job = "train"
     c.seed = 0
-    c.steps = "3 epochs" if arg.bert else "20 epochs"
+    c.steps = "3 epochs" if arg.bert else "25 epochs"
     c.batch_size = 16
     c.seq_len = 128
 
-    c.objective = dict(name="tagging", labels=LABELS, scheme="bmes")
+    c.objective = dict(name="tagging", labels=LABELS, split="characters")
     if arg.bert:
         c.model = dict(name="transformer", preset="hf", vocab_size=None)
         c.tokenizer = None
@@ -62,7 +62,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             d_model=256,
             dropout=0.5,
         )
-        c.objective.update(decoder="crf", wrap=False)
+        c.objective.update(decoder="crf", wrap="none")
         c.tokenizer = dict(name="word", kind="char")
         c.optim = dict(name="adamw", lr=3e-3, schedule="linear", warmup="5%", clip=5.0)
 
@@ -74,10 +74,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         return dict(sources=[file])
 
     scored = dict(evaluator="tags", join="", batch_size=32)
-    c.data = sources("train")
+    c.data = dict(**sources("train"), pack=True)
+    dev, test = (dict(**sources(part), pack=False) for part in ("dev", "test"))
     c.evals = dict(
-        dev=dict(**scored, data=sources("dev"), every="1 epochs"),
-        test=dict(**scored, data=sources("test"), every="100%"),
+        dev=dict(**scored, data=dev, every="5 epochs"),
+        test=dict(**scored, data=test, every="100%"),
     )
     c.checkpoint = dict(every="1 epochs", keep_last=1, best="dev/f1", best_mode="max")
     c.log = dict(every=20)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,12 +10,18 @@ import numpy as np
 
 from lm.data import tags as schemes
 from lm.data.index import Encoded, Writer
-from lm.data.layouts import TooLong, check_length, list_of, texts_of
+from lm.data.layouts import TooLong, check_length, column_of, list_of, texts_of
 from lm.data.packing import FirstFit
 from lm.data.sources.base import Record
 from lm.data.transforms import Example, filled, segments
 from lm.errors import DataError
 
+# How a text is split into words.
+SPLITS = {
+    "spaces": re.compile(r"\S+"),
+    "punctuation": re.compile(r"\w+|[^\w\s]"),
+    "characters": re.compile(r"\S"),
+}
 FIRST, LAST = 1, 2  # bits: the first and the last word of a sentence
 
 
@@ -70,11 +77,12 @@ class Tagged:
 
     Args:
       words, tags: the fields of the record; tags=None gives every word the first
-        label.
+        label. Words are a list, or a text that is split.
       labels: the tags in the order of their numbers.
       given, scheme: the scheme of the record's tags, and of the labels.
       repair: what to do with tags that `given` does not allow; see `tags.convert`.
       mark: a field with the number of the marked word, from 0, or a list of numbers.
+      split: what the words of a text are; a key of SPLITS.
     """
 
     words: str
@@ -84,10 +92,24 @@ class Tagged:
     scheme: schemes.Scheme = "word"
     repair: bool = True
     mark: str | None = None
+    split: str = "punctuation"
 
     def words_of(self, record: Record) -> tuple[str, ...]:
         """Returns the words of a record; DataError where they are no texts."""
-        return texts_of(record, self.words)
+        text, spans = self.places_of(record)
+        return tuple(text[start:end] for start, end in spans)
+
+    def places_of(self, record: Record) -> tuple[str, list[tuple[int, int]]]:
+        """Returns the text of a record, and the characters of each word in it.
+
+        The text of a list of words has a space between them.
+        """
+        if isinstance(text := column_of(record, self.words), str):
+            return text, [m.span() for m in SPLITS[self.split].finditer(text)]
+        words = texts_of(record, self.words)
+        ends = np.cumsum([len(word) + 1 for word in words]).tolist()
+        spans = [(end - 1 - len(word), end - 1) for word, end in zip(words, ends)]
+        return " ".join(words), spans
 
     def tags_of(self, record: Record) -> list[str]:
         """Returns the tags of a record, in the scheme of the labels.
@@ -157,8 +179,9 @@ class Words:
     The index stores for each row arrays with an item for each of its words: `word`, its
     number in the sentence; `tag`, the number of its tag; `read`, see `Window`;
     `border`, FIRST or LAST or their sum; `marked`, 1 for a marked word. And `sizes`,
-    the number of words of each of the row's windows. A sentence without any piece has a
-    row without words, so that each record has a row.
+    the number of words of each of the row's windows; `cut`, the tokens that are left
+    out, in the first row of a sentence. A sentence without any piece has a row without
+    words, so that each record has a row.
 
     Args:
       reader: reads a record.
@@ -214,7 +237,7 @@ class Words:
         if any(len(pieces) > room for pieces in words):
             out.counts["long_words_cut"] += 1
         if not kept:
-            return [self._part([], [], [], [], [], [])]
+            return [self._part([], [], [], [], [], []) | {"cut": 0}]
         sizes = [min(len(words[at]), room) for at in kept]
         found = windows(sizes, room, self.stride)
         if len(found) > 1:
@@ -247,7 +270,8 @@ class Words:
                     [at in marks for at in here],
                 )
             )
-        return made
+        left = sum(map(len, words)) - sum(sizes[: found[-1].end])
+        return [part | {"cut": left * (n == 0)} for n, part in enumerate(made)]
 
     def _part(self, pieces, word, tag, read, border, marked) -> dict[str, Any]:
         small = {"read": read, "border": border, "marked": marked}
@@ -260,6 +284,7 @@ class Words:
 
     def _write(self, row: list[tuple[list, dict[str, Any], int]], out: Writer) -> None:
         pieces, parts, records = zip(*row)
+        cut = sum(part.pop("cut") for part in parts)
         arrays = {
             name: np.concatenate([part[name] for part in parts]) for name in parts[0]
         }
@@ -267,6 +292,7 @@ class Words:
             [*itertools.chain(*pieces)],
             sizes=[len(part) for part in pieces],
             record=[*records] if self.pack else records[0],
+            cut=cut,
             **arrays,
         )
 

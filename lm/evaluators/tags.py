@@ -73,7 +73,7 @@ class Evaluator(base.Evaluator):
     def yields(self, objective: Objective) -> tuple[str, ...]:
         task: Any = objective  # with "tags"
         names = ["accuracy", "precision", "recall", "f1", "macro_f1", "weighted_f1"]
-        names += ["surface_f1"] * (task.scheme != "word")
+        names += ["surface_f1"] * (task.reader.scheme != "word")
         names += ["unknown_accuracy"] * self.unknown
         if self.samples:
             names += ["f1_low", "f1_high", "accuracy_low", "accuracy_high"]
@@ -97,7 +97,7 @@ class Evaluator(base.Evaluator):
         found = {"accuracy": share(*hits.sum(0))} | dataclasses.asdict(micro)
         found |= {"macro_f1": metrics.macro(counts)}
         found |= {"weighted_f1": metrics.weighted(counts)}
-        if objective.scheme != "word":
+        if objective.reader.scheme != "word":
             surface = metrics.surface(words, right, guess, self.join)
             found["surface_f1"] = surface.f1
         if self.unknown:
@@ -112,7 +112,7 @@ class Evaluator(base.Evaluator):
             found[f"f1_{kind}"] = kinds[kind].f1 if kind in kinds else 0.0
         sizes = (counts.gold.sum(), counts.predicted.sum(), counts.correct.sum())
         signature = (
-            f"f1 {micro.f1:.5f} (scheme:{objective.scheme}|rule:{self.scheme}|"
+            f"f1 {micro.f1:.5f} (scheme:{objective.reader.scheme}|rule:{self.scheme}|"
             f"sentences:{len(words)}|gold:{sizes[0]}|predicted:{sizes[1]}|"
             f"correct:{sizes[2]})"
         )

@@ -26,6 +26,11 @@ def tree(opened: Checkpoint, name: str) -> tuple[dict[str, Any], list[str]]:
     """
     objective, evals, notes = task(opened)
     tokenizer = source.tokenizer_of(opened.directory, opened.family.model_type)
+    if objective.get("wrap") == "bos":
+        first, _, why = tokens_around(opened.directory, opened.family.model_type)
+        objective["wrap"] = "bos" if first else "none"
+        begins = repr(first) if first else "no special token"
+        notes.append(f"each sentence begins with {begins}: {why} (objective.wrap)")
     if "bos" in objective:
         first, last, why = tokens_around(opened.directory, opened.family.model_type)
         objective["bos"] = first is not None
@@ -60,6 +65,10 @@ def task(opened: Checkpoint) -> tuple[dict[str, Any], dict[str, Any], list[str]]
         objective |= {"summary": family.summary, "separators": family.separators}
         objective |= {"bos": False} if family.summary == "last" else {}
         return objective, {}, ["no evaluation: its labelled texts are not known"]
+    if "tag" in parts and family.summary != "decoder":
+        objective = {"name": "tagging", "labels": opened.labels}
+        objective |= {"wrap": "bos"} if family.summary == "last" else {}
+        return objective, {}, ["no evaluation: its tagged sentences are not known"]
     objective = {"name": family.task}
     if family.task == "causal_lm":
         objective["bos"] = False

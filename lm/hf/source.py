@@ -91,19 +91,24 @@ def check(config: Config, workdir: Path) -> None:
             if continues_head(opened, config):
                 check_classes(opened)
             _check_rows(opened.family, config)
+        if "tag" in opened.parts and "pieces" in config.objective:
+            _check_tags(opened, config)
 
 
-def continues_head(opened: Checkpoint, config: Config) -> bool:
+def continues_head(opened: Checkpoint, config: Config, part: str = "classify") -> bool:
     """Returns whether a run takes over the parameters that give the classes of texts.
 
     It does not where `init.map` renames them. A pooler below them may be continued
     under a new head.
+
+    Args:
+      part: the head, "classify", or "tag" for the classes of tokens.
     """
     patterns = [pattern for pattern, _ in config.init.map if _is_regex(pattern)]
     head = (
         path
         for path, source in opened.sources.items()
-        if source.rule.part == "classify" and source.rule.has_axis("C")
+        if source.rule.part == part and source.rule.has_axis("C")
     )
     return any(not any(re.fullmatch(p, path) for p in patterns) for path in head)
 
@@ -126,6 +131,22 @@ def check_classes(opened: Checkpoint) -> None:
         "init.map=[('heads/classify/(.*)', 'unused/\\1')] and "
         "init.missing=('heads/classify/.*',).",
     )
+
+
+def _check_tags(opened: Checkpoint, config: Config) -> None:
+    """Refuses tags in another order than those that the head was trained on."""
+    known, found = opened.labels, tuple(config.objective.labels)
+    named = not all(re.fullmatch(r"LABEL_\d+", name) for name in known)
+    same = len(known) == len(found)  # Otherwise the shapes of the head differ.
+    if named and same and known != found and continues_head(opened, config, "tag"):
+        raise CheckpointError(
+            f"init.source {config.init.source}",
+            f"a head for the tags {', '.join(known)}",
+            f"{', '.join(found)}, the config's objective.labels",
+            "set objective.labels in that order, or start with a new head: "
+            "init.map=[('heads/tag/(.*)', 'unused/\\1')] and "
+            "init.missing=('heads/tag/.*',).",
+        )
 
 
 def _check_rows(family: Family, config: Config) -> None:

@@ -18,13 +18,14 @@ from jaxtyping import Array, Bool, Float
 
 from lm.data import tags as schemes
 from lm.data.index import Index, Layout
+from lm.data.sources.base import Record
 from lm.data.words import FIRST, LAST, Aligned, Tagged, Words
-from lm.errors import ConfigError, Rule
+from lm.errors import ConfigError, DataError, Rule
 from lm.models.base import Head, Headed, Trunk
 from lm.models.base import Sequence as States
 from lm.models.blocks.heads import Linear
 from lm.objectives import base
-from lm.objectives.base import Batch, Rows, Terms
+from lm.objectives.base import Asked, Batch, Rows, Terms
 from lm.ops import chain, losses
 from lm.tokenizers.base import Codec
 
@@ -62,10 +63,10 @@ class Objective(base.Objective):
 
     Attributes:
       words, tags: the columns of a record with the list of words and that of their
-        tags.
+        tags. Words may also be a text, see `split`; without tags they are predicted.
       labels: the tags in the order of their ids.
       scheme: how labels mark spans (lm/data/tags.py); "word": each is a span of one
-        word, except those in `outside`.
+        word, except those in `outside`. None: what the names of the labels show.
       given: the scheme of the data's tags, converted to `scheme`; None: the same.
       repair: whether a sequence of tags that its scheme does not allow is read by the
         rule of conlleval and mended, or refused.
@@ -79,16 +80,20 @@ class Objective(base.Objective):
       constrain: where tags are excluded that the scheme does not allow after each
         other: in decoding, also in the training of a crf (its sum over sequences), or
         nowhere.
-      wrap: whether [CLS] and [SEP] stand around a sentence.
+      split: what the words of a text are, where it is not given as a list: between
+        spaces; or runs of letters and digits, and other characters one by one; or all
+        characters.
+      wrap: the special tokens around a sentence: [CLS] and [SEP], the token that begins
+        a text in front, or none.
       too_long: what to do with a sentence that does not fit a row: refuse it, cut its
         end, skip it, or read it in windows with context (see lm/data/words.py).
       stride: pieces between the starts of windows; None: half of a window.
     """
 
     words: str = "words"
-    tags: str = "tags"
+    tags: str | None = "tags"
     labels: tuple[str, ...] = ()
-    scheme: Literal["word", "io", "iob1", "bio", "bioes", "bmes"] = "word"
+    scheme: Literal["word", "io", "iob1", "bio", "bioes", "bmes"] | None = None
     given: Literal["word", "io", "iob1", "bio", "bioes", "bmes"] | None = None
     repair: bool = True
     outside: tuple[str, ...] = ("O", "_")
@@ -96,11 +101,12 @@ class Objective(base.Objective):
     pieces: Literal["first", "last", "mean"] = "first"
     decoder: Literal["independent", "crf"] = "independent"
     constrain: Literal["decode", "train", "none"] = "decode"
-    wrap: bool = True
+    split: Literal["spaces", "punctuation", "characters"] = "punctuation"
+    wrap: Literal["delimiters", "bos", "none"] = "delimiters"
     too_long: Literal["error", "cut", "window", "skip"] = "window"
     stride: int | None = None
 
-    can: ClassVar[frozenset[str]] = frozenset({"tags", "show"})
+    can: ClassVar[frozenset[str]] = frozenset({"tags", "show", "answers"})
 
     # ── Requirements on the config and the model ────────────────────────────────────
 
@@ -119,20 +125,32 @@ class Objective(base.Objective):
         twice = [name for name in names if names.count(name) > 1]
         found, expected = f"{twice[:1]} twice", "each tag once"
         yield Rule(not twice, "objective.labels", found, expected)
-        wrong = [name for name in names if not schemes.fits(name, self.scheme)]
-        found = f"{wrong[:1]} with objective.scheme={self.scheme!r}"
-        letters = {*schemes.LETTERS.get(self.scheme, ())}
+        scheme = self._scheme
+        wrong = [name for name in names if not schemes.fits(name, scheme)]
+        found = f"{wrong[:1]} with objective.scheme={scheme!r}"
+        letters = {*schemes.LETTERS.get(scheme, ())}
         expected = f"O, and names that begin with one of {', '.join(sorted(letters))}"
         yield Rule(not wrong, "objective.labels", found, expected)
-        given = self.given or self.scheme
-        mixed = given != self.scheme and "word" in (given, self.scheme)
-        found = f"{self.given!r} with objective.scheme={self.scheme!r}"
+        given = self.given or scheme
+        mixed = given != scheme and "word" in (given, scheme)
+        found = f"{given!r} with objective.scheme={scheme!r}"
         expected = "the same, as tags of words make no spans of several words"
         yield Rule(not mixed, "objective.given", found, expected)
         alone = self.constrain == "train" and self.decoder == "independent"
         found = "'train' with objective.decoder='independent'"
         expected = "decode or none: only a crf has transitions in training"
         yield Rule(not alone, "objective.constrain", found, expected)
+
+    @property
+    def along(self) -> frozenset[str]:
+        # A row has no more words than tokens.
+        names = ("starts", "ends", "segments", "borders")
+        words = frozenset(f"word_{name}" for name in names)
+        return words | {"labels", "label_weights"}
+
+    @property
+    def _scheme(self) -> schemes.Scheme:
+        return self.scheme or schemes.guess_scheme(self.labels)
 
     def small(self) -> dict[str, Any]:
         return {"stride": None}
@@ -146,7 +164,8 @@ class Objective(base.Objective):
     # ── On the host ─────────────────────────────────────────────────────────────────
 
     def columns(self) -> tuple[str, ...]:
-        return (self.words,)
+        marked = self.tags is None and self.mark is not None
+        return (self.words, cast(str, self.mark)) if marked else (self.words,)
 
     def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
         overhead = sum(map(len, self._around(codec)))
@@ -167,18 +186,24 @@ class Objective(base.Objective):
             words=self.words,
             tags=self.tags,
             labels=self.labels,
-            given=self.given or self.scheme,
-            scheme=self.scheme,
+            given=self.given or self._scheme,
+            scheme=self._scheme,
             repair=self.repair,
             mark=self.mark,
+            split=self.split,
         )
 
     def _around(self, codec: Codec) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Returns the special tokens before and after a sentence."""
-        if not self.wrap:
+        if self.wrap == "none":
             return (), ()
-        fix = "without them set objective.wrap=false"
-        cls_id, sep_id = base.delimiters(codec, "objective.wrap", fix)
+        if self.wrap == "bos":
+            if codec.bos_id is None:
+                expected = "one, for objective.wrap=bos"
+                raise DataError("tokenizer", "no token that begins a text", expected)
+            return (codec.bos_id,), ()
+        fix = "without them set objective.wrap=none"
+        cls_id, sep_id = base.delimiters(codec, "objective.wrap=delimiters", fix)
         return (cls_id,), (sep_id,)
 
     def transforms(
@@ -206,7 +231,57 @@ class Objective(base.Objective):
 
     def spans(self, tags: Sequence[str], rule: schemes.Rule) -> list[schemes.Span]:
         """Returns the spans that the tags of a sentence mark."""
-        return schemes.spans(tags, self.scheme, rule, self.outside)
+        return schemes.spans(tags, self._scheme, rule, self.outside)
+
+    def unlabelled(self) -> "Objective":
+        return dataclasses.replace(self, tags=None)
+
+    @property
+    def says(self) -> Mapping[str, tuple[str, ...]]:
+        tags: dict[str, tuple[str, ...]] = {
+            "tags": ("tokens", "tags"),
+            "probabilities": ("tokens", "tags", "probabilities"),
+        }
+        entities: dict[str, tuple[str, ...]] = {"entities": ("entities",)}
+        return tags | entities if self._scheme == "word" else entities | tags
+
+    def answers(
+        self, record: Record, rows: Sequence[Asked], codec: Codec
+    ) -> dict[str, Any]:
+        """Returns the tags of a record's words, and the spans that they mark.
+
+        `tokens` are the words. Each of `entities` has its `type`, its `text`, the
+        characters `start` to `end` - 1 of the record's text (a list of words is joined
+        by spaces), and as `probability` the least one of its words' tags.
+        """
+        if not rows:
+            names = ("tokens", "tags", "probabilities", "entities", "truncated")
+            return dict.fromkeys(names)
+        text, places = self.reader.places_of(record)
+        tags, chances = [self.default()] * len(places), [0.0] * len(places)
+        for asked in rows:
+            self.assign(tags, asked.row, asked.predictions["tags"])
+            found = asked.predictions["probabilities"]
+            for word, read, chance in zip(asked.row["word"], asked.row["read"], found):
+                if read:
+                    chances[word] = round(float(chance), 6)
+        entities = [
+            {
+                "type": kind,
+                "text": text[places[first][0] : places[last - 1][1]],
+                "start": places[first][0],
+                "end": places[last - 1][1],
+                "probability": min(chances[first:last]),
+            }
+            for kind, first, last in self.spans(tags, "conlleval")
+        ]
+        return {
+            "tokens": [text[start:end] for start, end in places],
+            "tags": tags,
+            "probabilities": chances,
+            "entities": entities,
+            "truncated": sum(int(asked.row["cut"]) for asked in rows),
+        }
 
     # ── On the device ───────────────────────────────────────────────────────────────
 
@@ -235,7 +310,7 @@ class Objective(base.Objective):
 
     def _constrained(self, scores: chain.Chain, batch: Batch) -> chain.Chain:
         """Excludes the sequences of tags that the scheme does not allow."""
-        allowed = schemes.allowed_of(self.labels, self.scheme)
+        allowed = schemes.allowed_of(self.labels, self._scheme)
 
         def never(allows: Bool[np.ndarray, "*any"]) -> Float[Array, "*any"]:
             return jnp.where(allows, 0.0, NEVER)

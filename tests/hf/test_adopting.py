@@ -169,7 +169,6 @@ def test_berts_two_files_must_agree_on_case(tmp_path, normalizer, settings, righ
     ("case", "config", "evals"),
     [
         ("bert_pretraining", {}, True),
-        ("bert_tag", {}, False),
         ("bert_span", {}, False),
         ("t5_encoder", {}, False),
         ("t5_v1_1", {}, True),

@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from lm.config import resolve as configs
 from lm.errors import CheckpointError
 from lm.hf import adopting, checkpoint, exporting, source
 from lm.hf.formats import safetensors
+from lm.objectives import tagging
 from tests import tiny
 from tests.hf import folders, goldens
 
@@ -141,3 +144,66 @@ def nested(opened):
         key: configs.Config(value) if isinstance(value, dict) else value
         for key, value in opened.model.items()
     }
+
+
+TAGS = ("no", "maybe", "yes")
+
+
+def tagger(place, labels, **init):
+    """Builds the config of a tagger that starts from a directory."""
+    items = [{"words": ["a", "b"], "tags": ["no", "yes"]}]
+    data = {"sources": [{"name": "memory", "items": items, "lists": True}]}
+    return configs.resolve(
+        tiny.tree(
+            model=dict(folders.model_of(place)) | {"vocab_size": None},
+            objective={"name": "tagging", "labels": labels},
+            data=data,
+            tokenizer=None,
+            init={"source": f"hf:{place}", **init},
+            evals={},
+        )
+    )
+
+
+def test_a_tagger_is_adopted_with_its_labels_and_exported_with_them(tmp_path):
+    place = folders.bert(tmp_path / "hf", "bert_tag")
+    opened = checkpoint.open_checkpoint(place)
+    found, notes = adopting.tree(opened, f"hf:{place}")
+    assert found["objective"] == {"name": "tagging", "labels": TAGS}
+    assert not found["evals"] and "its tagged sentences are not known" in notes[-1]
+    shapes = {path: source.shape for path, source in opened.sources.items()}
+    plan = exporting.plan(tagger(place, TAGS), shapes)
+    assert plan.architecture == "BertForTokenClassification"
+    assert plan.config["id2label"] == {"0": "no", "1": "maybe", "2": "yes"}
+    assert plan.config["label2id"] == {"no": 0, "maybe": 1, "yes": 2}
+
+
+def test_a_tagger_is_continued_with_its_labels_in_their_order(tmp_path):
+    place = folders.bert(tmp_path / "hf", "bert_tag")
+    source.check(tagger(place, TAGS), tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"no, maybe, yes.*found|yes, maybe, no"):
+        source.check(tagger(place, TAGS[::-1]), tmp_path / "run")
+    new = {"map": [["heads/tag/(.*)", "unused/\\1"]], "missing": ["heads/tag/.*"]}
+    source.check(tagger(place, TAGS[::-1], **new), tmp_path / "run")
+
+
+def test_the_tags_of_a_checkpoint_are_those_of_its_logits(tmp_path):
+    """A row of the stored inputs, as words of one piece each."""
+    place = folders.bert(tmp_path / "hf", "bert_tag")
+    opened, stored = checkpoint.open_checkpoint(place), goldens.outputs("bert_tag")
+    batch = goldens.batch(stored)
+    real = np.asarray(stored["attention_mask"])
+    places = np.broadcast_to(np.arange(real.shape[1]), real.shape)
+    batch |= {"word_starts": places * real, "word_ends": (places + 1) * real}
+    batch |= {"word_segments": real, "word_borders": 0 * real}
+    batch = {name: jnp.asarray(array, jnp.int32) for name, array in batch.items()}
+    task = tagging.Objective(labels=TAGS)
+    model = goldens.model(opened)
+
+    def ask(model):
+        return task.predict(model, batch)
+
+    params = goldens.params(opened)
+    found = jax.jit(lambda params: model.apply({"params": params}, method=ask))(params)
+    wanted = stored["logits"].argmax(-1)
+    assert np.array_equal(np.where(real, found["tags"], 0), np.where(real, wanted, 0))

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from flax.core import meta
 
+from lm import predict
 from lm import run as runs
 from lm.data import words
 from lm.data.sources.base import Record
@@ -22,7 +24,7 @@ from lm.tokenizers import hf, word
 from tests import tiny
 
 LABELS = ("O", "B-x", "I-x")
-TASK = tagging.Objective(labels=LABELS, scheme="bio", wrap=False)
+TASK = tagging.Objective(labels=LABELS, wrap="none")
 SIZES = {"vocab_size": 12, "num_layers": 1, "d_model": 8, "bidirectional": True}
 
 
@@ -243,7 +245,7 @@ def test_pieces_of_words_with_accents_chinese_and_words_that_vanish(
     tokenizer = hf.Tokenizer(**options)
     tokenizer.make(lambda: iter(TEXTS), tmp_path)
     codec = tokenizer.load(tmp_path)
-    task = dataclasses.replace(TASK, wrap=True)
+    task = dataclasses.replace(TASK, wrap="delimiters")
     layout = task.layout(codec, seq_len=64, pack=False)
     given = tuple(text.split(" "))
     record = Record({"words": given, "tags": ("O",) * len(given)}, "x:1")
@@ -301,7 +303,7 @@ def settings(items=ITEMS, evals=None, **changes):
     data = {"sources": [{"name": "memory", "items": items, "lists": True}]}
     found = {"evaluator": "tags", "every": 30, "samples": 10}
     found["data"] = data | {"pack": False}
-    objective = {"name": "tagging", "labels": LABELS, "scheme": "bio"}
+    objective = {"name": "tagging", "labels": LABELS}
     return {
         "objective": objective | changes.pop("objective", {}),
         "tokenizer": {"name": "hf", "kind": "wordpiece", "vocab_size": 80},
@@ -313,7 +315,7 @@ def settings(items=ITEMS, evals=None, **changes):
     } | changes
 
 
-def test_a_run_learns_and_scores_every_word(tmp_path):
+def test_a_run_learns_scores_every_word_and_tags_new_texts(tmp_path, capsys):
     """Also words without a piece, and a sentence that needs windows."""
     assert tiny.run(settings(), tmp_path) == 0
     last = tiny.rows(tmp_path)[-1]
@@ -327,6 +329,44 @@ def test_a_run_learns_and_scores_every_word(tmp_path):
     assert [cells[2] for cells in lost] == ["O", "O"]
     assert f"sentences:5|gold:{2 + 1 + 10}" in text
     assert last["dev/accuracy"] > 0.5 and np.isnan(last["dev/unknown_accuracy"])
+    given = ["the Ana May runs", "", "Ana " * 40]
+    with tiny.some_devices(tiny.config(**settings())):
+        flags = [f"--workdir={tmp_path}", "--what=tags", "--batch-size=2", *given]
+        assert predict.main(flags) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["words"] for row in rows] == given
+    assert [len(row["tags"]) for row in rows] == [4, 0, 40]
+    assert {tag for row in rows for tag in row["tags"]} <= {*LABELS}
+
+
+def test_entities_have_offsets_into_the_text(tmp_path):
+    """Of a text, of a list of words, and of characters; a word without a piece."""
+    tokenizer = word.Tokenizer(kind="byte")
+    tokenizer.make(lambda: iter(()), tmp_path)
+    task, codec = TASK.unlabelled(), tokenizer.load(tmp_path)
+    row = {"word": [0, 1, 3, 4], "read": [1, 1, 1, 0], "cut": 2}
+    more = {"word": [3, 4], "read": [0, 1], "cut": 0}
+    said = {"tags": [0, 1, 1, 2, 0], "probabilities": [0.5, 0.75, 1.0, 0.1, 0.0]}
+    said = {name: np.asarray(values) for name, values in said.items()}
+    other = {"tags": np.asarray([0, 2]), "probabilities": np.asarray([0.1, 0.25])}
+    rows = [tagging.Asked(row, {}, said), tagging.Asked(more, {}, other)]
+    found = task.answers(Record({"words": "so, Ana   Lee-Wu!"}, "x:1"), rows, codec)
+    assert found["tokens"] == ["so", ",", "Ana", "Lee", "-", "Wu", "!"]
+    assert found["tags"] == ["O", "B-x", "O", "B-x", "I-x", "O", "O"]
+    assert found["entities"] == [
+        {"type": "x", "text": ",", "start": 2, "end": 3, "probability": 0.75},
+        {"type": "x", "text": "Lee-", "start": 10, "end": 14, "probability": 0.25},
+    ]
+    assert found["truncated"] == 2 and found["probabilities"][2] == 0.0
+    words = Record({"words": ("so", "a b", "c", "Lee", "Wu")}, "x:1")
+    entity = task.answers(words, rows, codec)["entities"][1]
+    assert (entity["text"], entity["start"], entity["end"]) == ("Lee Wu", 9, 15)
+    split = dataclasses.replace(task, split="characters")
+    found = split.answers(Record({"words": "王伟，北京"}, "x:1"), rows, codec)
+    assert [e["text"] for e in found["entities"]] == ["伟", "北京"]
+    assert set(task.answers(words, [], codec).values()) == {None}
+    fields = {field for names in task.says.values() for field in names}
+    assert {*task.answers(words, [], codec)} == fields | {"truncated"}
 
 
 @pytest.mark.parametrize(
@@ -336,7 +376,7 @@ def test_a_run_learns_and_scores_every_word(tmp_path):
         ([{"words": ["a"], "tags": ["O", "O"]}], {}, r"1 words and 2 tags"),
         ([{"words": ["a"]}], {}, r"columns words, expected a column 'tags'"),
         (ITEMS, {"objective": {"too_long": "error"}}, r"memory\[4\].*30 tokens"),
-        (ITEMS, {"tokenizer": {"name": "word", "specials": ("unk",)}}, "wrap=false"),
+        (ITEMS, {"tokenizer": {"name": "word", "specials": ("unk",)}}, "wrap=none"),
     ],
 )
 def test_data_that_do_not_fit_are_refused_by_place(tmp_path, items, changes, found):
@@ -373,7 +413,7 @@ def test_the_command_exits_with_3_and_names_the_line(tmp_path, capsys):
     [
         ({"labels": ()}, "objective.labels"),
         ({"labels": ("O", "O")}, "objective.labels"),
-        ({"labels": ("O", "S-x")}, "objective.labels"),
+        ({"labels": ("O", "S-x"), "scheme": "bio"}, "objective.labels"),
         ({"given": "word"}, "objective.given"),
         ({"constrain": "train"}, "objective.constrain"),
     ],
