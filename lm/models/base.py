@@ -63,9 +63,10 @@ class Model(Protocol):
 
     Attributes:
       can: words of ABILITIES; each promises the methods of a protocol below.
-        logits: `Predicts`. score: `Scores`. hidden: `Sequence`. head: `Headed`. extend:
-        `Decodes`. encode: `Encodes`. carry: `Carries`. fit: `Fitted`. embeds: `Embeds`.
-        tables: `Tables`. counts: `Counted`. The others promise how states are computed.
+        logits: `Predicts`. score: `Scores`. hidden: `States`, and with logits
+        `Sequence`. head: `Headed`. extend: `Decodes`. encode: `Encodes`. carry:
+        `Carries`. fit: `Fitted`. embeds: `Embeds`. tables: `Tables`. counts: `Counted`.
+        The others promise how states are computed.
       reads: the keys of a batch that it needs beside `inputs`, `positions` and
         `segment_ids`, such as `token_types` or an encoder's `source_inputs`.
       context: the longest row and prompt in tokens; None: any length. With "beyond" an
@@ -144,8 +145,16 @@ class Scores(Predicts, Protocol):
 
 
 @runtime_checkable
-class Sequence(Predicts, Protocol):
-    """A model with "hidden": its states are vectors, and it has `token_head`."""
+class States(Model, Protocol):
+    """A model with "hidden": its states are vectors."""
+
+    def __call__(self, batch: Batch, *, train: bool) -> Float[Array, "B T D"]:
+        """Computes the state of each token, as `Predicts` does."""
+
+
+@runtime_checkable
+class Sequence(States, Predicts, Protocol):
+    """A model with "hidden" and "logits": it has `token_head`."""
 
     def __call__(self, batch: Batch, *, train: bool) -> Float[Array, "B T D"]: ...
 
@@ -157,7 +166,7 @@ class Sequence(Predicts, Protocol):
 
 
 @runtime_checkable
-class Headed(Sequence, Protocol):
+class Headed(States, Protocol):
     """A model with "head"."""
 
     def head(

@@ -263,14 +263,14 @@ class Objective(base.Objective):
         return tuple((len(index) / self.classes / np.maximum(counts, 1)).tolist())
 
     def _logits(
-        self, model: models.Sequence, batch: Batch, train: bool
+        self, model: models.States, batch: Batch, train: bool
     ) -> Float[Array, "B C"]:
         """Returns the output of the head, float32."""
         hidden = model(batch, train=train)
         headed = cast(Headed, model)  # `needs` requires "head".
         return headed.head("classify", hidden, batch["segment_ids"], train=train)
 
-    def loss(self, model: models.Sequence, batch: Batch, *, train: bool) -> Terms:
+    def loss(self, model: models.States, batch: Batch, *, train: bool) -> Terms:
         logits = self._logits(model, batch, train)
         each = self._kind.losses(logits, batch["labels"], train=True)
         return {"classify": losses.weighted(each, batch["loss_weights"])}
@@ -284,7 +284,7 @@ class Objective(base.Objective):
         names = self._kind.measures(empty, jnp.asarray(target)[None])
         return ("classify_loss", *(f"classify_{name}" for name in names))
 
-    def metrics(self, model: models.Sequence, batch: Batch) -> Terms:
+    def metrics(self, model: models.States, batch: Batch) -> Terms:
         """Returns the plain loss, and what the kind of the labels measures."""
         logits, targets = self._logits(model, batch, False), batch["labels"]
         found = {"loss": self._kind.losses(logits, targets, train=False)}
@@ -292,7 +292,7 @@ class Objective(base.Objective):
         weights = batch["label_weights"]
         return {f"classify_{k}": losses.weighted(v, weights) for k, v in found.items()}
 
-    def predict(self, model: models.Sequence, batch: Batch) -> dict[str, Any]:
+    def predict(self, model: models.States, batch: Batch) -> dict[str, Any]:
         """Returns `logits` (B, C) and `probabilities` (B, C), or `scores` (B,)."""
         return self.conclude(self._logits(model, batch, False))
 

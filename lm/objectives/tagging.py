@@ -21,8 +21,7 @@ from lm.data.index import Index, Layout
 from lm.data.sources.base import Record
 from lm.data.words import FIRST, LAST, Aligned, Tagged, Words
 from lm.errors import ConfigError, DataError, Rule
-from lm.models.base import Head, Headed, Trunk
-from lm.models.base import Sequence as States
+from lm.models.base import Head, Headed, States, Trunk
 from lm.models.blocks.heads import Linear
 from lm.objectives import base
 from lm.objectives.base import Asked, Batch, Rows, Terms
