@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lm.workdir.lines import wrap
+from lm.workdir.lines import figures, wrap
 from lm.workdir.writer import read_rows
 
 
@@ -17,8 +17,8 @@ def summary(workdir: Path, step: int | None) -> str:
     lines = [f"finished at step {step}: {workdir}"]
     for name in sorted({name.partition("/")[0] for name in found}):
         values = [
-            f"{key.partition('/')[2].replace('_', ' ')} {value:.4f}"
-            for key, value in sorted(found.items())
+            f"{key.partition('/')[2].replace('_', ' ')} {value}"
+            for key, value in figures(found).items()
             if key.startswith(f"{name}/")
         ]
         lines.append(wrap([f"  {name}: {values[0]}", *values[1:]], ", "))

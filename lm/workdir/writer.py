@@ -25,7 +25,7 @@ from lm.config.resolve import Duration, is_time
 from lm.errors import escape
 from lm.host import files, storage
 from lm.host.timing import clock
-from lm.workdir.lines import wrap
+from lm.workdir.lines import figures, wrap
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Writer:
         elif not evaluations:
             return
         if evaluations:
-            values = _shown(evaluations)
+            values = [f"{k} {text}" for k, text in figures(evaluations).items()]
             self._keep("  ".join([place, *values]))
             self._print(wrap([place, *values], "  "))
         speed = {f"timing/{k}": v for k, v in timing.items() if k != "time"}
@@ -236,23 +236,6 @@ class Writer:
             except OSError:  # The reader has gone, as with `| head`.
                 # Otherwise the flush at the exit of the process would fail again.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-
-
-def _shown(values: Mapping[str, Any]) -> list[str]:
-    """Formats metrics, such as "dev/f1 0.8123 [0.80, 0.83]" with its interval."""
-    shown = []
-    for name, value in sorted(values.items()):
-        bounds = f"{name}_low", f"{name}_high"
-        if name.removesuffix("_low").removesuffix("_high") != name and (
-            name.rpartition("_")[0] in values
-        ):
-            continue
-        text = f"{name} {float(value):.4f}"
-        if all(bound in values for bound in bounds):
-            low, high = (f"{float(values[bound]):.4g}" for bound in bounds)
-            text += f" [{low}, {high}]"
-        shown.append(text)
-    return shown
 
 
 def cut(path: Path, step: int) -> str | None:
