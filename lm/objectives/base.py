@@ -87,8 +87,9 @@ class Objective(abc.ABC):
         "answers"     `unlabelled`, `says` and `answers`: predictions for records that
                       have no label; `layout` makes unpacked rows, and `transforms` use
                       nothing of the index
-
         "rows"        `spans`, `touched` and `terms` (lm/objectives/by_rows.py)
+        "trees"       `predict` returns the nodes of trees (see objectives/parsing.py),
+                      and `tree` names the column of the true ones
 
       token_term: the name of the term that "tokens" promises.
     """

@@ -1,0 +1,187 @@
+"""Parsing: the trees of sentences by a grammar, and their probabilities.
+
+A row is one sentence. Records come from the source `trees`: words with spaces between
+them, and a binary tree as tokens. The tokenizer is one of whole words.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from lm.data.index import Encoded, Index, Layout, Writer
+from lm.data.layouts import text_of
+from lm.data.sources.base import Record
+from lm.data.transforms import Example, filled, segments
+from lm.errors import DataError
+from lm.objectives import base
+from lm.objectives.base import Batch, Rows, Terms
+from lm.ops import cky
+from lm.tokenizers.base import Codec
+
+ENDINGS = ("s", "ed", "ing", "ion", "er", "est", "ly", "ity", "y", "al")
+SHAPES = 4
+
+
+def word_class(word: str) -> int:
+    """Returns the class of a word that a grammar does not know, below 44.
+
+    It is told by digits, hyphens and capitals, and by the ending of the word (Petrov et
+    al. 2006, section 3.2, in spirit).
+    """
+    shape = 0
+    if re.search(r"\d", word):
+        shape = 1
+    elif "-" in word[1:]:
+        shape = 2
+    elif word[:1].isupper():
+        shape = 3
+    low = word.lower()
+    longest = sorted(range(len(ENDINGS)), key=lambda i: -len(ENDINGS[i]))
+    end = next((i + 1 for i in longest if low.endswith(ENDINGS[i])), 0)
+    return shape * (len(ENDINGS) + 1) + end * (len(word) > len(ENDINGS[end - 1]) + 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentences:
+    """A row of each record: its words and its tree, and the classes of the words.
+
+    Args:
+      words, grammar: the columns of the words and of the binary tree.
+      length: the words that a row holds.
+      too_long: what to do with a longer sentence.
+    """
+
+    words: str
+    grammar: str
+    length: int
+    too_long: Literal["error", "skip"]
+
+    def texts(self, record: Record) -> list[str]:
+        return [text_of(record, self.words), text_of(record, self.grammar)]
+
+    def write(self, records: Encoded, out: Writer) -> None:
+        for record, pieces in records:
+            text = text_of(record, self.words)
+            words = text.split()
+            if len(words) != len(pieces[0]) or not words:
+                found = f"{len(words)} words and {len(pieces[0])} tokens"
+                fix = 'set tokenizer=dict(name="word", kind="word")'
+                raise DataError(record.where, found, "a token for each word", fix)
+            if len(words) > self.length:
+                if self.too_long == "error":
+                    found, expected = f"{len(words)} words", f"at most {self.length}"
+                    fix = "raise seq_len, or set objective.too_long=skip"
+                    raise DataError(record.where, found, expected, fix)
+                out.counts["too_long_skip"] += 1
+                continue
+            classes = [word_class(word) for word in words]
+            size = float(len(text.encode()))
+            out.row(pieces, record=out.record, classes=classes, bytes=size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """Makes the arrays of an example; `tree` has room for the largest of a row."""
+
+    length: int
+    pad_id: int
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        words, tree = example["pieces"]
+        found = segments([words])
+        out = {n: filled(x, self.length) for n, x in found.items()}
+        weights = np.ones(len(words), np.float32)
+        return out | {
+            "classes": filled(example["classes"].astype(np.int32), self.length),
+            "tree": filled(tree, 5 * self.length, self.pad_id),
+            "weights": filled(weights, self.length),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective(base.Objective):
+    """Options of `parsing`.
+
+    Attributes:
+      words, grammar, tree: the columns of the words, of the binary tree as tokens, and
+        of the tree in brackets that parses are scored by.
+      too_long: what to do with a sentence of more than seq_len words: refuse or skip
+        it. The work of a sentence grows with the cube of its length.
+    """
+
+    words: str = "text"
+    grammar: str = "grammar"
+    tree: str = "tree"
+    too_long: Literal["error", "skip"] = "skip"
+
+    can: ClassVar[frozenset[str]] = frozenset({"trees", "show"})
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"parse"})
+
+    @property
+    def gives(self) -> frozenset[str]:
+        return frozenset({"classes"})
+
+    @property
+    def packs(self) -> bool:
+        return False
+
+    def columns(self) -> tuple[str, ...]:
+        return self.words, self.grammar
+
+    def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
+        return Sentences(self.words, self.grammar, seq_len, self.too_long)
+
+    def transforms(
+        self, index: Index, codec: Codec, *, seq_len: int
+    ) -> tuple[Callable, ...]:
+        return (Arrays(seq_len, codec.pad_id or 0),)
+
+    def loss(self, model: Any, batch: Batch, *, train: bool) -> Terms:
+        """Returns the nats of the sentences, and the number of their words."""
+        counts = jnp.any(batch["weights"] > 0, axis=1)
+        nats = -jnp.sum(jnp.where(counts, model.log_prob(batch), 0.0))
+        return {"sentence": (nats, batch["weights"].sum())}
+
+    def counts(self, batch: Batch) -> dict[str, Any]:
+        return {"sentence": batch["weights"].sum()}
+
+    def measures(self) -> tuple[str, ...]:
+        return ("sentence_loss",)
+
+    def predict(self, model: Any, batch: Batch) -> dict[str, Any]:
+        """Returns the nodes of the best trees, their scores, and log-probabilities.
+
+        `nodes` (B, N, 3) and `scores` (B,) are those of lm.ops.cky.Parse with tokens as
+        symbols; `inside` (B,) sums over all trees, and `log_prob` is mixed with the
+        backup of the model.
+        """
+        found: cky.Parse = model.parse(batch)
+        inside = model.log_inside(batch)
+        return {
+            "nodes": found.nodes,
+            "scores": found.scores,
+            "inside": inside,
+            "log_prob": model.log_prob(batch, inside),
+        }
+
+    def show(self, batch: Rows, predictions: Rows, codec: Codec, row: int) -> str:
+        """Shows the words and the best binary tree of a sentence."""
+        count = int((batch["segment_ids"][row] != 0).sum())
+        words = [codec.token(int(i)) for i in batch["inputs"][row, :count]]
+        if not np.isfinite(predictions["scores"][row]):
+            return f"{' '.join(words)}\n(no tree)"
+        nodes = iter(predictions["nodes"][row].tolist())
+
+        def text() -> str:
+            start, width, symbol = next(nodes)
+            parts = [words[start]] if width == 1 else [text(), text()]
+            return f"{codec.token(symbol)} {' '.join(parts)})"
+
+        return f"{' '.join(words)}\n{text()}"
