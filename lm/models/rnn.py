@@ -1,14 +1,18 @@
 """A recurrent network: layers of GRU, LSTM or Elman cells.
 
-See Mikolov et al. 2010, and for dropout between the layers Zaremba et al. 2014. The
-model has no positions. From left to right it is a language model; its state has a fixed
-size, and one batch can pass it to the next. In both directions (Schuster and Paliwal
-1997) it reads whole texts, for a classifier or a tagger.
+See Mikolov et al. 2010, for dropout between the layers Zaremba et al. 2014, and for its
+other kinds Merity et al. 2018 (AWD-LSTM). The model has no positions. From left to
+right it is a language model; its state has a fixed size, and one batch can pass it to
+the next. In both directions (Schuster and Paliwal 1997) it reads whole texts, for a
+classifier or a tagger.
 
     embed/embedding
     layers/{input,recurrent}/{kernel,bias}   (leading axis: layers; kernels (D, G, D))
     layers/{backward_input,backward_recurrent}/{kernel,bias}
     output/embedding   pooler   heads/<name>/...
+
+With `d_embed` the first layer, and where the output is tied the last, have other sizes
+than those between. They are `first/...` and `last/...`, without a leading axis.
 """
 
 import functools
@@ -23,83 +27,28 @@ from jaxtyping import Array, Float, Int, PyTree
 from lm.errors import ConfigError
 from lm.models.base import Batch, Compute, Head, Rows, Shapes, Trunk
 from lm.models.blocks.heads import Heads
-from lm.models.blocks.layers import Dense, Dropout, Table, constrain
+from lm.models.blocks.layers import Dropout, Table, constrain
+from lm.models.blocks.recurrent import Layer, Shape, halves
 from lm.ops.dense import project
-from lm.ops.recurrence import CELLS, Boundaries, backward, boundaries, recur
+from lm.ops.dropout import word_dropout
+from lm.ops.recurrence import CELLS, boundaries
 
 BOUNDS = {
     "vocab_size": "[1, 16777216]",
     "vocab_multiple": "[1, 1048576]",
     "num_layers": "[1, 4096]",
     "d_model": "[1, 1048576]",
+    "d_embed": "[1, 1048576]",
     "dropout": "[0, 1)",
+    "dropout_input": "[0, 1)",
+    "dropout_output": "[0, 1)",
+    "dropout_word": "[0, 1)",
+    "dropout_weight": "[0, 1)",
     "init_std": "(0, inf)",
 }
 CHANGEABLE = ()
 
-State = dict[str, Float[Array, "B L D"]]
-
-
-class Layer(nn.Module):
-    """Computes a recurrent layer; all tokens share one product with the inputs.
-
-    In both directions each has half of the units.
-    """
-
-    cell: str
-    dim: int
-    dropout: float
-    init_std: float
-    bidirectional: bool
-    compute: Compute
-
-    def setup(self):
-        units = self.dim // 2 if self.bidirectional else self.dim
-
-        def dense(inputs: int) -> Dense:
-            axes, sizes = ("embed", None, "mlp"), (CELLS[self.cell].gates, units)
-            return Dense((inputs,), sizes, axes, self.init_std, self.compute)
-
-        self.input, self.recurrent = dense(self.dim), dense(units)
-        if self.bidirectional:
-            self.backward_input, self.backward_recurrent = dense(self.dim), dense(units)
-        self.drop = Dropout(self.dropout)
-
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        state: PyTree,
-        bounds: Boundaries,
-        train: bool,
-    ) -> tuple[Float[Array, "B T D"], PyTree]:
-        x = self.drop(x, train=train)
-        if self.bidirectional:
-            one, other = (
-                {name: halves(part)[n] for name, part in state.items()}
-                for n in range(2)
-            )
-            there, _ = self._recur(self.input, self.recurrent, x, one, bounds)
-            parts = self.backward_input, self.backward_recurrent
-            turned = jnp.flip(x, axis=1)
-            back, _ = self._recur(*parts, turned, other, backward(bounds))
-            x = jnp.concatenate([there, jnp.flip(back, axis=1)], axis=-1)
-        else:
-            x, state = self._recur(self.input, self.recurrent, x, state, bounds)
-        return constrain(x, self.compute.rules, "batch", None, None), state
-
-    def _recur(
-        self, into: Dense, recurrent: Dense, x: jax.Array, state: PyTree, bounds: Any
-    ) -> tuple[jax.Array, PyTree]:
-        # Gather a sharded kernel once here, not at every token.
-        kernel = constrain(recurrent.kernel, self.compute.rules, None, None, None)
-        options = {"precision": self.compute.precision}
-        bias = recurrent.bias
-        return recur(self.cell, into(x), kernel, bias, state, bounds, **options)
-
-
-def halves(x: Float[Array, "*any D"]) -> list[jax.Array]:
-    """Splits states into those of the two directions."""
-    return jnp.split(x, 2, axis=-1)
+State = dict[str, Array]
 
 
 class Model(nn.Module):
@@ -110,10 +59,20 @@ class Model(nn.Module):
       vocab_multiple: a vocab_size of None is the tokenizer's, up to a multiple of this.
       cell: of all layers; see lm.ops.recurrence.
       num_layers: number of layers.
-      d_model: units of a layer, and size of an embedding.
+      d_model: units of a layer.
+      d_embed: size of an embedding; None is d_model. Where the output is tied, the last
+        layer has as many units.
       bidirectional: whether half of a layer's units read each text from its end to its
         start. Such a model predicts no next token and carries no state.
       dropout: of the inputs of each layer, and of the last layer's outputs.
+      dropout_input: of the first layer's inputs; None is `dropout`.
+      dropout_output: of the last layer's outputs; None is `dropout`.
+      dropout_word: probability with which a word is an embedding of zeros wherever it
+        stands in the batch.
+      dropout_weight: of the kernels of the recurrence, with one mask for all tokens of
+        the batch (Wan et al. 2013).
+      locked: whether dropout has one mask for all positions of a row (Gal and
+        Ghahramani 2016).
       output: "tied" is the token embedding, "untied" a table of its own.
       init_std: standard deviation, before truncation at two of them, of each matrix;
         None: d_model ** -0.5.
@@ -122,11 +81,17 @@ class Model(nn.Module):
 
     vocab_size: int | None = None
     vocab_multiple: int = 8
-    cell: Literal["gru", "lstm", "elman"] = "gru"
+    cell: Literal["gru", "lstm", "elman", "elman_relu"] = "gru"
     num_layers: int = 2
     d_model: int = 256
+    d_embed: int | None = None
     bidirectional: bool = False
     dropout: float = 0.1
+    dropout_input: float | None = None
+    dropout_output: float | None = None
+    dropout_word: float = 0.0
+    dropout_weight: float = 0.0
+    locked: bool = False
     output: Literal["tied", "untied"] = "tied"
     init_std: float | None = None
     compute: Compute = Compute()
@@ -154,31 +119,73 @@ class Model(nn.Module):
         if self.bidirectional and self.d_model % 2:
             expected = "an even number, half of it for each direction"
             raise ConfigError("model.d_model", str(self.d_model), expected)
+        if self.bidirectional and self.d_embed and self.d_embed % 2 and self._tied:
+            expected = "an even number, half of it for each direction"
+            raise ConfigError("model.d_embed", str(self.d_embed), expected)
+        if self._stacked < 0:
+            found = f"1 with d_embed={self.d_embed} and a tied output"
+            expected = "at least 2: the first and the last have sizes of their own"
+            raise ConfigError("model.num_layers", found, expected)
+
+    @property
+    def _tied(self) -> bool:
+        return self.output == "tied"
+
+    @property
+    def _width(self) -> int:
+        """The size of a hidden state."""
+        return self.d_embed if self.d_embed and self._tied else self.d_model
+
+    @property
+    def _ends(self) -> dict[str, tuple[int, int]]:
+        """The layers outside the stack: their names -> (inputs, units)."""
+        if self.d_embed is None:
+            return {}
+        ends = {"first": (self.d_embed, self.d_model)}
+        return ends | ({"last": (self.d_model, self.d_embed)} if self._tied else {})
+
+    @property
+    def _stacked(self) -> int:
+        """The number of layers in the stack."""
+        return self.num_layers - len(self._ends)
 
     def setup(self):
         dim, compute = self.d_model, self.compute
         std = self.init_std or dim**-0.5
-        self.embed = Table(self.vocab_size, dim, "vocab", std)
+        embedded = self.d_embed or dim
+        table_std = self.init_std or embedded**-0.5
+        self.embed = Table(self.vocab_size, embedded, "vocab", table_std)
+        first, last = (
+            self.dropout if rate is None else rate
+            for rate in (self.dropout_input, self.dropout_output)
+        )
+        self.drop_first = Dropout(first, self.locked)
+        self.drop_last = Dropout(last, self.locked)
+        regular = self.locked, self.dropout_weight
+        shape = Shape(self.cell, self.bidirectional, *regular, std, compute)
+        if "first" in self._ends:
+            self.first = Layer(shape, *self._ends["first"], first)
+        if "last" in self._ends:
+            self.last = Layer(shape, *self._ends["last"], self.dropout)
         self.layers = nn.scan(
             # The scan saves its matrix products in any case, and nothing else is large.
-            nn.remat(Layer, static_argnums=(4,)) if compute.remat == "full" else Layer,
+            nn.remat(Layer, static_argnums=(5,)) if compute.remat == "full" else Layer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(1, nn.broadcast, nn.broadcast),
+            in_axes=(1, 0, nn.broadcast, nn.broadcast),
             out_axes=1,
-            length=self.num_layers,
-            unroll=compute.unroll or self.num_layers,
+            length=self._stacked,
+            unroll=compute.unroll or self._stacked,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(self.cell, dim, self.dropout, std, self.bidirectional, compute)
-        self.drop_last = Dropout(self.dropout)
-        if self.output == "untied":
+        )(shape, dim, dim, self.dropout)
+        if not self._tied:
             self.untied = Table(self.vocab_size, dim, "vocab", std, name="output")
         self.head_modules = Heads(self.heads, self._trunk(std))
         nn.share_scope(self, self.head_modules)
 
     def _trunk(self, std: float) -> Trunk:
         return Trunk(
-            d_model=self.d_model,
+            d_model=self._width,
             vocab_size=self.vocab_size or 0,
             std=std,
             dropout=self.dropout,
@@ -210,20 +217,47 @@ class Model(nn.Module):
     def _run(
         self, batch: Batch, state: State, train: bool
     ) -> tuple[Float[Array, "B T D"], State]:
-        x = self._table()[batch["inputs"]].astype(self.compute.dtype)
+        table = self._table()
+        x = table[batch["inputs"]].astype(self.compute.dtype)
         x = constrain(x, self.compute.rules, "batch", None, None)
+        if train and self.dropout_word:
+            rate, key = self.dropout_word, self.make_rng("dropout")
+            x = word_dropout(x, batch["inputs"], len(table), rate=rate, key=key)
         bounds = boundaries(batch["positions"], batch["segment_ids"])
-        x, state = self.layers(x, state, bounds, train)
-        return self.drop_last(x, train=train), state
+        parts, after = CELLS[self.cell].parts, {}
+
+        def end(name: str, x: jax.Array) -> jax.Array:
+            if name not in self._ends:
+                return x
+            own = {part: state[f"{name}_{part}"] for part in parts}
+            x, own = getattr(self, name)(x, own, None, bounds, train)
+            after.update({f"{name}_{part}": array for part, array in own.items()})
+            return x
+
+        x = end("first", x)
+        if self._stacked:
+            dropped = None
+            if not self._ends and self.dropout_input is not None:
+                x = self.drop_first(x, train=train)
+                dropped = jnp.arange(self._stacked) == 0
+            own = {part: state[part] for part in parts}
+            x, own = self.layers(x, own, dropped, bounds, train)
+            after |= own
+        return self.drop_last(end("last", x), train=train), after
 
     def _table(self) -> Float[Array, "V D"]:
         # If it were sharded over "embed" too, the compiler would copy it for a gather.
         return constrain(self.embed(), self.compute.rules, "vocab", None)
 
     def make_carry(self, rows: int) -> State:
-        """Makes the state before any text: zeros, float32, layers on axis 1."""
-        size = (rows, self.num_layers, self.d_model)
-        return {name: jnp.zeros(size, jnp.float32) for name in CELLS[self.cell].parts}
+        """Makes the state before any text: zeros, float32, stacked layers on axis 1."""
+        sizes: dict[str, tuple[int, ...]] = {}
+        for part in CELLS[self.cell].parts:
+            for name, (_, units) in self._ends.items():
+                sizes[f"{name}_{part}"] = rows, units
+            if self._stacked:
+                sizes[part] = rows, self._stacked, self.d_model
+        return {name: jnp.zeros(size, jnp.float32) for name, size in sizes.items()}
 
     def make_cache(self, rows: int, length: int, source_length: int = 0) -> State:
         """Makes the state before any text, whose size does not depend on the length."""
@@ -239,7 +273,7 @@ class Model(nn.Module):
 
     def token_head(self) -> tuple[Float[Array, "V D"], Callable]:
         """Returns the output embeddings, and (hidden, table) -> float32 logits."""
-        table = self.untied() if self.output == "untied" else self._table()
+        table = self._table() if self._tied else self.untied()
         return table, functools.partial(project, precision=self.compute.precision)
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
@@ -286,20 +320,26 @@ class Model(nn.Module):
         """Counts the FLOPs of one update: 3 x 2 x the products of each token."""
         rows, length = batch["inputs"].shape
         # In both directions each state is multiplied with a quarter of the kernel.
-        kernels = 1.5 if self.bidirectional else 2.0
-        layer = kernels * CELLS[self.cell].gates * self.d_model**2
-        products = length * self.num_layers * layer
+        share = 0.5 if self.bidirectional else 1.0
+        sizes = [*self._ends.values(), *[(self.d_model,) * 2] * self._stacked]
+        layers = sum((inputs + share * units) * units for inputs, units in sizes)
+        products = length * CELLS[self.cell].gates * layers
+        vocab, width = self.vocab_size or 0, self._width
         if "target_positions" in batch:
-            targets = batch["target_positions"].shape[1]
-            products += targets * self.d_model * ((self.vocab_size or 0) + self.d_model)
+            products += batch["target_positions"].shape[1] * width * (vocab + width)
         elif "targets" in batch:
-            products += length * self.d_model * (self.vocab_size or 0)
+            products += length * width * vocab
         return 6.0 * rows * products
 
     def small(self) -> dict[str, Any]:
         """Returns the fields of two narrow layers."""
-        return {"num_layers": 2, "d_model": 16}
+        return {"num_layers": 2, "d_model": 16, "d_embed": self.d_embed and 8}
 
     def exact(self, length: int) -> dict[str, Any]:
         """Returns the fields for no dropout; rows may have any length."""
-        return {"dropout": 0.0}
+        rates = "dropout", "dropout_word", "dropout_weight"
+        ends = {
+            "dropout_input": self.dropout_input and 0.0,
+            "dropout_output": self.dropout_output and 0.0,
+        }
+        return dict.fromkeys(rates, 0.0) | ends

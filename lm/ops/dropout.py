@@ -4,7 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 def keep_mask(
@@ -36,6 +36,41 @@ def dropout(
     if key is None or rate == 0.0:
         return x
     return _dropout(x, key, rate)
+
+
+def locked_dropout(
+    x: Float[Array, "B T D"], *, rate: float, key: jax.Array | None
+) -> Float[Array, "B T D"]:
+    """Applies dropout with one mask for all positions of a row.
+
+    See Gal and Ghahramani 2016, section 3, who call it variational.
+    """
+    if key is None or rate == 0.0:
+        return x
+    kept = keep_mask(key, (len(x), 1, x.shape[-1]), rate=rate)
+    return x * jnp.where(kept, 1.0 / (1.0 - rate), 0.0).astype(x.dtype)
+
+
+def word_dropout(
+    x: Float[Array, "B T D"],
+    ids: Int[Array, "B T"],
+    vocab: int,
+    *,
+    rate: float,
+    key: jax.Array | None,
+) -> Float[Array, "B T D"]:
+    """Zeroes the embeddings of words, each with `rate` wherever it stands in the batch.
+
+    See Gal and Ghahramani 2016, section 4.2; Merity et al. 2018, section 4.3.
+
+    Args:
+      x: the embeddings of `ids`.
+      vocab: number of words.
+    """
+    if key is None or rate == 0.0:
+        return x
+    kept = keep_mask(key, (vocab, 1), rate=rate)[ids]
+    return x * jnp.where(kept, 1.0 / (1.0 - rate), 0.0).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

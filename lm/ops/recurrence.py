@@ -20,6 +20,13 @@ def elman(x: Float[Array, "B G D"], h: Float[Array, "B G D"], state: State) -> S
     return {"h": jnp.tanh(x + h)[:, 0]}
 
 
+def elman_relu(
+    x: Float[Array, "B G D"], h: Float[Array, "B G D"], state: State
+) -> State:
+    """Computes a simple recurrent network, with a rectifier (Le et al. 2015)."""
+    return {"h": jax.nn.relu(x + h)[:, 0]}
+
+
 def gru(x: Float[Array, "B G D"], h: Float[Array, "B G D"], state: State) -> State:
     """Computes a gated recurrent unit (Cho et al. 2014, equations 5 to 8).
 
@@ -53,6 +60,7 @@ class Cell(NamedTuple):
 
 CELLS = {
     "elman": Cell(elman, 1),
+    "elman_relu": Cell(elman_relu, 1),
     "gru": Cell(gru, 3),
     "lstm": Cell(lstm, 4, ("h", "c")),
 }

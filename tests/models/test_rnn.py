@@ -56,6 +56,9 @@ def written_out(cell, params, row):
     def sigmoid(x):
         return 1.0 / (1.0 + np.exp(-x))
 
+    def max0(x):
+        return np.maximum(x, 0.0)
+
     x = np.asarray(params["embed"]["embedding"], np.float64)[row]
     stack = jax.tree.map(lambda p: np.asarray(p, np.float64), params["layers"])
     for layer in range(2):
@@ -68,8 +71,8 @@ def written_out(cell, params, row):
         for token in x:
             a = [token @ into["kernel"][:, g] + into["bias"][g] for g in gates]
             b = [h @ back["kernel"][:, g] + back["bias"][g] for g in gates]
-            if cell == "elman":
-                h = np.tanh(a[0] + b[0])
+            if cell.startswith("elman"):
+                h = np.tanh(a[0] + b[0]) if cell == "elman" else max0(a[0] + b[0])
             elif cell == "gru":
                 r, z = sigmoid(a[0] + b[0]), sigmoid(a[1] + b[1])
                 n = np.tanh(a[2] + r * b[2])
@@ -308,6 +311,85 @@ def test_dropout_is_of_what_enters_a_layer():
     assert (found != model.apply({"params": params}, batch, train=False)).any()
     again = model.apply({"params": params}, batch, train=True, rngs=rngs)
     np.testing.assert_array_equal(found, again)
+
+
+def dropped(batch, seed=0, **fields):
+    """The states of a model in training, and without its dropout."""
+    model, params = make("lstm", dropout=0.0, **fields)
+    rngs = {"dropout": jax.random.key(seed)}
+    found = model.apply({"params": params}, batch, train=True, rngs=rngs)
+    return np.asarray(found), hidden_of(model, params, batch)
+
+
+def test_a_mask_of_the_recurrence_is_one_for_a_window():
+    """A text after another one in its row has the states that it has there alone."""
+    text = tokens(1, 5)[0]
+    row, segments = np.tile(text, 2), np.repeat([1, 2], 5)
+    batch = batch_of(row, np.tile(np.arange(5), 2), segments)
+    found, plain = dropped(batch, dropout_weight=0.5)
+    np.testing.assert_allclose(found[0, :5], found[0, 5:], atol=1e-6)
+    # The first token has no state before it, in the first layer alone.
+    assert (np.abs(found - plain)[0, 1:5] > 1e-4).any(axis=-1).all()
+    assert (found != dropped(batch, 1, dropout_weight=0.5)[0]).any()
+
+
+def test_locked_dropout_has_one_mask_for_all_positions_of_a_row():
+    batch = batch_of(tokens(3, 6))
+    found, plain = dropped(batch, dropout_output=0.5, locked=True)
+    kept = found != 0
+    assert (kept == kept[:, :1]).all() and (kept[0] != kept[1]).any()
+    np.testing.assert_allclose(found[kept], 2 * plain[kept], rtol=1e-5)
+    free = dropped(batch, dropout_output=0.5)[0] != 0
+    assert (free != free[:, :1]).any()
+    # Of the inputs: equal tokens have equal inputs, and so equal first states.
+    same = batch_of(np.full((1, 8), 5), np.zeros((1, 8)), np.arange(1, 9)[None])
+    locked, plain = dropped(same, dropout_input=0.5, locked=True)
+    np.testing.assert_allclose(locked[0], locked[0, :1].repeat(8, 0), atol=1e-6)
+    assert np.abs(locked - plain).max() > 1e-3
+    loose = dropped(same, dropout_input=0.5)[0]
+    assert np.abs(loose[0] - loose[0, :1]).max() > 1e-3
+
+
+def test_a_word_is_dropped_wherever_it_stands():
+    words = np.arange(8)[:, None].repeat(2, 1)
+    batch = batch_of(words, np.zeros((8, 2)), [[1, 2]] * 8)
+    found, plain = dropped(batch, dropout_word=0.5)
+    np.testing.assert_allclose(found[:, 0], found[:, 1], atol=1e-6)
+    _, params = make("lstm", dropout=0.0)
+    without = params | {"embed": {"embedding": jnp.zeros((24, 8))}}
+    zeros = hidden_of(Model(**SIZES | {"cell": "lstm"}), without, batch)
+    gone = np.isclose(found, zeros, atol=1e-6).all(axis=(1, 2))
+    assert 0 < gone.sum() < 8 and not np.isclose(found, plain, atol=1e-4).any()
+
+
+@pytest.mark.parametrize(
+    ("layers", "output"), [(3, "tied"), (2, "tied"), (2, "untied")]
+)
+def test_embeddings_of_another_size(layers, output):
+    """Carried over two batches, they give what the whole text gives."""
+    model, params = make("lstm", num_layers=layers, d_embed=6, output=output)
+    widths = {path: leaf.shape for path, leaf in trees.flatten(params).items()}
+    assert widths["embed/embedding"] == (24, 6)
+    assert widths["first/input/kernel"] == (6, 4, 8)
+    whole = batch_of(tokens(2, 10))
+    halves = (
+        {name: x[:, part] for name, x in whole.items()}
+        for part in (slice(5), slice(5, 10))
+    )
+    found, carry = carried(model, params, *halves)
+    assert found.shape[-1] == (6 if output == "tied" else 8)
+    np.testing.assert_allclose(found, hidden_of(model, params, whole), atol=1e-6)
+    assert len(carry) == 2 * len({path.split("/")[0] for path in widths} & ENDS)
+    logits = model.apply({"params": params}, jnp.asarray(found), method="logits")
+    assert logits.shape == (2, 10, 24)
+
+
+ENDS = {"first", "layers", "last"}
+
+
+def test_one_tied_layer_has_one_size():
+    with pytest.raises(ConfigError, match=r"model\.num_layers: found 1 with d_embed=6"):
+        make(num_layers=1, d_embed=6)
 
 
 def test_every_parameter_names_its_axes():

@@ -20,7 +20,7 @@ from lm.ops.activations import GATES, activate
 from lm.ops.attention.dense import Request, TokenLayout
 from lm.ops.attention.kernels import attend_by
 from lm.ops.dense import dense
-from lm.ops.dropout import dropout
+from lm.ops.dropout import dropout, locked_dropout
 from lm.ops.norms import layer_norm, rms_norm
 from lm.ops.positions import rotate
 
@@ -303,14 +303,20 @@ class Table(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Applies dropout in training, from the rng stream "dropout"."""
+    """Applies dropout in training, from the rng stream "dropout".
+
+    Attributes:
+      locked: whether all positions of a row (B, T, D) share a mask.
+    """
 
     rate: float
+    locked: bool = False
 
     def __call__(self, x: Float[Array, "..."], *, train: bool) -> Float[Array, "..."]:
         if not train or self.rate == 0.0:
             return x
-        return dropout(x, rate=self.rate, key=self.make_rng("dropout"))
+        drop = locked_dropout if self.locked else dropout
+        return drop(x, rate=self.rate, key=self.make_rng("dropout"))
 
 
 class Attention(nn.Module):
