@@ -273,6 +273,9 @@ def open_training(
     mesh = program.mesh
     sharding.check_batch(config.batch_size, config.grad_accum, mesh)
     settings, update = configs.build(optim.Optim, config.optim), config["update"]
+    if settings.average_from is not None:
+        begins = steps_of(settings.average_from, where="optim.average_from", least=0)
+        settings = dataclasses.replace(settings, average_from=begins)
     schedule = optim.schedule(settings, steps_of)
     gradient = match.build_class("update", update, "update")
     halt = config.stop.on_nonfinite != "skip"
@@ -433,6 +436,7 @@ def open_evaluator(
         metrics=functions.metrics,
         predict=functions.predict,
         embed=program.embed,
+        module=program.model,
         decoder=decoder,
         workdir=workdir,
         note=corpus.note,

@@ -226,7 +226,7 @@ def test_flags(bert, workdir, tmp_path, capsys):
 
 
 def test_a_recurrent_run_is_of_no_family(tmp_path, capsys):
-    config, workdir = "--config=configs/gru_tiny.py:quick", tmp_path / "run"
+    config, workdir = "--config=configs/gru.py:quick", tmp_path / "run"
     flags = [
         "--config.steps=2",
         "--config.batch_size=8",

@@ -69,6 +69,8 @@ def _time_rules(c: Mapping, examples_per_epoch: int | None) -> Iterator[Rule]:
     total = steps("steps", c["steps"])
     optim = c["optim"]
     warmup = steps("optim.warmup", optim.get("warmup", 0), least=0)
+    if optim.get("average_from") is not None:
+        steps("optim.average_from", optim["average_from"], least=0)
     wsd = optim.get("schedule") == "wsd" and "decay" in optim
     decay = steps("optim.decay", optim["decay"]) if wsd else 0
     if total is not None and warmup is not None and decay is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 
 from lm.config.resolve import Duration
 from lm.data.pipeline import Stream
@@ -75,12 +76,15 @@ class Functions:
       answer: (prompts as token ids, settings) -> generated answers per prompt, the best
         first.
       embed: the ids that `Objective.spell` gives for words, (W, K) -> vectors (W, D).
+      module, params: the model and its parameters, for what none of these gives.
     """
 
     metrics: Callable[[Batch], Terms]
     predict: Callable[[Batch], tuple[Batch, dict[str, Any]]]
     answer: Callable[[Sequence[Sequence[int]], Settings], list[list[Answer]]]
     embed: Callable[[Any], Any]
+    module: Any
+    params: PyTree
 
 
 @dataclasses.dataclass(frozen=True)

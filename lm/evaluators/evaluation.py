@@ -28,6 +28,7 @@ class Evaluation:
       metrics, predict: begin a pass over the set: params -> a function of a batch; see
         `Functions`.
       embed: (params, ids) -> the vectors of words; see `Functions`.
+      module: the model.
       decoder: builds the run's decoder; the evaluations share one.
       workdir: samples are written to its folder `samples`.
       note: writes a line to the log.
@@ -40,6 +41,7 @@ class Evaluation:
     metrics: Callable[[PyTree], Callable[[Batch], Terms]]
     predict: Callable[[PyTree], Callable[[Batch], tuple[Batch, dict[str, Any]]]]
     embed: Callable[[PyTree, Any], Any]
+    module: Any
     decoder: Callable[[], loop.Decoder]
     workdir: Path
     note: Callable[[str], None]
@@ -62,6 +64,8 @@ class Evaluation:
             predict=self.predict(params),
             answer=answer,
             embed=functools.partial(self.embed, params),
+            module=self.module,
+            params=params,
         )
         samples = self.workdir / "samples" / f"{self.name}-{step}.txt"
         out = Outputs(samples, self.note)

@@ -7,7 +7,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from lm.data import scoring, transforms
 from lm.data.index import Index, Layout
@@ -21,13 +23,17 @@ from lm.data.windows import (
     measure_of,
 )
 from lm.errors import ConfigError
-from lm.models.base import Predicts
+from lm.models.base import Predicts, Sequence
 from lm.objectives.base import Batch, Terms, end_of
 from lm.objectives.teacher_forcing import TeacherForcing, judge
 from lm.ops import losses
 from lm.tokenizers.base import Codec
 
-BOUNDS = {"stride": "[1, 16777216]"}
+BOUNDS = {
+    "stride": "[1, 16777216]",
+    "activation": "[0, inf)",
+    "slowness": "[0, inf)",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +54,11 @@ class Objective(TeacherForcing):
         positions begin at 0 (where a carried state is zeroed), and its first token is
         no target. "ignore": a row is one segment, and the first token of a text is
         predicted from the end of the text before.
+      activation: factor of the mean square of the hidden states, which is added to the
+        loss of training (Merity et al. 2017, Revisiting activation regularization).
+      slowness: factor of the mean square of the difference of the states of neighbours.
+        Both are of the states after dropout, so that with dropout of rate p and locked
+        masks `slowness` stands for 1 / (1 - p) times its value of undropped states.
     """
 
     column: str = "text"
@@ -55,6 +66,8 @@ class Objective(TeacherForcing):
     eos: bool = True
     stride: int | None = None
     borders: Literal["row", "reset", "ignore"] = "row"
+    activation: float = 0.0
+    slowness: float = 0.0
 
     can: ClassVar[frozenset[str]] = TeacherForcing.can | {"bytes"}
 
@@ -144,6 +157,36 @@ class Objective(TeacherForcing):
         if self.borders == "row":
             return NextToken()
         return NextInStream(seq_len, reset=self.borders == "reset")
+
+    def loss(self, model: Sequence, batch: Batch, *, train: bool) -> Terms:
+        hidden = model(batch, train=train)
+        terms = {"lm": self.cross_entropy(model, hidden, batch, train=train)}
+        if not train:
+            return terms
+        states, shown = hidden.astype(jnp.float32), self._shown(batch)
+        if self.activation:
+            size = self.activation * jnp.mean(jnp.square(states), axis=-1)
+            terms["activation"] = losses.weighted(size, shown["activation"])
+        if self.slowness:
+            steps = jnp.square(states[:, 1:] - states[:, :-1])
+            size = self.slowness * jnp.mean(steps, axis=-1)
+            terms["slowness"] = losses.weighted(size, shown["slowness"])
+        return terms
+
+    def counts(self, batch: Batch) -> dict[str, Any]:
+        shown = {name: weights.sum() for name, weights in self._shown(batch).items()}
+        return super().counts(batch) | shown
+
+    def _shown(self, batch: Batch) -> dict[str, Float[Array, "B _"]]:
+        """Returns the weights of states, and of pairs of them, in the regularisers."""
+        real, segments = batch["weights"] > 0, batch["segment_ids"]
+        pairs = real[:, 1:] & real[:, :-1] & (segments[:, 1:] == segments[:, :-1])
+        found = {}
+        if self.activation:
+            found["activation"] = real.astype(jnp.float32)
+        if self.slowness:
+            found["slowness"] = pairs.astype(jnp.float32)
+        return found
 
     def measures(self) -> tuple[str, ...]:
         return (*super().measures(), *(("end_nats",) if self.eos else ()))

@@ -61,17 +61,28 @@ class TeacherForcing(base.Objective):
         return {"sampled": 0}
 
     def loss(self, model: Sequence, batch: Batch, *, train: bool) -> Terms:
-        hidden, (table, logits) = model(batch, train=train), model.token_head()
+        hidden = model(batch, train=train)
+        return {"lm": self.cross_entropy(model, hidden, batch, train=train)}
+
+    def cross_entropy(
+        self,
+        model: Sequence,
+        hidden: Float[Array, "B T D"],
+        batch: Batch,
+        *,
+        train: bool,
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Returns (summed loss of the targets, their weight) for hidden states."""
+        table, logits = model.token_head()
         rows, length, _ = hidden.shape
         if train and 0 < self.sampled < len(table):
             key = cast(Any, model).make_rng("sample")
             drawn = sampled.draw(key, len(table), self.sampled)
             given = hidden, batch["targets"], batch["weights"], drawn
-            total = sampled.sampled_cross_entropy(
+            return sampled.sampled_cross_entropy(
                 logits, table, *given, z_loss=self.z_loss
             )
-            return {"lm": total}
-        total = losses.chunked_cross_entropy(
+        return losses.chunked_cross_entropy(
             logits,
             table,
             hidden,
@@ -81,7 +92,6 @@ class TeacherForcing(base.Objective):
             label_smoothing=self.label_smoothing,
             z_loss=self.z_loss,
         )
-        return {"lm": total}
 
     def counts(self, batch: Batch) -> dict[str, Any]:
         return {"lm": batch["weights"].sum()}

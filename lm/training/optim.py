@@ -32,7 +32,7 @@ import optax.contrib
 from lm import trees
 from lm.config.resolve import Duration
 from lm.errors import ConfigError
-from lm.training import schedules
+from lm.training import averaging, schedules
 from lm.training.maxnorm import bounded
 from lm.training.stacks import muon_axes, per_layer
 
@@ -94,6 +94,10 @@ class Optim:
       options: the optax function's own keywords, {"b2": 0.98}.
       ema: decay of an exponential moving average of the weights, such as 0.9999; None
         keeps none. Early on the decay is less, (1 + t) / (10 + t) after t updates.
+      average_from: when a plain average of the weights after each update begins, with a
+        constant learning rate (Polyak and Juditsky 1992); before, averaged are the
+        trained. AWD-LSTM (Merity et al. 2018) begins it where its validation figure
+        stops improving.
       weights: those that evaluations measure, "averaged" or "trained". Where there is
         no average (by `ema` or a schedule-free optimiser), averaged are the trained.
     """
@@ -116,6 +120,7 @@ class Optim:
     max_norm: tuple[tuple[str, float], ...] = ()
     options: dict = field(default_factory=dict)
     ema: float | None = None
+    average_from: Duration | None = None
     weights: Literal["averaged", "trained"] = "averaged"
 
 
@@ -204,6 +209,9 @@ def make(optim: Optim, params: Tree, schedule: Schedule) -> Optimizer:
     if base is not None and optim.ema is not None:
         found = f"{optim.ema} with {optim.name}"
         raise ConfigError("optim.ema", found, "None: the optimiser averages itself")
+    if optim.average_from is not None and (base is not None or optim.ema is not None):
+        found = f"{optim.average_from} with {optim.name}, ema={optim.ema}"
+        raise ConfigError("optim.average_from", found, "one kind of average")
     if base is not None and optim.max_norm:
         raise ConfigError("optim.max_norm", f"one with {optim.name}", "another name")
     if base is not None:
@@ -212,18 +220,13 @@ def make(optim: Optim, params: Tree, schedule: Schedule) -> Optimizer:
     if optim.max_norm:
         shapes = trees.flatten(params)
         made = made._replace(update=bounded(made.update, optim.max_norm, shapes))
-    return made if optim.ema is None else made._replace(average=_moving(optim.ema))
-
-
-def _moving(decay: float) -> Callable[[Tree, OptimState, Tree], Tree]:
-    """Returns the update of an exponential moving average of the parameters."""
-
-    def average(params: Tree, state: OptimState, last: Tree) -> Tree:
-        count = jnp.asarray(state.count, jnp.float32)
-        kept = jnp.minimum(decay, (1 + count) / (10 + count))
-        return jax.tree.map(lambda a, p: a + (1 - kept) * (p - a), last, params)
-
-    return average
+    if optim.average_from is not None:
+        return made._replace(average=averaging.plain(int(optim.average_from)))
+    return (
+        made
+        if optim.ema is None
+        else made._replace(average=averaging.moving(optim.ema))
+    )
 
 
 def _schedule_free(

@@ -149,7 +149,7 @@ def test_C2_a_kill_at_each_named_point(server, golden, tmp_path, point):
 def test_C2_a_killed_run_goes_on_with_the_state_that_its_model_carries(
     server, tmp_path, borders
 ):
-    """`configs/gru_tiny.py` on rows that follow each other, killed between saves."""
+    """`configs/gru.py` on rows that follow each other, killed between saves."""
     text = tmp_path / "text.txt"
     documents = [record["text"] for record in tiny.documents(80)]
     text.write_text("\n\n".join(documents), encoding="utf-8")
@@ -162,7 +162,7 @@ def test_C2_a_killed_run_goes_on_with_the_state_that_its_model_carries(
         "checkpoint.every": 3,
     }
     flags = [f"--config.{path}={value}" for path, value in settings.items()]
-    options = {"config": f"configs/gru_tiny.py:quick,text={text}"}
+    options = {"config": f"configs/gru.py:quick,text={text}"}
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert server.run(whole, *flags, **options).code == 0
     killed = server.run(run, *flags, LM_CRASHPOINT="step:8", **options)

@@ -9,6 +9,8 @@ import pytest
 
 from lm import run as runs
 from lm.errors import ConfigError
+from lm.models import rnn
+from lm.objectives import causal_lm
 from tests import tiny
 
 MODEL = {
@@ -155,3 +157,34 @@ def test_a_sampled_loss_has_no_label_smoothing():
     objective = {"name": "causal_lm", "sampled": 9, "label_smoothing": 0.1}
     with pytest.raises(ConfigError, match=r"objective\.label_smoothing: .*sampled=9"):
         runs.check(tiny.config(model=MODEL, objective=objective))
+
+
+class States(rnn.Model):
+    """A model that gives hidden states of two units."""
+
+    def __call__(self, batch, *, train):
+        return jnp.array([[[1.0, 2.0], [3.0, 2.0], [0.0, 4.0], [9.0, 9.0]]])
+
+    def token_head(self):
+        return jnp.ones((3, 2)), lambda hidden, table: hidden @ table.T
+
+
+def test_the_regularisers_of_the_states_by_hand():
+    """The fourth state has no target, and between the first two a text ends."""
+    objective = causal_lm.Objective(activation=2.0, slowness=0.5)
+    batch = {
+        "targets": jnp.zeros((1, 4), jnp.int32),
+        "weights": jnp.array([[1.0, 1.0, 1.0, 0.0]]),
+        "segment_ids": jnp.array([[1, 2, 2, 2]]),
+    }
+    found = objective.loss(States(), batch, train=True)
+    assert [*found] == ["lm", "activation", "slowness"]
+    total, count = found["activation"]
+    assert float(total) == 2.0 * (5 + 13 + 16) / 2 and count == 3
+    total, count = found["slowness"]
+    assert float(total) == 0.5 * (9 + 4) / 2 and count == 1
+    counts = objective.counts(batch)
+    assert {name: float(n) for name, n in counts.items()} == {
+        name: float(n) for name, (_, n) in found.items()
+    }
+    assert [*objective.loss(States(), batch, train=False)] == ["lm"]

@@ -1,5 +1,6 @@
 """The average of the weights: what it is, who uses it, and that a resume keeps it."""
 
+import dataclasses
 import json
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import pytest
 from lm import evaluate, trees
 from lm import run as runs
 from lm.errors import ConfigError
+from lm.training import optim
 from lm.training.step import State
 from lm.workdir import checkpoint
 from lm.workdir.checkpoint import Checkpointer
@@ -143,3 +145,26 @@ def test_a_checkpoint_of_the_old_state_goes_on_to_the_bit(tmp_path):
     assert tiny.run(changes, old) == 0
     assert tiny.raw_rows(old) == tiny.raw_rows(whole)
     assert tiny.state_bits(old) == tiny.state_bits(whole)
+
+
+def test_a_plain_average_begins_at_its_step():
+    """Of the parameters after each update from there on; the trained ones before."""
+    start = {"w": jax.numpy.array([1.0, -2.0])}
+    settings = optim.Optim("sgd", 0.1, clip=0.0, weight_decay=0.0, average_from=2)
+    settings = dataclasses.replace(settings, decay_mask=((".*", 0.0),))
+    made = optim.make(settings, start, lambda _: 0.1)
+    params, state, last, seen = start, made.init(start), start, []
+    for step in range(1, 6):
+        grads = {"w": params["w"] + step}
+        updates, state = made.update(grads, state, params)
+        params = jax.tree.map(jax.numpy.add, params, updates)
+        last = made.average(params, state, last)
+        seen.append(np.asarray(params["w"]))
+        expected = np.mean(seen[2:], axis=0) if step > 2 else seen[-1]
+        np.testing.assert_allclose(last["w"], expected, rtol=1e-6)
+
+
+def test_there_is_one_kind_of_average():
+    settings = optim.Optim("sgd", average_from=2, ema=0.9)
+    with pytest.raises(ConfigError, match=r"optim\.average_from: found 2 with sgd"):
+        optim.make(settings, {"w": jax.numpy.zeros(2)}, lambda _: 0.1)

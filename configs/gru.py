@@ -2,9 +2,9 @@
 
 What:     3 layers, 256 wide (Cho et al. 2014), dropout between the layers (Zaremba et
           al. 2014), the output tied to the embedding; a byte-level BPE vocabulary
-          trained on the text. cell="lstm" and cell="elman" are the others.
+          trained on the text. model.cell has the others: lstm, elman, elman_relu.
 Data:     the built-in English reference text, or your own: text=FILE.
-Command:  python -m lm.main --config=configs/gru_tiny.py
+Command:  python -m lm.main --config=configs/gru.py
 Arguments, joined by commas: quick (a few steps), text=FILE.
 Results:  none yet
 """
