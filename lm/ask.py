@@ -18,8 +18,9 @@ from lm import run as runs
 from lm.config import schema
 from lm.data import buckets
 from lm.data.index import Index, Rows
-from lm.data.pipeline import this_process, without_weight
+from lm.data.pipeline import this_process
 from lm.data.sources.base import Record
+from lm.data.stream import without_weight
 from lm.errors import DataError
 from lm.objectives.base import Asked
 from lm.training import sharding

@@ -230,7 +230,8 @@ def sum_up(parts: Parts, at: Progress, watching: watch.Watch) -> tuple[Any, int]
     kinds: dict[str, type[OnHost | OnDevice]] = {"host": OnHost, "device": OnDevice}
     sums, tokens = kinds[model.statistics_on](parts.program, at.state.params), 0
     host = pipeline.batches(
-        replace(corpus.stream, mixture=None, lanes=None),  # each row once, in order
+        # Each row once, in order.
+        replace(corpus.stream, mixture=None, lanes=None, group=0),
         batch_size=config.batch_size,
         first_step=0,
         last_step=count,

@@ -20,7 +20,8 @@ from lm.config import resolve as configs
 from lm.config.resolve import Config
 from lm.data import pipeline
 from lm.data.corpus import Corpus
-from lm.data.pipeline import Data, Shares, Stream
+from lm.data.pipeline import Data, Shares
+from lm.data.stream import Stream
 from lm.decoding import loop
 from lm.errors import ConfigError, DataError
 from lm.evaluators.base import Examples
@@ -136,8 +137,9 @@ def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
             seq_len=config.seq_len,
             seed=seed,
             train=train,
-            lanes=rows or config.batch_size,
+            batch_size=rows or config.batch_size,
             limit=limit,
+            multiple=config.mesh.get("sequence", 1),
             cache=workdir / "data",
             shares=shares,
             note=note,
@@ -453,7 +455,7 @@ def open_examples(
     rows = min(len(stream), section.limit or len(stream))
     count = math.ceil(stream.evaluated(rows) / batch_size)
 
-    def batches() -> Iterator[dict[str, jax.Array]]:
+    def batches(by_length: bool = False) -> Iterator[dict[str, jax.Array]]:
         host = pipeline.batches(
             stream,
             batch_size=batch_size,
@@ -462,6 +464,7 @@ def open_examples(
             data=data,
             shares=corpus.shares,
             rows=rows,
+            by_length=by_length,
         )
         put = functools.partial(on_devices, mesh=program.mesh)
         ahead = pipeline.prefetch(host, put)

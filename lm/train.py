@@ -16,13 +16,14 @@ from lm import transfer
 from lm.config import resolve as configs
 from lm.config.durations import Times
 from lm.config.resolve import Config
+from lm.data.buckets import GROUP
 from lm.data.corpus import Corpus
 from lm.errors import NumericalError
 from lm.host import process, timing, watch
 from lm.training import diagnose, guard, optim, sharding
 from lm.training.conclude import Life, Row, conclude
 from lm.training.progress import Progress
-from lm.training.step import Batch, Program, State, Training
+from lm.training.step import Batch, PerShape, Program, State, Training
 from lm.workdir import adopt, checkpoint
 from lm.workdir.checkpoint import Checkpointer
 from lm.workdir.summary import finished
@@ -55,6 +56,7 @@ class Pending(NamedTuple):
     step: int
     measurements: dict[str, jax.Array]
     tokens: int
+    flops: float | None
 
 
 def train(
@@ -128,19 +130,14 @@ def train(
             else:
                 at = replace(at, state=begin(config, corpus, program, training, writer))
 
-            # ── Compilation, with the first batch ───────────────────────────────────
-            watching.at("compilation", times=10)
+            # ── The first batch ──────────────────────────────────────────────────────
+            watching.at("batch 1", times=10)
             batches: Iterator[Any] | None
             batches = runs.open_batches(corpus, program, *at.batches(times.total))
             batch, tokens = next(batches)
-            began = time.perf_counter()
-            jitted: Any = training.update
-            update = jitted.lower(at.state, batch).compile()
-            writer.note(f"compiled in {time.perf_counter() - began:.1f} s")
+            update = PerShape(training.update)
             timer = timing.StepTimer(
-                flops_per_step=program.model.flops(batch),
-                peak=timing.device_peak(config.compute.dtype),
-                devices=program.mesh.size,
+                peak=timing.device_peak(config.compute.dtype), devices=program.mesh.size
             )
             life = Life(
                 *(times, evals, checkpointer, writer, watching, timer),
@@ -161,9 +158,15 @@ def train(
                         batches = runs.open_batches(corpus, program, *span)
                         batch, tokens = next(batches)
                     step = at.step + 1
+                    if not update.knows(batch):
+                        watching.at("compilation", times=10)
+                        with timer.aside():
+                            writer.note(compile_for(update, at, batch))
                     watching.at(f"step {step}")
                     at, measurements = advance(update, at, batch)
-                    last, pending = pending, Pending(step, measurements, tokens)
+                    flops = program.model.flops(batch)
+                    last = pending
+                    pending = Pending(step, measurements, tokens, flops)
                     if last is not None:  # read while the devices work
                         at, row = read(parts, at, last)
                         if row is None:
@@ -198,7 +201,7 @@ def train(
                         f"stopped and saved at step {at.step}; run again to continue"
                     )
                     return exit_code
-                writer.note(f"{needs}; {timing.describe_peak(update)}")
+                writer.note(f"{needs}; {timing.describe_peak(update.largest)}")
                 writer.note(finished(workdir, at.step, times.total, at.why))
                 return 0
 
@@ -268,6 +271,19 @@ def resumed(
     if before.batch_size != config.batch_size:
         first = at.faults.batch(at.step + 1) * config.batch_size
         yield f"batch_size {config.batch_size}: the data go on with example {first}"
+        if corpus.stream.buckets is not None:
+            yield (
+                f"rows are sorted by length within {GROUP} batches: of this group some "
+                "may come again, and others not"
+            )
+
+
+def compile_for(update: PerShape, at: Progress, batch: Batch) -> str:
+    """Compiles the update for batches of a new shape; returns a line for the log."""
+    began = time.perf_counter()
+    update.compile(at.state, batch)
+    shape = " x ".join(map(str, next(iter(batch.values())).shape))
+    return f"compiled in {time.perf_counter() - began:.1f} s, for inputs of {shape}"
 
 
 def advance(update: Any, at: Progress, batch: Batch) -> tuple[Progress, Batch]:
@@ -300,7 +316,8 @@ def read(parts: Parts, at: Progress, done: Pending) -> tuple[Progress, Row | Non
     Raises:
       NumericalError: the step ends the run.
     """
-    values, lap = jax.device_get(done.measurements), parts.life.timer.lap(done.tokens)
+    values = jax.device_get(done.measurements)
+    lap = parts.life.timer.lap(done.tokens, done.flops)
     faults, fault, action = guard.judge(at.stop, at.faults, done.step, values)
     at, number = replace(at, faults=faults), faults.batch(done.step)
     if fault is not None:

@@ -52,7 +52,9 @@ def documents(count: int, seed: int = 0) -> tuple[dict, ...]:
 def tree(**changes) -> dict:
     """A config as its file would give it; changes by dotted path, dots as `__`."""
     source = {"name": "memory", "items": documents(60)}
-    heldout = {"sources": [{"name": "memory", "items": documents(12, seed=1)}]}
+    heldout = {
+        "sources": [{"name": "memory", "items": documents(12, seed=1)}],
+    }
     config = {
         "steps": 8,
         "batch_size": 8,
@@ -82,6 +84,12 @@ def tree(**changes) -> dict:
         for key in parents:
             section = section.setdefault(key, {})
         section[last] = copy.deepcopy(value)
+    # One shape to compile, and rows in the order that the seed alone decides.
+    for data in (
+        config["data"],
+        *(e.get("data", {}) for e in config["evals"].values()),
+    ):
+        data.setdefault("buckets", 1)
     return config
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from lm.config.resolve import Config
 from lm.data import pipeline, summary
-from lm.data.pipeline import Shares, Stream
+from lm.data.pipeline import Shares
+from lm.data.stream import Stream
 from lm.tokenizers.base import Codec
 
 

@@ -9,6 +9,7 @@ import array
 import collections
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -68,6 +69,16 @@ class Index:
             **{name: column[i] for name, column in self.fields.items()},
             **{name: ragged[i] for name, ragged in self.arrays.items()},
         }
+
+    @functools.cached_property
+    def piece_lengths(self) -> np.ndarray:
+        """The tokens of each piece, (pieces,)."""
+        return np.diff(self.spans)
+
+    @functools.cached_property
+    def row_lengths(self) -> np.ndarray:
+        """The tokens of each row, (rows,)."""
+        return np.diff(self.spans[self.rows])
 
     def token_counts(self, vocab_size: int) -> np.ndarray:
         """Counts how often each token occurs in the index, (V,)."""

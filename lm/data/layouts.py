@@ -7,7 +7,10 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from lm.data.index import Encoded, Writer
+import numpy as np
+
+from lm.data.buckets import RowLengths
+from lm.data.index import Encoded, Index, Writer
 from lm.data.labels import Labels, number_of
 from lm.data.packing import FirstFit
 from lm.data.sources.base import Record, column_of
@@ -99,6 +102,10 @@ class Documents:
                     write_row(row, self.pack, out)
         for row in rows.rest():
             write_row(row, self.pack, out)
+
+    def row_lengths(self, index: Index) -> RowLengths:
+        """Returns how many positions the piece of each row needs, without packing."""
+        return ((index.row_lengths + self.overhead, self.length),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +203,10 @@ class Labelled:
         windows = [tokens[start : start + most] for start in starts]
         return [[*pieces[:longest], w, *pieces[longest + 1 :]] for w in windows]
 
+    def row_lengths(self, index: Index) -> RowLengths:
+        """Returns how many positions each row needs."""
+        return ((index.row_lengths + self.overhead, self.length),)
+
     def _blank(self, record: Record) -> DataError:
         return DataError(
             record.where,
@@ -292,6 +303,11 @@ class Pairs:
         for row in rows.rest():
             self._write(row, out)
 
+    def row_lengths(self, index: Index) -> RowLengths:
+        """Returns how many positions each pair needs on both sides, without packing."""
+        source, target = index.piece_lengths.reshape(-1, 2).T + self.overhead
+        return (source, self.source_length), (target, self.target_length)
+
     def _pairs(
         self, records: Encoded, out: Writer
     ) -> Iterator[tuple[Record, list[list[int]]]]:
@@ -365,6 +381,16 @@ class Chunks:
                     write_row(row, self.pack, out)
         for row in rows.rest():
             write_row(row, self.pack, out)
+
+    def row_lengths(self, index: Index) -> RowLengths:
+        """Returns how many positions the piece of each row needs at most."""
+        tokens = range(2, int(index.row_lengths.max(initial=2)) + 1)
+        most = [
+            [max(side) for side in zip(*(form.lengths(n) for form in self.forms))]
+            for n in tokens
+        ]
+        needed = np.asarray(most)[index.row_lengths - 2].T
+        return tuple(zip(needed, self.capacity))
 
 
 def write_row(row: list[tuple[list[int], int]], pack: bool, out: Writer) -> None:

@@ -15,7 +15,7 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +24,11 @@ import numpy as np
 from lm.config import resolve as configs
 from lm.data import folds
 from lm.data import index as indices
+from lm.data.buckets import GROUP, make_buckets
 from lm.data.lanes import WARM_UP, Lanes
 from lm.data.mixture import Mixture
 from lm.data.sources.base import Record
+from lm.data.stream import Stream, without_weight
 from lm.data.transforms import Example
 from lm.errors import DataError, StorageError
 from lm.host import storage
@@ -40,6 +42,7 @@ BOUNDS = {
     "fold_seed": "[0, 4294967295]",
     "threads": "[1, 256]",
     "prefetch": "[1, 1024]",
+    "buckets": "[1, 64]",
 }
 CHANGEABLE = ("max_unknown", "cache", "threads", "prefetch")
 
@@ -58,6 +61,11 @@ class Data:
         into as many parts as a batch has rows; an epoch ends where the longest part
         does. In an evaluation each part is preceded by the end of the part before it,
         without weight (lm/data/lanes.py); with a batch_size of 1 it is one long text.
+      buckets: to how many lengths rows are padded where they are not packed: `seq_len`,
+        and others down to a part of it, each a shape that is compiled when it is first
+        needed. A batch has rows of similar length: training rows are sorted by length
+        among those of 32 batches or an epoch, whose order is then drawn. 1 pads every
+        row to `seq_len`, and draws every row by itself.
       fold: "2/5" trains on all records but those of the second of five folds, and in
         the data of an evaluation takes only these; "" takes all.
       fold_labels: a column whose values each fold has in the same proportions.
@@ -75,6 +83,7 @@ class Data:
     sources: tuple = ()
     pack: bool = False
     order: Literal["shuffled", "stream"] = "shuffled"
+    buckets: int = 8
     fold: str = ""
     fold_labels: str | None = None
     fold_groups: str | None = None
@@ -114,98 +123,6 @@ def this_process() -> Shares:
     return Shares(jax.process_index(), jax.process_count(), wait)
 
 
-@dataclasses.dataclass(frozen=True)
-class Stream:
-    """Examples by their number: endless and shuffled, or an evaluation set in order.
-
-    Args:
-      indices: the rows of each source.
-      mixture: their proportions; None is one source after the other.
-      transforms: for each source, what makes an example of a row.
-      seed: of the shuffle and of every draw within an example.
-      lanes: the order "stream", or None. Rows then have `passed`, the rows that their
-        lane has read before them.
-    """
-
-    indices: tuple[indices.Index, ...]
-    mixture: Mixture | None
-    transforms: tuple[tuple[Callable, ...], ...]
-    seed: int
-    lanes: Lanes | None = None
-
-    def __len__(self) -> int:
-        """Rows of all sources: an epoch, if there is only one source."""
-        return sum(map(len, self.indices))
-
-    @functools.cached_property
-    def _orders(self) -> list[Any]:
-        import grain
-
-        rows = [grain.MapDataset.range(len(index)) for index in self.indices]
-        return [r.shuffle(seed=self.seed + i).repeat() for i, r in enumerate(rows)]
-
-    def locate(self, n: int) -> tuple[int, int, int]:
-        """Returns (source, epoch, row of its index) of example n.
-
-        An empty example of a lane is made of the row before it.
-        """
-        if self.lanes is not None:
-            epoch, _, row, _ = self.lanes.locate(n)
-            if row is None:
-                row = self.lanes.locate(max(n - self.lanes.count, 0)).row
-            source, row = self._nth(row or 0)
-            return source, epoch, row
-        if self.mixture is None:
-            source, row = self._nth(n)
-            return source, 0, row
-        source, place = self.mixture.locate(n)
-        row = int(self._orders[source][place])
-        return source, place // len(self.indices[source]), row
-
-    def _nth(self, n: int) -> tuple[int, int]:
-        """Returns source and row of the n-th row, one source after the other."""
-        for source, index in enumerate(self.indices):
-            if n < len(index):
-                return source, n
-            n -= len(index)
-        raise IndexError(n)
-
-    def describe_batch(self, number: int, size: int) -> str:
-        """Returns the number of a batch and its examples, for an error line."""
-        places = (self.locate(number * size + row) for row in range(size))
-        examples = " ".join(":".join(map(str, place)) for place in places)
-        return f"batch {number} of the examples (source:epoch:row) {examples}"
-
-    def example(self, n: int) -> Example:
-        """Makes example n of its row, with draws that depend on (seed, epoch, row)."""
-        source, epoch, row = self.locate(n)
-        bits = np.random.Philox(key=self.seed, counter=[0, row, epoch, source])
-        rng = np.random.Generator(bits)
-        example = self.indices[source].row(row)
-        counts = True
-        if self.lanes is not None:
-            _, example["passed"], _, counts = self.lanes.locate(n)
-        for transform in self.transforms[source]:
-            example = transform(example, rng)
-        example |= {"example_ids": np.asarray([source, epoch, row])}
-        return example if counts else without_weight(example)
-
-    def evaluated(self, rows: int) -> int:
-        """Returns the number of examples that hold the first `rows` rows."""
-        return rows if self.lanes is None else self.lanes.steps * self.lanes.count
-
-    def example_or_padding(self, n: int, rows: int) -> Example:
-        """Makes example n of the first `rows`; beyond them one without weight."""
-        if n < self.evaluated(rows):
-            return self.example(n)
-        return without_weight(self.example(0))
-
-
-def without_weight(example: Example) -> Example:
-    """Returns the example as padding: arrays named `...weights` are zero."""
-    return {k: v * 0 if k.endswith("weights") else v for k, v in example.items()}
-
-
 def batches(
     stream: Stream,
     *,
@@ -215,12 +132,15 @@ def batches(
     data: Data,
     shares: Shares,
     rows: int | None = None,
+    by_length: bool = False,
 ) -> Iterator[Example]:
     """Yields this process's rows of the batches of steps first_step .. last_step - 1.
 
     Args:
       rows: examples of an evaluation set; beyond them come rows without weight. None
         for training rows, which are endless.
+      by_length: whether the examples of an evaluation set are sorted by length, so that
+        less of their batches is padding.
 
     Yields:
       Arrays with a leading axis of batch_size / processes.
@@ -228,15 +148,24 @@ def batches(
     import grain
 
     share = batch_size // shares.processes
-    offset = shares.process * share
+    own = slice(shares.process * share, (shares.process + 1) * share)
+    order = stream.from_longest(rows) if rows and by_length else None
+    count = None if rows is None else stream.evaluated(rows)
 
     def batch(step: int) -> Example:
-        first = step * batch_size + offset
-        numbers = range(first, first + share)
-        if rows is None:
-            examples = [stream.example(n) for n in numbers]
-        else:
-            examples = [stream.example_or_padding(n, rows) for n in numbers]
+        places = range(step * batch_size, (step + 1) * batch_size)
+        numbers: Sequence[int] = places
+        if count is not None:  # The last example fills the last batch up.
+            numbers = [min(n, count - 1) for n in places]
+        if order is not None:
+            numbers = order[numbers].tolist()
+        lengths = stream.lengths(numbers)
+        examples = [stream.example(n, lengths) for n in numbers[own]]
+        if count is not None:
+            examples = [
+                example if place < count else without_weight(example)
+                for place, example in zip(places[own], examples)
+            ]
         return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
 
     # A thread makes a whole batch: handing over single examples costs more than
@@ -369,8 +298,9 @@ def open_stream(
     seq_len: int,
     seed: int,
     train: bool,
-    lanes: int,
+    batch_size: int,
     limit: int | None = None,
+    multiple: int = 1,
     cache: Path,
     shares: Shares,
     note: Callable[[str], None],
@@ -379,8 +309,9 @@ def open_stream(
     """Opens the stream of a `data` section; indexes its rows where they are not yet.
 
     Args:
-      lanes: rows of a batch, for the order "stream".
+      batch_size: rows of a batch.
       limit: rows of an evaluation; None is all.
+      multiple: of every length but `seq_len` to which rows are padded.
       counts: returns how often each token occurs in the training rows, (V,); None:
         these are the training rows.
 
@@ -421,7 +352,11 @@ def open_stream(
         check_unknown(index, codec, data.max_unknown, source.place)
         opened.append(index)
     rows = sum(map(len, opened))
-    warm = 0 if train or lanes == 1 else -(-WARM_UP // seq_len)
+    warm = 0 if train or batch_size == 1 else -(-WARM_UP // seq_len)
+    lengths = [objective.row_lengths(layout, i) for i in opened if not data.pack]
+    padded = None
+    if lengths and all(each is not None for each in lengths) and not streams:
+        padded = make_buckets(lengths, data.buckets, multiple)
     size = codec.vocab_size
     own = functools.cache(lambda: sum(index.token_counts(size) for index in opened))
     drawn = objective.by_counts(counts or own, codec, seq_len=seq_len)
@@ -433,7 +368,9 @@ def open_stream(
             for index in opened
         ),
         seed=seed,
-        lanes=Lanes(lanes, min(rows, limit or rows), warm) if streams else None,
+        lanes=Lanes(batch_size, min(rows, limit or rows), warm) if streams else None,
+        buckets=padded,
+        group=batch_size if train else 0,
     )
 
 
@@ -475,6 +412,7 @@ def fingerprint(
         "rows": rows_of(stream),
         "mixture": list(stream.mixture.weights) if stream.mixture else [],
         "lanes": stream.lanes.count if stream.lanes else None,
+        "sorted": GROUP if stream.buckets and stream.group else None,
         "seed": stream.seed,
         "batch_size": batch_size,
         "evals": dict(evals or {}) or None,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lm.data.buckets import RowLengths
 from lm.data.index import Encoded, Index, Writer
 from lm.data.layouts import check_length, text_of
 from lm.data.sources.base import Record
@@ -63,6 +64,10 @@ class Sentences:
             for row in self._rows(parts, room, rng):
                 out.row(row, document=document, record=out.record)
             document += bool(parts)
+
+    def row_lengths(self, index: Index) -> RowLengths:
+        """Returns how many positions the sentences of each row need."""
+        return ((index.row_lengths + self.OVERHEAD, self.length),)
 
     def _rows(
         self, parts: list[list[int]], room: int, rng: np.random.Generator

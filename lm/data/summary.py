@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from lm.data.index import Index
-from lm.data.pipeline import Stream
+from lm.data.stream import Stream
 
 WIDTH = 80  # columns
 CLASSES = 8  # Labels of more classes are summed up.

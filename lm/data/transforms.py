@@ -3,10 +3,13 @@
 A transform is called with the example so far and a random generator that belongs to
 this (seed, epoch, row) alone, and returns the example with its own keys added. The
 first one receives what `Index.row` gives: `pieces`, the token ids of the row's parts.
+An example that is made for a batch of short rows has `lengths` too: how long its arrays
+become, of the source first, if it has one (lm/data/buckets.py).
 """
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +23,16 @@ def filled(array: np.ndarray, length: int, value: int = 0) -> np.ndarray:
     out = np.full(length, value, array.dtype)
     out[: len(array)] = array
     return out
+
+
+def padded_length(example: Example, most: int, side: int = -1) -> int:
+    """Returns to which length the arrays of a side are padded.
+
+    Args:
+      most: the length of the longest rows.
+      side: 0 is the source, -1 the other side.
+    """
+    return example["lengths"][side] if "lengths" in example else most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +106,15 @@ class MaskTokens:
     lm/data/masking.py; of these `mask` become the mask token, `random` a random
     ordinary token, and the rest stay. Special tokens are never chosen.
 
-    Adds `target_positions`, `targets` (`places`,) and `weights` (`places`,).
+    Adds `target_positions`, `targets` and `weights`, each (places,), where the places
+    are `rate` of the `length` to which the row is padded, rounded up.
     """
 
     rate: float
     mask: float
     random: float
     choose: Callable[..., np.ndarray]
-    places: int
+    length: int
     mask_id: int
     ordinary: np.ndarray = dataclasses.field(repr=False)  # (ordinary tokens,) their ids
     is_special: np.ndarray = dataclasses.field(repr=False)  # (V,) bool
@@ -109,7 +123,8 @@ class MaskTokens:
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         inputs = example["inputs"]
         candidates = np.flatnonzero(~self.is_special[inputs])
-        wanted = min(self.places, max(1, round(len(candidates) * self.rate)))
+        places = math.ceil(padded_length(example, self.length) * self.rate)
+        wanted = min(places, max(1, round(len(candidates) * self.rate)))
         starts = self.starts_word[inputs[candidates]]
         chosen = self.choose(candidates, starts, wanted, rng)
         draw = rng.random(len(chosen))
@@ -122,9 +137,9 @@ class MaskTokens:
         )
         return example | {
             "inputs": masked,
-            "target_positions": filled(chosen.astype(np.int32), self.places),
-            "targets": filled(inputs[chosen], self.places),
-            "weights": filled(np.ones(len(chosen), np.float32), self.places),
+            "target_positions": filled(chosen.astype(np.int32), places),
+            "targets": filled(inputs[chosen], places),
+            "weights": filled(np.ones(len(chosen), np.float32), places),
         }
 
 
@@ -136,11 +151,12 @@ class Pad:
     pad_id: int
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        length = padded_length(example, self.length)
         padded = {
-            name: filled(example[name], self.length)
+            name: filled(example[name], length)
             for name in ("positions", "segment_ids", "token_types")
         }
-        inputs = filled(example["inputs"], self.length, self.pad_id)
+        inputs = filled(example["inputs"], length, self.pad_id)
         return example | padded | {"inputs": inputs}
 
 
@@ -203,7 +219,10 @@ class PadSides:
     TOKENS = ("source_inputs", "inputs", "targets")
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        sides = ((self.SOURCE, self.source_length), (self.OWN, self.length))
+        sides = (
+            (self.SOURCE, padded_length(example, self.source_length, 0)),
+            (self.OWN, padded_length(example, self.length)),
+        )
         return example | {
             name: filled(example[name], length, self.pad_id * (name in self.TOKENS))
             for names, length in sides

@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from lm.data.index import Encoded, Writer
+from lm.data.buckets import RowLengths
+from lm.data.index import Encoded, Index, Writer
 from lm.data.layouts import text_of
 from lm.data.packing import FirstFit
 from lm.data.sources.base import Record
@@ -126,6 +127,10 @@ class Windows:
                     write(row)
         for row in rows.rest():
             write(row)
+
+    def row_lengths(self, index: Index) -> RowLengths:
+        """Returns how many inputs the window of each row has, without packing."""
+        return ((index.row_lengths - 1, self.length),)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lm.config.resolve import Duration
-from lm.data.pipeline import Stream
 from lm.data.sources.base import Record
+from lm.data.stream import Stream
 from lm.decoding.loop import Answer, Settings
 from lm.errors import Rule
 from lm.objectives.base import Batch, Objective, Terms
@@ -28,7 +28,9 @@ class Examples:
     Attributes:
       stream: returns an example by its number.
       rows: the number of examples to evaluate; `batches` adds padding rows.
-      batches: begins a pass over the set; the batches are on the devices.
+      batches: begins a pass over the set; the batches are on the devices. With
+        `by_length=True` their rows are in another order, sorted by length, and less of
+        them is padding.
       records: begins a pass over the records of the rows, in the same order.
       objective: the run's objective with the changes of this evaluation.
       codec: the tokenizer.
@@ -40,7 +42,7 @@ class Examples:
 
     stream: Stream
     rows: int
-    batches: Callable[[], Iterator[Batch]]
+    batches: Callable[..., Iterator[Batch]]
     records: Callable[[], Iterator[Record]]
     objective: Objective
     codec: Codec

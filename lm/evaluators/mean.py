@@ -74,7 +74,7 @@ class Evaluator(base.Evaluator):
         tokens = "tokens" in objective.can
         sums: dict[str, float] = collections.defaultdict(float)
         counts: dict[str, float] = collections.defaultdict(float)
-        for batch in examples.batches():
+        for batch in examples.batches(by_length=True):
             found = dict(model.metrics(batch))
             if tokens and unknown is not None:
                 found["unknown_share"] = _equal(

@@ -168,7 +168,6 @@ class StepTimer:
     first step of a process includes its compilation.
 
     Args:
-      flops_per_step: model FLOPs of one update over all devices; None: no `mfu`.
       peak: FLOP/s of one device (`device_peak`); None: no `mfu`.
       devices: devices of all processes.
       clock: seconds, for tests.
@@ -177,12 +176,11 @@ class StepTimer:
     def __init__(
         self,
         *,
-        flops_per_step: float | None = None,
         peak: float | None = None,
         devices: int = 1,
         clock: Callable[[], float] = time.perf_counter,
     ):
-        self._flops, self._clock = flops_per_step, clock
+        self._clock = clock
         self._total_peak = None if peak is None else peak * devices
         self._waited = self._aside = 0.0
         self._last = clock()
@@ -201,11 +199,12 @@ class StepTimer:
         yield
         self._aside += self._clock() - start
 
-    def lap(self, tokens: int) -> dict[str, float]:
+    def lap(self, tokens: int, flops: float | None = None) -> dict[str, float]:
         """Ends a step; call it when the step's measurements have arrived.
 
         Args:
           tokens: tokens of the step over all processes.
+          flops: model FLOPs of the step over all devices; None: no `mfu`.
 
         Returns:
           `time` (Unix seconds), `tokens`, `step_seconds`, `tokens_per_second`,
@@ -223,8 +222,8 @@ class StepTimer:
         }
         if self._aside:
             row["aside_seconds"] = self._aside
-        if self._flops is not None and self._total_peak is not None:
-            row["mfu"] = self._flops / (seconds * self._total_peak)
+        if flops is not None and self._total_peak is not None:
+            row["mfu"] = flops / (seconds * self._total_peak)
         self._waited = self._aside = 0.0
         self._last = now
         return row

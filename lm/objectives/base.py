@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from lm.data.buckets import RowLengths
 from lm.data.index import Index, Layout
 from lm.data.scoring import Scored, Settings, Text
 from lm.data.sources.base import Record
@@ -198,6 +199,18 @@ class Objective(abc.ABC):
         Raises:
           DataError: the rows of the index cannot become examples.
         """
+
+    def row_lengths(self, layout: Any, index: Index) -> RowLengths | None:
+        """Returns how many positions each row needs, for batches of short rows.
+
+        With None, as by default, each row is padded to its full length. Otherwise the
+        transforms must pad to the `lengths` that the example has then, as those of
+        lm/data/transforms.py do. It is not asked where rows are packed.
+
+        Args:
+          layout: what made the rows.
+        """
+        return None
 
     def by_counts(
         self, counts: Callable[[], np.ndarray], codec: Codec, *, seq_len: int

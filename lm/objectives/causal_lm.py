@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lm.data import scoring, transforms
+from lm.data.buckets import RowLengths
 from lm.data.index import Index, Layout
 from lm.data.scoring import Scored, Settings, Text
 from lm.data.transforms import Example
@@ -141,6 +142,9 @@ class Objective(TeacherForcing):
             column=self.column,
             measure=measure,
         )
+
+    def row_lengths(self, layout: Any, index: Index) -> RowLengths | None:
+        return layout.row_lengths(index) if not self.streams else None
 
     def transforms(
         self, index: Index, codec: Codec, *, seq_len: int

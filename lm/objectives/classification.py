@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lm.data import transforms
+from lm.data.buckets import RowLengths
 from lm.data.index import Index, Layout
 from lm.data.layouts import Labelled
 from lm.data.sources.base import Record
@@ -228,6 +229,9 @@ class Objective(base.Objective):
     def _start(self, codec: Codec) -> tuple[int, ...]:
         """Returns the special tokens at the start of a row without delimiters."""
         return (codec.bos_id,) if self.bos and codec.bos_id is not None else ()
+
+    def row_lengths(self, layout: Any, index: Index) -> RowLengths:
+        return layout.row_lengths(index)
 
     def transforms(
         self, index: Index, codec: Codec, *, seq_len: int

@@ -7,7 +7,6 @@ Liu et al. 2019 (RoBERTa): masks drawn anew in every epoch, full documents; Lan 
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, cast
 
@@ -17,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from lm.data import masking, scoring, transforms
+from lm.data.buckets import RowLengths
 from lm.data.index import Index, Layout
 from lm.data.layouts import Documents
 from lm.data.scoring import Scored, Settings, Text
@@ -105,6 +105,10 @@ class Objective(base.Objective):
         base.delimiters(codec, f"objective.next={self.next}")
         return Sentences(seq_len, self.short, self.column)
 
+    def row_lengths(self, layout: Any, index: Index) -> RowLengths | None:
+        # The second sentence of "nsp" is drawn, and may be longer than the row's own.
+        return layout.row_lengths(index) if self.next != "nsp" else None
+
     def transforms(
         self, index: Index, codec: Codec, *, seq_len: int
     ) -> tuple[Callable, ...]:
@@ -114,7 +118,7 @@ class Objective(base.Objective):
             mask=self.mask,
             random=self.random,
             choose=getattr(masking, "words" if self.words else self.choose),
-            places=math.ceil(seq_len * self.rate),
+            length=seq_len,
             mask_id=_mask_id(codec),
             ordinary=np.flatnonzero(~special).astype(np.int32),
             is_special=special,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from lm.data import scoring, spans, transforms
+from lm.data.buckets import RowLengths
 from lm.data.index import Index, Layout
 from lm.data.layouts import Chunks
 from lm.data.scoring import Scored, Settings, Text
@@ -102,6 +103,9 @@ class Objective(TeacherForcing):
             expected = "room for two tokens, and an end token on each side"
             raise ConfigError("seq_len", f"lengths {lengths}", expected, "raise them")
         return Chunks(raw, lengths, (self.FORM,), pack, column=self.column)
+
+    def row_lengths(self, layout: Any, index: Index) -> RowLengths:
+        return layout.row_lengths(index)
 
     def transforms(
         self, index: Index, codec: Codec, *, seq_len: int

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 from lm.data import transforms
+from lm.data.buckets import RowLengths
 from lm.data.index import Index, Layout
 from lm.data.layouts import Pairs, texts_of
 from lm.data.sources.base import Record
@@ -92,6 +93,9 @@ class Objective(TeacherForcing):
 
     def prompt_of(self, example: Rows) -> list[int]:
         return example["source_inputs"][example["source_segment_ids"] == 1].tolist()
+
+    def row_lengths(self, layout: Any, index: Index) -> RowLengths:
+        return layout.row_lengths(index)
 
     def transforms(
         self, index: Index, codec: Codec, *, seq_len: int

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lm.data import spans, transforms
+from lm.data.buckets import RowLengths
 from lm.data.index import Index, Layout
 from lm.data.layouts import Chunks
 from lm.errors import ConfigError, DataError
@@ -92,6 +93,9 @@ class Corruption(TeacherForcing):
                 f"use tokenizer.name=spm and set extra_ids={max(needed, 100)}",
             )
         return Chunks(raw, tuple(capacity), forms, pack, column=self.column)
+
+    def row_lengths(self, layout: Any, index: Index) -> RowLengths:
+        return layout.row_lengths(index)
 
     def transforms(
         self, index: Index, codec: Codec, *, seq_len: int

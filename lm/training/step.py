@@ -1,6 +1,7 @@
 """One step of training or evaluation: the pure functions that are compiled."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -109,6 +110,44 @@ class Training(NamedTuple):
     loss: Callable[[State, Batch], Float[Array, ""]]
     gradients: Callable[[State, Batch], PyTree]
     state: Any = None
+
+
+class PerShape:
+    """An update that is compiled once for each shape of a batch.
+
+    Args:
+      update: a compiled function of (State, batch), as in `Training`.
+    """
+
+    def __init__(self, update: Any):
+        self._update = update
+        self._programs: dict[tuple, Any] = {}
+
+    def knows(self, batch: Batch) -> bool:
+        """Tells whether batches of this shape are compiled for."""
+        return _shapes(batch) in self._programs
+
+    def compile(self, state: State, batch: Batch) -> None:
+        """Compiles the update for batches of this shape."""
+        self._programs[_shapes(batch)] = self._update.lower(state, batch).compile()
+
+    def __call__(
+        self, state: State, batch: Batch
+    ) -> tuple[State, dict[str, Float[Array, ""]]]:
+        return self._programs[_shapes(batch)](state, batch)
+
+    @property
+    def largest(self) -> Any:
+        """The program that was compiled for the largest batch; None before any was."""
+        return self._programs.get(max(self._programs, key=_size, default=()))
+
+
+def _shapes(batch: Batch) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((name, array.shape) for name, array in sorted(batch.items()))
+
+
+def _size(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> int:
+    return sum(math.prod(shape) for _, shape in shapes)
 
 
 def compile_program(program: Program, mesh: Mesh, rules: sharding.Rules) -> Program:

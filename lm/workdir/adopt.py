@@ -161,7 +161,9 @@ def check_data(
                 f"data fingerprint: {part}",
                 f"{now.get(part)}",
                 f"{saved.get(part)}, as in the checkpoint",
-                "restore the files of the run, or use another --workdir",
+                "restore the files of the run, or use another --workdir"
+                if part != "sorted"
+                else "a run that began without sorted rows has data.buckets=1",
             )
 
 

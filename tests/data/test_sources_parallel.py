@@ -9,6 +9,7 @@ from lm.data import index as indices
 from lm.data import layouts, pipeline
 from lm.data.pipeline import Data
 from lm.data.sources import jsonl, memory, parallel
+from lm.data.stream import Stream
 from lm.errors import ConfigError, DataError
 
 EN, DE = b"one\ntwo\nthree\n", b"eins\nzwei\ndrei\n"
@@ -208,7 +209,7 @@ def test_records_are_found_again_from_rows(tmp_path):
             note=lambda line: None,
         )
         opened.append(indices.load(folder))
-    stream = pipeline.Stream(tuple(opened), None, ((), ()), 0)
+    stream = Stream(tuple(opened), None, ((), ()), 0)
     options = {"name": "memory", "lists": True, "weight": 1.0}
     data = Data(sources=tuple(options | {"items": p} for p in (items, items[3:])))
     found = [r.fields["source"] for r in pipeline.records_of(stream, data, len(stream))]
@@ -227,7 +228,7 @@ def test_packed_rows_have_no_record(tmp_path):
         max_bad=1.0,
         note=lambda line: None,
     )
-    stream = pipeline.Stream((indices.load(tmp_path / "index"),), None, ((),), 0)
+    stream = Stream((indices.load(tmp_path / "index"),), None, ((),), 0)
     source = {"name": "memory", "items": ({"source": "s", "target": "t"},)}
     with pytest.raises(DataError, match="pack=false"):
         list(pipeline.records_of(stream, Data(sources=(source,)), 1))

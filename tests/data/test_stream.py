@@ -7,8 +7,9 @@ from lm import run as runs
 from lm.data import index as indices
 from lm.data import pipeline
 from lm.data.lanes import Lanes
-from lm.data.pipeline import Data, Shares, Stream
+from lm.data.pipeline import Data, Shares
 from lm.data.sources import memory
+from lm.data.stream import Stream
 from lm.data.windows import Contiguous, Measure, NextInStream
 from lm.errors import ConfigError
 from tests import tiny

@@ -10,6 +10,7 @@ import pytest
 from lm.data import index as indices
 from lm.data import labels, layouts, pipeline, sentences, summary
 from lm.data.sources import memory
+from lm.data.stream import Stream
 from lm.errors import ConfigError, DataError, StorageError
 from lm.host import storage
 from lm.workdir import adopt
@@ -42,7 +43,7 @@ def rows_of(index):
 
 
 def stream(*parts):
-    return pipeline.Stream(tuple(parts), None, ((),) * len(parts), 0)
+    return Stream(tuple(parts), None, ((),) * len(parts), 0)
 
 
 # ---- the rows ----

@@ -20,7 +20,7 @@ def masker(**changes):
         "mask": 0.8,
         "random": 0.1,
         "choose": masking.tokens,
-        "places": 20,
+        "length": 128,
         "mask_id": MASK,
         "ordinary": np.flatnonzero(~SPECIAL).astype(np.int32),
         "is_special": SPECIAL,
@@ -71,7 +71,7 @@ def test_pad_fills_with_segment_zero():
 
 def test_mask_exact():
     inputs = np.array([CLS, 10, 11, 12, 13, SEP], np.int32)
-    out = masker(rate=0.5, mask=1.0, random=0.0, places=3)({"inputs": inputs}, rng())
+    out = masker(rate=0.5, mask=1.0, random=0.0, length=6)({"inputs": inputs}, rng())
     chosen = out["target_positions"][:2]
     assert out["weights"].tolist() == [1, 1, 0]
     assert (out["targets"][:2] == inputs[chosen]).all()

@@ -52,7 +52,7 @@ def test_means_are_sums_by_counts_not_means_of_batches():
         {"mlm_loss": (6.0, 3.0), "nsp_loss": (2.0, 2.0), "mlm_accuracy": (3.0, 3.0)},
         {"mlm_loss": (4.0, 1.0), "nsp_loss": (0.0, 2.0), "mlm_accuracy": (0.0, 1.0)},
     ]
-    known = examples(batches=lambda: iter(batches))
+    known = examples(batches=lambda **_: iter(batches))
     found = run(mean.Evaluator(), known, metrics=lambda batch: batch)
     assert found["mlm_loss"] == 10 / 4
     assert found["nsp_loss"] == 2 / 4
@@ -84,7 +84,7 @@ def test_bits_per_byte_are_of_the_rows_that_count():
     known = examples(
         causal_lm.Objective(),
         stream=types.SimpleNamespace(indices=(index,)),
-        batches=lambda: iter([{"lm_loss": (12.0, 6.0), "end_nats": (4.0, 2.0)}]),
+        batches=lambda **_: iter([{"lm_loss": (12.0, 6.0), "end_nats": (4.0, 2.0)}]),
     )
     found = run(mean.Evaluator(), known, metrics=lambda batch: batch)
     assert found["bits_per_byte"] == pytest.approx(12.0 / math.log(2) / 8)
@@ -117,7 +117,7 @@ def test_one_model_measured_by_characters_and_by_words_has_one_perplexity(tmp_pa
             codec=corpus.codec,
             stream=corpus.stream,
             rows=len(rows),
-            batches=lambda rows=rows: iter(rows),
+            batches=lambda rows=rows, **_: iter(rows),
         )
 
         def metrics(batch, targets=targets):
@@ -144,7 +144,7 @@ def test_targets_that_are_the_unknown_token_are_counted_and_told():
     notes: list[str] = []
     found = run(
         mean.Evaluator(),
-        examples(codec=Codec(unk_id=1), batches=lambda: iter(batches)),
+        examples(codec=Codec(unk_id=1), batches=lambda **_: iter(batches)),
         notes,
         metrics=lambda batch: {"mlm_loss": (2.0, 2.0)},
     )
@@ -155,7 +155,7 @@ def test_targets_that_are_the_unknown_token_are_counted_and_told():
     notes.clear()
     run(
         mean.Evaluator(),
-        examples(codec=Codec(unk_id=9), batches=lambda: iter(batches)),
+        examples(codec=Codec(unk_id=9), batches=lambda **_: iter(batches)),
         notes,
         metrics=lambda batch: {"mlm_loss": (2.0, 2.0)},
     )

@@ -14,7 +14,8 @@ import pytest
 from lm.data import index as indices
 from lm.data import pipeline
 from lm.data.mixture import Mixture
-from lm.data.pipeline import Data, Shares, Stream
+from lm.data.pipeline import Data, Shares
+from lm.data.stream import Stream
 from lm.errors import CheckpointError, DataError
 from lm.workdir import adopt
 from tests import tiny

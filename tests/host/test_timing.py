@@ -24,14 +24,14 @@ class Clock:
 
 def test_a_lap_tells_step_time_waiting_speed_and_utilisation():
     clock = Clock()
-    timer = StepTimer(flops_per_step=6e9, peak=1e9, devices=4, clock=clock)
+    timer = StepTimer(peak=1e9, devices=4, clock=clock)
     clock.now += 1.0
     with timer.waiting():
         clock.now += 0.5
     clock.now += 0.5
     with timer.aside():
         clock.now += 10.0
-    row = timer.lap(tokens=1000)
+    row = timer.lap(tokens=1000, flops=6e9)
     assert row["step_seconds"] == pytest.approx(2.0)
     assert row["tokens_per_second"] == pytest.approx(500.0)
     assert row["waiting"] == pytest.approx(0.25)
@@ -44,8 +44,8 @@ def test_a_lap_tells_step_time_waiting_speed_and_utilisation():
 
 
 def test_utilisation_is_absent_where_the_peak_is_unknown():
-    assert "mfu" not in StepTimer(flops_per_step=6e9, peak=None).lap(1)
-    assert "mfu" not in StepTimer(flops_per_step=None, peak=1e9).lap(1)
+    assert "mfu" not in StepTimer(peak=None).lap(1, flops=6e9)
+    assert "mfu" not in StepTimer(peak=1e9).lap(1, flops=None)
 
 
 @pytest.mark.parametrize(
