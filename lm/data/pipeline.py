@@ -427,6 +427,13 @@ def rows_of(stream: Stream) -> list[dict[str, Any]]:
 
 def identity_of(section: Mapping[str, Any], stream: Stream) -> dict[str, Any]:
     """Returns what a checkpoint keeps of an evaluation: hash of the section, rows."""
-    text = json.dumps([section[key] for key in ("data", "objective", "seed")])
+    # Without folds their fields are left out, so that older runs continue.
+    folded = section["data"].get("fold")
+    data = {
+        name: value
+        for name, value in section["data"].items()
+        if folded or not name.startswith("fold")
+    }
+    text = json.dumps([data, section["objective"], section["seed"]])
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return {"section": digest, "rows": rows_of(stream)}

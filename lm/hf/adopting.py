@@ -58,10 +58,12 @@ def task(opened: Checkpoint) -> tuple[dict[str, Any], dict[str, Any], list[str]]
     family, parts = opened.family, opened.parts
     objective: dict[str, Any]
     if "classify" in parts:
-        source.check_classes(opened)
+        kind = source.kind_of(opened)
         plain = all(re.fullmatch(r"LABEL_\d+", name) for name in opened.labels)
-        objective = {"name": "classification", "classes": opened.sizes["C"]}
-        objective |= {"labels": () if plain else opened.labels}
+        objective = {"name": "classification", "kind": kind}
+        if kind != "regression":
+            objective |= {"classes": opened.sizes["C"]}
+            objective |= {"labels": () if plain else opened.labels}
         objective |= {"summary": family.summary, "separators": family.separators}
         objective |= {"bos": False} if family.summary == "last" else {}
         return objective, {}, ["no evaluation: its labelled texts are not known"]

@@ -14,6 +14,7 @@ from lm.hf.checkpoint import families, families_of
 from lm.hf.families.base import Family, layers, sizes
 from lm.hf.families.table import Shape, Source, nearest, sources
 from lm.hf.formats import safetensors
+from lm.hf.source import KINDS
 from lm.host import storage
 
 Shapes = Mapping[str, Shape]
@@ -72,6 +73,7 @@ def plan(config: Config, shapes: Shapes, family: str | None = None) -> Plan:
             keys["architectures"] = [architecture]
             if "classify" in parts:
                 _check_summary(config.objective, chosen, architecture)
+                keys |= _problem(config.objective)
             if {"classify", "tag"} & {*parts}:
                 keys |= _labels(labels, count)
             return Plan(chosen, architecture, model, keys, known, found)
@@ -83,6 +85,24 @@ def plan(config: Config, shapes: Shapes, family: str | None = None) -> Plan:
         f"the parameters of a {architecture}",
         "--family chooses another family; --drop=REGEX leaves parameters out.",
     )
+
+
+def _problem(objective: Config) -> dict[str, Any]:
+    """Returns `problem_type`, where it is not the usual one.
+
+    Raises:
+      ConfigError: a regression whose output is not the prediction itself.
+    """
+    kind, scale = objective.get("kind", "softmax"), objective.get("scale", 1.0)
+    if kind == "regression" and scale != 1.0:
+        raise ConfigError(
+            "objective.scale",
+            f"{scale:g}",
+            "1, since other libraries take the output itself for the prediction",
+            "train a run to be exported with objective.scale=1.",
+        )
+    names = {own: name for name, own in KINDS.items()}
+    return {} if kind == "softmax" else {"problem_type": names[kind]}
 
 
 def _check_summary(objective: Config, family: Family, architecture: str) -> None:

@@ -89,7 +89,7 @@ def check(config: Config, workdir: Path) -> None:
         opened = open_checkpoint(directory_of(config.init.source), missing)
         if "classify" in opened.parts and "summary" in config.objective:
             if continues_head(opened, config):
-                check_classes(opened)
+                check_classes(opened, config.objective.get("kind", "softmax"))
             _check_rows(opened.family, config)
         if "tag" in opened.parts and "pieces" in config.objective:
             _check_tags(opened, config)
@@ -113,24 +113,61 @@ def continues_head(opened: Checkpoint, config: Config, part: str = "classify") -
     return any(not any(re.fullmatch(p, path) for p in patterns) for path in head)
 
 
-def check_classes(opened: Checkpoint) -> None:
-    """Refuses a classifier of texts that does not give each text exactly one class.
+# `problem_type` of config.json -> `objective.kind`, the other way round on export.
+KINDS = {
+    "single_label_classification": "softmax",
+    "multi_label_classification": "sigmoid",
+    "regression": "regression",
+}
+
+
+def kind_of(opened: Checkpoint) -> str:
+    """Returns the kind of labels that a classifier of texts is for.
+
+    Without a `problem_type` one output is a regression, as in other libraries.
 
     Raises:
-      CheckpointError: the head is one of regression, or of several classes at once.
+      CheckpointError: no kind has so many outputs.
     """
-    kind = opened.config.get("problem_type")
-    if opened.sizes["C"] >= 2 and kind in (None, "single_label_classification"):
-        return
     outputs = opened.sizes["C"]
+    given = opened.config.get("problem_type")
+    kind = KINDS.get(given or list(KINDS)[2 * (outputs == 1)])
+    if kind is not None and (outputs == 1) == (kind == "regression"):
+        return kind
     raise CheckpointError(
         f"{opened.directory / 'config.json'}: problem_type",
-        f"{kind!r} with {outputs} output{'s' * (outputs != 1)}",
-        "a head that gives each text one of two or more classes",
-        "start with a new head on its layers: init.source with "
-        "init.map=[('heads/classify/(.*)', 'unused/\\1')] and "
-        "init.missing=('heads/classify/.*',).",
+        f"{given!r} with {outputs} output{'s' * (outputs != 1)}",
+        "one of one output (regression), or a classification of several",
+        NEW_HEAD,
     )
+
+
+NEW_HEAD = (
+    "start with a new head on its layers: init.source with "
+    "init.map=[('heads/classify/(.*)', 'unused/\\1')] and "
+    "init.missing=('heads/classify/.*',)."
+)
+
+
+def check_classes(opened: Checkpoint, kind: str) -> None:
+    """Refuses a classifier of texts that is for labels of another kind.
+
+    Its shapes may fit, and training it with another loss would be silently wrong.
+
+    Args:
+      kind: `objective.kind`.
+
+    Raises:
+      CheckpointError: names both kinds.
+    """
+    found = kind_of(opened)
+    if found != kind:
+        raise CheckpointError(
+            f"{opened.directory / 'config.json'}: problem_type",
+            f"a head for objective.kind={found!r} with {opened.sizes['C']} outputs",
+            f"one for objective.kind={kind!r}",
+            NEW_HEAD,
+        )
 
 
 def _check_tags(opened: Checkpoint, config: Config) -> None:

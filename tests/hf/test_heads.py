@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lm.config import resolve as configs
-from lm.errors import CheckpointError
+from lm.errors import CheckpointError, ConfigError
 from lm.hf import adopting, checkpoint, exporting, source
 from lm.hf.formats import safetensors
 from lm.objectives import tagging
@@ -78,10 +78,10 @@ def one_output(place):
 @pytest.mark.parametrize(
     ("case", "change", "found"),
     [
-        ("bert", MULTI, "'multi_label_classification' with 3 outputs"),
-        ("roberta", MULTI, "'multi_label_classification' with 3 outputs"),
+        ("bert", MULTI, "kind='sigmoid' with 3 outputs"),
+        ("roberta", MULTI, "kind='sigmoid' with 3 outputs"),
         ("bert", {"problem_type": "regression"}, "'regression' with 3 outputs"),
-        ("bert", {"id2label": {"0": "score"}}, "None with 1 output"),
+        ("bert", {"id2label": {"0": "score"}}, "kind='regression' with 1 outputs"),
     ],
 )
 def test_a_run_does_not_continue_a_head_of_another_kind(tmp_path, case, change, found):
@@ -95,10 +95,32 @@ def test_a_run_does_not_continue_a_head_of_another_kind(tmp_path, case, change, 
     with pytest.raises(CheckpointError, match=found) as caught:
         source.check(fine_tune(place), tmp_path / "run")
     assert "init.map=" in caught.value.line() and "\n" not in caught.value.line()
+    for kind in ("sigmoid", "regression"):
+        if f"'{kind}'" in found and "kind" in found:
+            source.check(fine_tune(place, kind=kind), tmp_path / "run")
     # The fix that the line names works.
     changed = fine_tune(place)
     init = configs.Config(changed.init | NEW_HEAD)
     source.check(configs.Config(changed | {"init": init}), tmp_path / "run")
+
+
+def test_the_kind_of_a_head_is_exported():
+    opened = checkpoint.open_checkpoint(goldens.PLACE / "bert_classify")
+    shapes = {path: found.shape for path, found in opened.sources.items()}
+
+    def plan(**objective):
+        task = {"name": "classification", **objective}
+        config = tiny.config(evals={}, objective=task, data__pack=False)
+        return exporting.plan(
+            configs.Config(config | {"model": configs.Config(nested(opened))}), shapes
+        )
+
+    assert "problem_type" not in plan(classes=3).config
+    found = plan(classes=3, kind="sigmoid").config["problem_type"]
+    assert found == "multi_label_classification"
+    assert plan(kind="regression").config["problem_type"] == "regression"
+    with pytest.raises(ConfigError, match=r"objective\.scale: found 5"):
+        plan(kind="regression", scale=5.0)
 
 
 def renamed(case, place, **config):
