@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from lm import transfer
+from lm import transfer, vectors
 from lm.config import match
 from lm.config import resolve as configs
 from lm.config.resolve import Config
@@ -53,6 +53,9 @@ def check(config: Config, needs: Iterable[str] = (), asker: str = "") -> None:
         return open_model(config, objective), objective
 
     match.check(config, build, needs, asker)
+    if vectors.split(config.init.source):
+        asker = f"init.source {config.init.source}"
+        match.check(config, build, {"embeds"}, asker)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +161,8 @@ def with_tokenizer(config: Config, workdir: Path) -> Config:
     """
     if source.is_hf(config.init.source):
         return source.complete(config, workdir)
+    if vectors.split(config.init.source) and not begun(workdir):
+        vectors.check(config.init.source, config.tokenizer)
     if config.tokenizer is not None:
         return config
     begun_here = (workdir / "config.json").exists()
@@ -176,7 +181,11 @@ def open_codec(
     own, section, inherited = workdir / "tokenizer", config.tokenizer, None
     if source.is_hf(config.init.source) and not begun(workdir):
         inherited = source.open_tokenizer(directory_of(config.init.source))
-    elif config.init.source is not None and not begun(workdir):
+    elif (
+        config.init.source is not None
+        and not vectors.split(config.init.source)
+        and not begun(workdir)
+    ):
         giver = Path(config.init.source)
         theirs = configs.of_run(giver).tokenizer
         inherited = pipeline.open_tokenizer(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lm import run as runs
-from lm import transfer
+from lm import transfer, vectors
 from lm.config import resolve as configs
 from lm.config.durations import Times
 from lm.config.resolve import Config
@@ -228,6 +228,10 @@ def begin(
     params = program.init(jax.random.key(config.seed))
     if "counts" in program.model.can:
         params = program.model.counted(params, corpus.token_counts())
+    if vectors.split(config.init.source):
+        source, model = config.init.source, program.model
+        params = vectors.start(source, params, model, corpus, writer.note)
+        return training.start(params)
     init = configs.build(checkpoint.Init, config.init)
     return training.start(transfer.from_source(init, params, writer.note))
 

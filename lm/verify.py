@@ -244,11 +244,12 @@ def describe(config: Config) -> str:
 
 def inherit_tokenizer(config: Config, workdir: Path) -> None:
     """Copies the tokenizer of the run whose weights the config starts from."""
+    from lm import vectors
     from lm.data import pipeline
     from lm.hf import source
 
     giver = config.init.source
-    if giver is not None and not source.is_hf(giver):
+    if giver is not None and not (source.is_hf(giver) or vectors.split(giver)):
         pipeline.copy_tokenizer(Path(giver) / "tokenizer", workdir / "tokenizer")
 
 

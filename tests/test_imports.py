@@ -33,11 +33,12 @@ ALLOWED = {
     "hf": "config host.storage tokenizers",
     "formats": "host ops",
     "transfer": "hf trees workdir",
+    "vectors": "config formats trees",
     "checks": "config host.storage models.base run training trees workdir",
     "run": "config data decoding evaluators hf models tokenizers training transfer "
-    "trees workdir",
+    "trees vectors workdir",
     # the loop and the commands
-    "train": "config data host run training transfer workdir",
+    "train": "config data host run training transfer vectors workdir",
     "fit": "config data host run training transfer workdir",
     "convert": "config data formats hf host transfer trees workdir",
     "evaluate": "config host run transfer workdir",
@@ -48,7 +49,7 @@ ALLOWED = {
     "predict": "ask config data host run workdir",
     "score": "config data evaluators host run workdir",
     "rescore": "config data formats host metrics run",
-    "verify": "checks config data hf host run trees workdir",
+    "verify": "checks config data hf host run trees vectors workdir",
     "main": "config hf host run",
     "__init__": "ask config data decoding evaluators hf host main run transfer workdir",
     "__main__": "config host",

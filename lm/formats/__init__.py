@@ -8,6 +8,9 @@ A module has the functions that `lm.convert` calls: `read` and `workdir` for
         parameters as nested dictionaries)
     write(path, config, codec, params)  writes a run, all of it or nothing
 
-They raise CheckpointError for a file that is broken, with its line, and ConfigError for
-a run that the format cannot hold.
+A module whose files are word vectors has VECTORS = True, and `read` returns
+`lm.formats.vectors.Vectors`.
+
+They raise CheckpointError or DataError for a file that is broken, with its line, and
+ConfigError for a run that the format cannot hold.
 """

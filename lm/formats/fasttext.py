@@ -21,6 +21,7 @@ from lm.formats.vectors import Vectors
 from lm.formats.vectors import workdir as workdir
 from lm.host import storage
 
+VECTORS = True  # A model's table can start from them (`init.source`).
 MAGIC, VERSION = 793712314, 12
 HEADER = struct.Struct("<14id")
 COUNTS = struct.Struct("<3i2q")

@@ -15,6 +15,8 @@ from lm.formats.vectors import Vectors
 from lm.formats.vectors import workdir as workdir
 from lm.host import storage
 
+VECTORS = True  # A model's table can start from them (`init.source`).
+
 
 def read(path: Path) -> Vectors:
     """Reads a file; decompresses `.gz`.

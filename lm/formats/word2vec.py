@@ -20,6 +20,7 @@ from lm.formats.vectors import Vectors
 from lm.formats.vectors import workdir as workdir
 from lm.host import storage
 
+VECTORS = True  # A model's table can start from them (`init.source`).
 LONGEST = 1 << 16  # bytes of a word
 
 
@@ -32,7 +33,7 @@ def read(path: Path) -> Vectors:
     try:
         with common.opened(path) as file:
             count, width = _header(path, file.readline(1 << 12))
-            if _is_text(file.peek(1 << 16), width):
+            if _is_text(file.peek(1024)):
                 lines = itertools.islice(file, count)
                 words, table = common.read_lines(path, lines, 2, width)
                 rest = len(words) + sum(1 for line in file if line.strip())
@@ -64,17 +65,16 @@ def _header(path: Path, line: bytes) -> tuple[int, int]:
     return count, width
 
 
-def _is_text(ahead: bytes, width: int) -> bool:
-    """Tells whether an entry is text: all after its word are numbers."""
-    line, end, _ = ahead.partition(b"\n")
-    fields = line.split()
-    if not end and len(fields) > width + 1:
-        return False
+def _is_text(ahead: bytes) -> bool:
+    """Tells whether entries are text: what can be printed, and no control signs."""
+    line = ahead[:1024].partition(b"\n")[0].rstrip(b"\r")
     try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return len(fields) > 1 and common.count_numbers(fields) == len(fields) - 1
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        if error.start < 1021:  # Else the last character is cut.
+            return False
+        text = line[: error.start].decode()
+    return text.replace("\t", " ").isprintable()
 
 
 def _binary(path: Path, file: BinaryIO, count: int, width: int) -> Vectors:

@@ -292,10 +292,17 @@ class Fitted(Model, Protocol):
 
 @runtime_checkable
 class Embeds(Model, Protocol):
-    """A model with "embeds"."""
+    """A model with "embeds".
 
-    def embed(self, ids: Int[Array, "*any"]) -> Float[Array, "*any D"]:
-        """Returns the vectors of tokens, as its first layer reads them."""
+    Attributes:
+      vectors_at: the path of the parameter whose rows are the vectors of tokens.
+    """
+
+    @property
+    def vectors_at(self) -> str: ...
+
+    def vectors(self, ids: Int[Array, "*any"]) -> Float[Array, "*any D"]:
+        """Returns the vectors of tokens: rows of that parameter."""
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ at once and without positions. Its cache is the last width - 1 inputs of each la
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -155,10 +155,12 @@ class Model(nn.Module):
     compute: Compute = Compute()
     heads: tuple[Head, ...] = ()
 
+    vectors_at: ClassVar[str] = "embed/embedding"
+
     @property
     def can(self) -> frozenset[str]:
         """Returns what the model can do (lm.models.base.ABILITIES)."""
-        return frozenset({"hidden", "logits", "causal", "extend", "head"})
+        return frozenset({"embeds", "hidden", "logits", "causal", "extend", "head"})
 
     @property
     def reads(self) -> frozenset[str]:
@@ -227,6 +229,10 @@ class Model(nn.Module):
         x = constrain(x, self.compute.rules, "batch", "length", None)
         x, cache = self.layers(x, cache, segments, train)
         return self.drop_last(x, train=train), cache
+
+    def vectors(self, ids: Int[Array, "*any"]) -> Float[Array, "*any D"]:
+        """Returns the vectors of tokens."""
+        return self._table()[ids]
 
     def _table(self) -> Float[Array, "V D"]:
         # If it were sharded over "embed" too, the compiler would copy it for a gather.

@@ -17,7 +17,7 @@ than those between. They are `first/...` and `last/...`, without a leading axis.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -97,13 +97,17 @@ class Model(nn.Module):
     compute: Compute = Compute()
     heads: tuple[Head, ...] = ()
 
+    vectors_at: ClassVar[str] = "embed/embedding"
+
     @property
     def can(self) -> frozenset[str]:
         """Returns what the model can do (lm.models.base.ABILITIES)."""
         if not self.bidirectional:
-            return frozenset({"hidden", "logits", "causal", "extend", "head", "carry"})
+            return frozenset(
+                {"embeds", "hidden", "logits", "causal", "extend", "head", "carry"}
+            )
         masked = {"logits"} if any(head.logits for head in self.heads) else set()
-        return frozenset({"hidden", "head", "whole", *masked})
+        return frozenset({"embeds", "hidden", "head", "whole", *masked})
 
     @property
     def reads(self) -> frozenset[str]:
@@ -244,6 +248,10 @@ class Model(nn.Module):
             x, own = self.layers(x, own, dropped, bounds, train)
             after |= own
         return self.drop_last(end("last", x), train=train), after
+
+    def vectors(self, ids: Int[Array, "*any"]) -> Float[Array, "*any D"]:
+        """Returns the vectors of tokens."""
+        return self._table()[ids]
 
     def _table(self) -> Float[Array, "V D"]:
         # If it were sharded over "embed" too, the compiler would copy it for a gather.

@@ -22,7 +22,7 @@ whose layers have cross_attention and cross_attention_norm too.
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -119,6 +119,8 @@ class Model(nn.Module):
     compute: Compute = Compute()
     heads: tuple[Head, ...] = ()
 
+    vectors_at: ClassVar[str] = "embed/token/embedding"
+
     def __post_init__(self):
         require(_rules(self))
         check_implementation(self.compute.attention, _requirements(self))
@@ -127,7 +129,7 @@ class Model(nn.Module):
     @property
     def can(self) -> frozenset[str]:
         """Returns what the model can do (lm.models.base.ABILITIES)."""
-        words = {"hidden", "head"}
+        words = {"embeds", "hidden", "head"}
         if self.kind == "encoder":
             words |= {"whole"}
         else:
@@ -316,6 +318,10 @@ class Model(nn.Module):
         else:
             hidden, layers = self.stack(x, new, **options)
         return hidden, cache | {"layers": layers}
+
+    def vectors(self, ids: Int[Array, "*any"]) -> Float[Array, "*any D"]:
+        """Returns the vectors of tokens."""
+        return self.embed.table()[ids]
 
     def token_head(self) -> tuple[Float[Array, "V D"], Callable]:
         """Returns the output embeddings, and (hidden, table) -> float32 logits."""

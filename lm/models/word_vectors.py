@@ -47,6 +47,7 @@ class Model(nn.Module):
     can: ClassVar[frozenset[str]] = frozenset({"embeds", "tables", "counts"})
     reads: ClassVar[frozenset[str]] = frozenset()
     context: ClassVar[None] = None
+    vectors_at: ClassVar[str] = "embed/embedding"
 
     def setup(self):
         trunk = Trunk(self.d_model, self.vocab_size or 0, 1.0, compute=self.compute)
@@ -64,7 +65,7 @@ class Model(nn.Module):
             found[f"heads/{head.name}/{leaf}"] = values
         return found
 
-    def embed(self, ids: Int[Array, "*any"]) -> Float[Array, "*any D"]:
+    def vectors(self, ids: Int[Array, "*any"]) -> Float[Array, "*any D"]:
         """Returns the vectors of words."""
         return self.embedding()[ids]
 

@@ -375,7 +375,7 @@ class Objective(abc.ABC):
 
     def embed(self, model: Any, ids: Int[Array, "W K"]) -> Float[Array, "W D"]:
         """Computes the vector of each word, which has at least one id."""
-        return model.embed(ids[:, 0])
+        return model.vectors(ids[:, 0])
 
     def _lacks(self, ability: str) -> ConfigError:
         """Makes the error for a method that a subclass does not offer."""
