@@ -66,7 +66,7 @@ def test_a_decoder_is_read_at_its_last_token():
         classify("tanh", "decoder")
     with pytest.raises(ConfigError, match=r"found 'tanh'.*expected 'decoder', for"):
         classify("tanh", "encoder_decoder")
-    with pytest.raises(ConfigError, match="expected 'tanh' or 'relu' or 'last', for"):
+    with pytest.raises(ConfigError, match="expected 'tanh' or 'relu' or 'last' or"):
         classify("decoder", "encoder")
 
 
