@@ -149,7 +149,7 @@ def test_the_rules_of_an_objective_are_its_own():
 @pytest.mark.parametrize(
     ("objective", "fields", "needed", "offered"),
     [
-        ({"name": "mlm"}, {"evaluator": "predictions"}, "classes", "mean, samples"),
+        ({"name": "mlm"}, {"evaluator": "predictions"}, "labels", "mean, samples"),
         ({"name": "mlm"}, {"evaluator": "generation"}, "extend", "mean, samples"),
         (
             {"name": "classification"},
@@ -361,6 +361,7 @@ def test_a_class_without_a_method_is_refused_by_name(tmp_path, monkeypatch):
         "mean",
         "predictions",
         "samples",
+        "tags",
         "word_vectors",
     ]
 

@@ -104,10 +104,11 @@ def test_it_reads_what_it_says_and_nothing_else(shape):
 
 
 def test_what_each_kind_can_do():
-    assert make(kind="encoder").can == {"hidden", "head", "whole"}
+    assert make(kind="encoder").can == {"embeds", "hidden", "head", "whole"}
     assert "logits" in make(kind="encoder", heads=MASKED).can
     decoder = make(kind="decoder")
-    assert decoder.can == {"hidden", "logits", "head", "causal", "extend", "prefix"}
+    generates = {"logits", "causal", "extend", "prefix"}
+    assert decoder.can == {"embeds", "hidden", "head"} | generates
     assert "beyond" in make(kind="decoder", position="rope").can
     both = make(kind="encoder_decoder").can
     assert {"encode", "extend", "causal"} <= both
