@@ -446,6 +446,7 @@ def open_evaluator(
         batch_size=batch_size,
         metrics=functions.metrics,
         predict=functions.predict,
+        scorer=functools.partial(make_scorer, corpus, program),
         embed=program.embed,
         module=program.model,
         decoder=decoder,

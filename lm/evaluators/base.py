@@ -10,10 +10,13 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lm.config.resolve import Duration
+from lm.data import scoring
+from lm.data.scoring import Text
 from lm.data.sources.base import Record
 from lm.data.stream import Stream
 from lm.decoding.loop import Answer, Settings
 from lm.errors import Rule
+from lm.evaluators.likelihood import Score
 from lm.objectives.base import Batch, Objective, Terms
 from lm.tokenizers.base import Codec
 
@@ -77,6 +80,7 @@ class Functions:
       predict: batch -> (batch, predictions), as complete arrays on every process.
       answer: (prompts as token ids, settings) -> generated answers per prompt, the best
         first.
+      score: (texts, settings) -> the log-probabilities of their tokens.
       embed: the ids that `Objective.spell` gives for words, (W, K) -> vectors (W, D).
       module, params: the model and its parameters, for what none of these gives.
     """
@@ -84,6 +88,7 @@ class Functions:
     metrics: Callable[[Batch], Terms]
     predict: Callable[[Batch], tuple[Batch, dict[str, Any]]]
     answer: Callable[[Sequence[Sequence[int]], Settings], list[list[Answer]]]
+    score: Callable[[Sequence[Text], scoring.Settings], list[Score]]
     embed: Callable[[Any], Any]
     module: Any
     params: PyTree

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 
 from jaxtyping import PyTree
 
+from lm.data.scoring import Settings, Text
 from lm.decoding import loop
 from lm.evaluators.base import Evaluator, Examples, Functions, Outputs
+from lm.evaluators.likelihood import Score, Scorer
 from lm.host import timing
 from lm.objectives.base import Batch, Terms
 
@@ -27,6 +29,7 @@ class Evaluation:
       batch_size: rows of a batch, over all devices.
       metrics, predict: begin a pass over the set: params -> a function of a batch; see
         `Functions`.
+      scorer: params -> what scores texts.
       embed: (params, ids) -> the vectors of words; see `Functions`.
       module: the model.
       decoder: builds the run's decoder; the evaluations share one.
@@ -40,6 +43,7 @@ class Evaluation:
     batch_size: int
     metrics: Callable[[PyTree], Callable[[Batch], Terms]]
     predict: Callable[[PyTree], Callable[[Batch], tuple[Batch, dict[str, Any]]]]
+    scorer: Callable[[PyTree], Scorer]
     embed: Callable[[PyTree, Any], Any]
     module: Any
     decoder: Callable[[], loop.Decoder]
@@ -59,10 +63,17 @@ class Evaluation:
                 decoder(), prompts, settings, batch_size=size, progress=report
             )
 
+        def score(texts: Sequence[Text], settings: Settings) -> list[Score]:
+            own = self.examples.objective  # with the changes of this evaluation
+            return dataclasses.replace(self.scorer(params), objective=own)(
+                texts, settings
+            )
+
         model = Functions(
             metrics=self.metrics(params),
             predict=self.predict(params),
             answer=answer,
+            score=score,
             embed=functools.partial(self.embed, params),
             module=self.module,
             params=params,

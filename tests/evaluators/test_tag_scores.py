@@ -59,7 +59,9 @@ def evaluate(records, tmp_path, **options):
     parts |= {"objective": task, "stream": stream, "rows": len(rows)}
     parts |= {"records": lambda: iter(records), "train_texts": lambda: iter(["the"])}
     parts["batches"] = lambda: iter(np.array_split(predicted, 3))
-    functions = base.Functions(None, lambda b: (None, {"tags": b}), None)
+    given = dict.fromkeys(base.Functions.__dataclass_fields__)
+    given["predict"] = lambda b: (None, {"tags": b})
+    functions = base.Functions(**given)
     notes = []
     out = base.Outputs(tmp_path / "samples" / "dev-1.txt", notes.append)
     evaluator = tags.Evaluator(**options)
