@@ -142,6 +142,7 @@ def test_figures_of_scores_that_are_known(tmp_path):
     assert [json.loads(row)["picks"]["sum"] for row in rows] == [0] * 5
 
 
+@pytest.mark.slow
 def test_the_picks_of_the_reference(test_data, tmp_path):
     reference = test_data("ref_loglikelihood")
     workdir, file = tmp_path / "run", reference / "multiple_choice.jsonl"
