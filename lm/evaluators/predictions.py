@@ -180,13 +180,18 @@ def collect(examples: base.Examples, model: base.Functions) -> Found:
     """Predicts all rows of a set, and joins the windows of a record."""
     labels: list[np.ndarray] = []
     parts: list[dict[str, np.ndarray]] = []
-    for batch in examples.batches():
+    for batch in examples.batches(by_length=True):
         batch, predictions = model.predict(batch)
         real = np.asarray(batch["label_weights"]) > 0
         labels.append(np.asarray(batch["labels"])[real])
         parts.append({k: np.asarray(v)[real] for k, v in predictions.items()})
     found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     known, rows = np.concatenate(labels), np.arange(sum(map(len, labels)))
+    order = examples.stream.from_longest(len(rows))
+    if order is not None:
+        places = np.argsort(order)
+        known = known[places]
+        found = {name: array[places] for name, array in found.items()}
     records = records_of(examples, len(rows))
     if len(first := np.unique(records, return_index=True)[1]) == len(rows):
         return Found(known, found, rows)

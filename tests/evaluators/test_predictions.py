@@ -23,6 +23,7 @@ def evaluate(
     folder, labels, logits, *, weights=None, records=None, notes=None, task=None, **own
 ):
     """Runs the evaluator on one batch; returns its metrics."""
+    order = own.pop("order", None)
     objective = task or Objective(classes=logits.shape[1])
     index = types.SimpleNamespace(
         fields={"record": np.asarray(records or range(len(labels)))}
@@ -33,8 +34,10 @@ def evaluate(
     given = {field.name: None for field in dataclasses.fields(base.Examples)}
     given |= {
         "objective": objective,
-        "batches": lambda: iter([batch]),
-        "stream": types.SimpleNamespace(indices=(index,)),
+        "batches": lambda by_length: iter([batch]),
+        "stream": types.SimpleNamespace(
+            indices=(index,), from_longest=lambda rows: order
+        ),
     }
     wanted = {field.name: None for field in dataclasses.fields(base.Functions)}
     found = jax.tree.map(np.asarray, objective.conclude(jnp.asarray(logits)))
@@ -97,6 +100,10 @@ def test_windows_of_a_record_are_one_prediction_by_their_mean_logits(tmp_path):
     options = {"records": [0, 0, 3, 5, 5], "metrics": ("accuracy",), "resamples": 0}
     found = evaluate(tmp_path, np.array([0, 0, 1, 1, 1]), logits, **options)
     assert found["accuracy"] == pytest.approx(2 / 3)  # of rows it is 2 / 5
+    order = np.array([3, 0, 4, 2, 1])  # the batch has its rows by length
+    labels = np.array([0, 0, 1, 1, 1])[order]
+    found = evaluate(tmp_path, labels, logits[order], order=order, **options)
+    assert found["accuracy"] == pytest.approx(2 / 3)
 
 
 def test_an_auc_that_is_not_defined_is_told_and_costs_nothing(tmp_path):
