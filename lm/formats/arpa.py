@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm.errors import CheckpointError, ConfigError
+from lm.errors import ConfigError, DataError
 from lm.host import storage
 from lm.ops import backoff
 
@@ -73,7 +73,7 @@ class _Lines:
             raise self.broken(f"damaged gzip data ({error})", "a whole file") from error
         except OSError as error:
             found = f"a file that cannot be read ({error.strerror})"
-            raise CheckpointError(str(self.path), found, "an ARPA file") from error
+            raise DataError(str(self.path), found, "an ARPA file") from error
 
     def next(self, expected: str) -> bytes:
         """Reads the next line that is not blank."""
@@ -83,17 +83,15 @@ class _Lines:
         self.number += 1
         raise self.broken("the end of the file", expected)
 
-    def broken(
-        self, found: str, expected: str, line: int | None = None
-    ) -> CheckpointError:
-        return CheckpointError(f"{self.path}:{line or self.number}", found, expected)
+    def broken(self, found: str, expected: str, line: int | None = None) -> DataError:
+        return DataError(f"{self.path}:{line or self.number}", found, expected)
 
 
 def read(path: Path) -> Arpa:
     """Reads a file; decompresses `.gz`.
 
     Raises:
-      CheckpointError: the file is not ARPA, is truncated, or is inconsistent.
+      DataError: the file is not ARPA, is truncated, or is inconsistent.
     """
     lines = _Lines(path)
     line = lines.next(r"\data\ ")
@@ -164,7 +162,7 @@ def _section(
 
 
 def _check_once(lines: _Lines, numbers: array.array, rows: np.ndarray) -> None:
-    """Raises a CheckpointError for an n-gram that occurs twice."""
+    """Raises a DataError for an n-gram that occurs twice."""
     order = np.lexsort(rows.T[::-1])
     same = (rows[order][1:] == rows[order][:-1]).all(axis=1)
     if same.any():
@@ -175,7 +173,7 @@ def _check_once(lines: _Lines, numbers: array.array, rows: np.ndarray) -> None:
 
 
 def _check_word(lines: _Lines, raw: bytes) -> None:
-    """Raises a CheckpointError for a word that a vocabulary cannot hold."""
+    """Raises a DataError for a word that a vocabulary cannot hold."""
     try:
         word = raw.decode()
     except UnicodeDecodeError:

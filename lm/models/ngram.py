@@ -43,8 +43,9 @@ BOUNDS = {
     "order": "[1, 6]",
     "k": "[1e-9, 1e9]",
     "prune": "[0, 2147483647]",
+    "memory": "[0.001, 16777216]",
 }
-CHANGEABLE = ("k",)
+CHANGEABLE = ("k", "memory")
 
 Batch = dict[str, Any]
 Cache = dict[str, jax.Array]
@@ -64,6 +65,9 @@ class Model(nn.Module):
         out; the last one holds for higher orders. The first is 0 and none decreases.
       discount_fallback: whether Kneser-Ney uses the discounts 0.5, 1 and 1.5 for an
         order whose discounts cannot be estimated; otherwise it raises a DataError.
+      memory: MiB of counts that are merged in memory; more are merged in temporary
+        files (in $TMPDIR). The counts are the same to the bit. Estimating from them
+        takes memory in proportion to the distinct n-grams.
     """
 
     vocab_size: int | None = None
@@ -73,6 +77,7 @@ class Model(nn.Module):
     smoothing: Literal["add_k", "kneser_ney", "witten_bell", "stupid_backoff"] = "add_k"
     prune: tuple[int, ...] = ()
     discount_fallback: bool = False
+    memory: float = 1024.0
     compute: Compute = Compute()
     heads: tuple[Head, ...] = ()
 
@@ -142,7 +147,7 @@ class Model(nn.Module):
         return ngrams.tally(ngrams.pack(found, self.begin + 1))
 
     def merge(self, one: Table, other: Table) -> Table:
-        return ngrams.merge(one, other)
+        return ngrams.merge(one, other, self.memory * 2**20)
 
     def improve(
         self, params: PyTree, memory: PyTree, statistics: Table

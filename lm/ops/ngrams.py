@@ -8,7 +8,9 @@ order of the n-grams. A trie has a level for each length: row i of level j is a 
 context, V vocabulary.
 """
 
-from collections.abc import Callable
+import math
+import tempfile
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -86,9 +88,58 @@ def tally(
     return Table(keys[firsts], counts.astype(np.int64))
 
 
-def merge(one: Table, other: Table) -> Table:
-    """Adds the counts of two tables."""
-    return tally(*map(np.concatenate, zip(one, other)))
+def merge(one: Table, other: Table, limit: float = math.inf) -> Table:
+    """Adds the counts of two tables.
+
+    Args:
+      limit: bytes; larger tables are merged block by block into temporary files (in
+        $TMPDIR), and the result is mapped from there. It is the same to the bit.
+    """
+    size = sum(array.nbytes for table in (one, other) for array in table)
+    if size <= limit:
+        return tally(*map(np.concatenate, zip(one, other)))
+    width = one.keys.shape[1]
+    # A block of each table, their concatenation, its order and its sorted copy.
+    rows = max(int(limit) // (8 * (width + 1) * 8), 1)
+    with tempfile.TemporaryFile() as keys, tempfile.TemporaryFile() as counts:
+        for part in _merged_blocks((one, other), rows):
+            keys.write(part.keys.tobytes())
+            counts.write(part.counts.tobytes())
+        keys.flush()
+        counts.flush()
+        total = counts.tell() // 8
+        # The mappings keep the files, which have no names.
+        return Table(
+            np.memmap(keys, np.uint64, "r", shape=(total, width)),
+            np.memmap(counts, np.int64, "r", shape=(total,)),
+        )
+
+
+def _merged_blocks(tables: tuple[Table, Table], rows: int) -> Iterator[Table]:
+    """Yields the merged tables in ascending blocks of at most 2 `rows` n-grams."""
+    starts = [0, 0]
+    while any(start < len(t.keys) for start, t in zip(starts, tables)):
+        blocks = [t.keys[at : at + rows] for at, t in zip(starts, tables)]
+        more = [at + rows < len(t.keys) for at, t in zip(starts, tables)]
+        # What is above the last key of a block may follow in the rest of its table.
+        lasts = [_sortable(block)[-1] for block, goes in zip(blocks, more) if goes]
+        ends = [
+            at + int(np.searchsorted(_sortable(block), min(lasts), "right"))
+            if lasts
+            else at + len(block)
+            for at, block in zip(starts, blocks)
+        ]
+        parts = [
+            (t.keys[at:end], t.counts[at:end])
+            for t, at, end in zip(tables, starts, ends)
+        ]
+        yield tally(*map(np.concatenate, zip(*parts)))
+        starts = ends
+
+
+def _sortable(keys: UInt64[np.ndarray, "N W"]) -> Shaped[np.ndarray, "N"]:
+    """Returns keys of several words as texts of bytes, which have the same order."""
+    return keys.astype(">u8").view(f"S{8 * keys.shape[1]}")[:, 0]
 
 
 def build_trie(ngrams: Int[np.ndarray, "N n"]) -> dict[str, dict[str, np.ndarray]]:

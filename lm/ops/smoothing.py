@@ -116,6 +116,11 @@ def kneser_ney(
 ) -> tuple[list[Part], dict[str, Any]]:
     """Estimates modified Kneser-Ney (Chen and Goodman 1998, section 3), as KenLM.
 
+    The discounts are those of all adjusted counts. KenLM takes for the last n-gram that
+    it reads of each lower order, such as the last new word of the text, how often it
+    occurs in place of its adjusted count, so that a discount may differ in the fifth
+    digit; on WikiText-2 it is the word "gallinae", which occurs 3 times after 2 words.
+
     Args:
       fallback: whether an order whose discounts cannot be estimated gets 0.5, 1, 1.5.
 

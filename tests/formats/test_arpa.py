@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lm import convert, evaluate
-from lm.errors import CheckpointError
+from lm.errors import DataError
 from lm.formats import arpa
 from tests import tiny
 from tests.test_fit import run, settings
@@ -102,9 +102,9 @@ def test_a_fitted_run_out_and_in_gives_the_same_probabilities(tmp_path, capsys):
 def test_a_broken_file_is_refused_with_its_line(tmp_path, old, new, line, what, capsys):
     assert old in TEXT
     path = write(tmp_path / "a.arpa", TEXT.replace(old, new))
-    assert code([f"--from=arpa:{path}", f"--workdir={tmp_path / 'run'}"]) == 4
+    assert code([f"--from=arpa:{path}", f"--workdir={tmp_path / 'run'}"]) == 3
     said = capsys.readouterr().err
-    assert said.startswith(f"error[checkpoint] {path}:{line}: found ")
+    assert said.startswith(f"error[data] {path}:{line}: found ")
     assert what in said and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
@@ -113,13 +113,13 @@ def test_files_that_cannot_be_read(tmp_path):
     packed = gzip.compress(TEXT.encode())
     cut = tmp_path / "cut.arpa.gz"
     cut.write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(CheckpointError, match=r"cut\.arpa\.gz:\d+: found damaged"):
+    with pytest.raises(DataError, match=r"cut\.arpa\.gz:\d+: found damaged"):
         arpa.read(cut)
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         arpa.read(tmp_path / "none.arpa")
     latin = tmp_path / "latin.arpa"
     latin.write_bytes(TEXT.encode("latin-1"))
-    with pytest.raises(CheckpointError, match=r"latin\.arpa:10: .*UTF-8"):
+    with pytest.raises(DataError, match=r"latin\.arpa:10: .*UTF-8"):
         arpa.read(latin)
 
 

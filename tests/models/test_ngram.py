@@ -1,6 +1,7 @@
 """n-grams: probabilities by hand and by a loop over dictionaries, caches, bad data."""
 
 import collections
+import functools
 import itertools
 import math
 import types
@@ -317,6 +318,30 @@ def test_packed_keys_keep_the_order_of_the_ngrams(size, order):
     trie = jax.tree.map(jnp.asarray, ngrams.build_trie(expected.astype(np.int32)))
     found = ngrams.find(trie, jnp.asarray(expected, jnp.int32))
     np.testing.assert_array_equal(found, np.arange(len(expected)))
+
+
+@pytest.mark.parametrize(("size", "order"), [(40, 3), (33280, 5), (2**31, 6)])
+def test_counts_merged_on_disk_are_those_merged_in_memory(size, order):
+    rng = np.random.default_rng(1)
+    whole = rng.integers(0, min(size, 9), (4000, order)) * (size // 9)
+    tables = [ngrams.tally(ngrams.pack(part, size)) for part in np.split(whole, 8)]
+    kept = functools.reduce(ngrams.merge, tables)
+    for limit in (64.0, 1e4, 1e6):
+        found = functools.reduce(lambda a, b: ngrams.merge(a, b, limit), tables)
+        assert isinstance(found.keys, np.memmap) == (limit < 1e6)
+        np.testing.assert_array_equal(found.keys, kept.keys)
+        np.testing.assert_array_equal(found.counts, kept.counts)
+    none = ngrams.Table(kept.keys[:0], kept.counts[:0])
+    again = ngrams.merge(none, kept, 1e3)
+    np.testing.assert_array_equal(again.counts, kept.counts)
+
+
+def test_a_fit_with_little_memory_gives_the_same_parameters():
+    batches = [batch_of(random_texts(9, seed=n), 12) for n in range(6)]
+    options = {"order": 3, "smoothing": "kneser_ney", "discount_fallback": True}
+    _, wide, _ = fitted(batches, **options)
+    _, narrow, _ = fitted(batches, memory=0.001, **options)
+    jax.tree.map(np.testing.assert_array_equal, wide, narrow)
 
 
 def test_nothing_to_count_and_a_target_that_is_no_word():
