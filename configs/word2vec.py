@@ -7,7 +7,8 @@ Data:     dir=FOLDER with train.txt.gz (or train.txt) of WikiText-2, or any text
           lines, lower-cased; words seen less than five times are left out.
 Command:  python -m lm.main --config=configs/word2vec.py:dir=FOLDER
 Arguments, joined by commas: dir=FOLDER, quick (the built-in text), cbow, hierarchical
-          (instead of negative samples), seed=0, sets=FOLDER (word pairs and analogies
+          (instead of negative samples), one_hot (the baseline: no vectors but the rows
+          of the identity matrix), seed=0, sets=FOLDER (word pairs and analogies
           to evaluate with: EN-WS-353-ALL.txt, EN-SIMLEX-999.txt, EN-RG-65.txt,
           questions-words.txt).
 Results:  configs/README.md
@@ -27,6 +28,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         dir="wikitext-2",
         cbow=False,
         hierarchical=False,
+        one_hot=False,
         seed=0,
         sets="",
     )
@@ -82,4 +84,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         )
     c.checkpoint = dict(every="20%", keep_last=1)
     c.log = dict(every=5)
+    if arg.one_hot:  # A vector has as many numbers as there are words.
+        c.job = "fit"
+        c.steps = "1 epoch"  # a pass
+        c.model = dict(name="one_hot")
+        c.objective.subsample = 0.0
+        c.evals.words.update(words=(), analogies=())
+        c.checkpoint = dict(every=1, keep_last=1)
+        del c["update"], c["optim"]
     return c

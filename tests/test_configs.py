@@ -22,6 +22,8 @@ FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
         "bert_tiny:preset=bert_mini",
         "bert_tiny:text=notes.txt",
         "sst2:dir=elsewhere,scratch",
+        "word2vec:dir=elsewhere,cbow,hierarchical",
+        "word2vec:quick,one_hot",
         "glue:task=stsb,quick",
         "glue:task=mnli,dir=elsewhere,scratch",
         "multi30k:dir=elsewhere",

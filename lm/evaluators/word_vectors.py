@@ -12,6 +12,7 @@ import numpy as np
 from lm.errors import DataError, Rule
 from lm.evaluators import base
 from lm.host import storage
+from lm.metrics import regression, statistics
 from lm.metrics import vectors as measures
 from lm.objectives.base import Objective
 
@@ -128,15 +129,23 @@ class Evaluator(base.Evaluator):
         )
         # Rounded, so that cosines that differ by rounding alone are equal.
         cosines = np.round(np.einsum("pd,pd->p", one, other).astype(np.float64), 6)
-        result = measures.bootstrap(cosines, judged, self.resamples, self.seed)
+        value, low, high = math.nan, math.nan, math.nan
+        if len(kept) > 1:
+            value = regression.spearman(judged, cosines)
+            low, high = statistics.bootstrap(
+                lambda rows: regression.spearman(judged[rows], cosines[rows]),
+                len(kept),
+                resamples=self.resamples,
+                seed=self.seed,
+            )
         name = file.stem
-        yield f"{name}_spearman", result.value
-        yield f"{name}_low", result.low
-        yield f"{name}_high", result.high
+        yield f"{name}_spearman", value
+        yield f"{name}_low", low
+        yield f"{name}_high", high
         yield f"{name}_coverage", len(kept) / len(pairs)
-        said = f"{result.value:.3f} ({result.low:.3f} to {result.high:.3f})"
-        if math.isnan(result.value):
-            said = "no correlation: fewer than two values"
+        said = f"{value:.3f} ({low:.3f} to {high:.3f})"
+        if math.isnan(value):
+            said = "no correlation: the cosines are all alike"
         out.note(f"{name}: {said}, {len(kept)} of {len(pairs)} pairs covered")
 
     def _candidates(
@@ -265,7 +274,9 @@ def _vectors(
 
 def embed_all(ids: np.ndarray, model: base.Functions) -> np.ndarray:
     """Computes the vectors of words, in chunks of one size: (W, K) -> (W, D)."""
-    parts, size = [], max(CHUNK // ids.shape[1], 1)
+    # A power of two, so that few sizes are compiled.
+    most = max(CHUNK // ids.shape[1], 1)
+    parts, size = [], min(most, 1 << max(len(ids) - 1, 0).bit_length())
     for start in range(0, max(len(ids), 1), size):
         part = ids[start : start + size]
         padded = np.zeros((size, ids.shape[1]), np.int32)

@@ -1,58 +1,9 @@
-"""How well vectors of words agree with people: rank correlation and analogies."""
-
-import math
-from typing import NamedTuple
+"""What the vectors of words know: answers to analogies, and nearest neighbours."""
 
 import numpy as np
 from jaxtyping import Float, Int
 
 SMALL = 1e-3  # the epsilon of 3CosMul
-
-
-class Correlation(NamedTuple):
-    """A rank correlation with a 95 % interval, NaN where it is not defined."""
-
-    value: float
-    low: float
-    high: float
-
-
-def ranks(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-    """Ranks values from 1; equal ones have the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts - 1) / 2)[inverse]
-
-
-def spearman(one: Float[np.ndarray, "n"], other: Float[np.ndarray, "n"]) -> float:
-    """Computes Spearman's rank correlation; NaN where either has one value alone."""
-    if len(one) < 2:
-        return math.nan
-    a, b = ranks(one), ranks(other)
-    a, b = a - a.mean(), b - b.mean()
-    size = math.sqrt((a @ a) * (b @ b))
-    return float(a @ b / size) if size else math.nan
-
-
-def bootstrap(
-    one: Float[np.ndarray, "n"],
-    other: Float[np.ndarray, "n"],
-    resamples: int,
-    seed: int,
-) -> Correlation:
-    """Computes Spearman's correlation and its percentile interval over the pairs.
-
-    Args:
-      resamples: samples of n pairs with replacement, of which the interval is made.
-    """
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(resamples):
-        rows = rng.integers(0, max(len(one), 1), len(one))
-        drawn.append(spearman(one[rows], other[rows]))
-    known = [value for value in drawn if not math.isnan(value)]
-    low, high = np.quantile(known, [0.025, 0.975]) if known else (math.nan, math.nan)
-    return Correlation(spearman(one, other), float(low), float(high))
 
 
 def normalised(vectors: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:

@@ -274,10 +274,10 @@ class Objective(RowObjective):
 
     def embed(self, model: Any, ids: Int[Array, "W K"]) -> Float[Array, "W D"]:
         """Computes the mean of the rows of each word."""
-        tables, real = model.tables(), (ids >= 0).astype(jnp.float32)
-        rows = tables[EMBED][jnp.maximum(ids[:, :1], 0)]
+        real = (ids >= 0).astype(jnp.float32)
+        rows = model.vectors(jnp.maximum(ids[:, :1], 0))
         if self.buckets:
-            grams = tables[GRAMS][jnp.maximum(ids[:, 1:], 0)]
+            grams = model.tables()[GRAMS][jnp.maximum(ids[:, 1:], 0)]
             rows = jnp.concatenate([rows, grams], axis=1)
         return mean_with_whole_gradient(rows, real)
 
