@@ -47,14 +47,16 @@ def test_data():
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_cache(tmp_path_factory):
-    """Programs compiled once for all tests of a session, in each of its processes.
+    """Programs compiled once for all tests of a session, whose processes share them.
 
     $LM_TEST_COMPILED keeps them from one session to the next.
     """
     import jax
 
-    fresh = tmp_path_factory.getbasetemp() / "compiled"
-    place = os.environ.get("LM_TEST_COMPILED", fresh)
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # The folder is one process's own.
+        folder = folder.parent
+    place = os.environ.get("LM_TEST_COMPILED", folder / "compiled")
     jax.config.update("jax_compilation_cache_dir", str(place))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
