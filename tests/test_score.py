@@ -175,27 +175,44 @@ def say(capsys, monkeypatch):
     return run
 
 
-def test_each_word_has_the_figure_of_kenlm(arpa, say, test_data):
-    reference = test_data("ref_kenlm")
-    flags = f"--workdir={arpa}", "--end=true", "--per-token"
-    code, out, error = say(*flags, f"--input={reference / 'toy.test.txt'}")
+def words_of_kenlm(file):
+    """The word, whether it is known, and log10 of its probability, of `query`."""
+    for field in file.read_text().replace("\n", "\t").split("\t"):
+        if field.strip():
+            known, _, value = field.split(" ")
+            word, _, number = known.rpartition("=")
+            yield word, number != "0", float(value)
+
+
+def check_words(say, workdir, reference, name):
+    """Compares each word of a test text with KenLM's figure; returns the summary."""
+    flags = f"--workdir={workdir}", "--end=true", "--per-token"
+    code, out, error = say(*flags, f"--input={reference / f'{name}.test.txt'}")
     assert code == 0, error
     rows = [json.loads(line) for line in out.splitlines()]
-    words = [w for r in rows for w in r["token_texts"]]
-    log10 = [x / math.log(10) for r in rows for x in r["token_log_probs"]]
-    theirs = [
-        field.split(" ")
-        for line in (reference / "toy.query.txt").read_text().splitlines()
-        for field in line.split("\t")
-        if field
-    ]
-    assert len(words) == len(theirs)
-    for word, mine, (known, _, value) in zip(words, log10, theirs):
-        name, _, number = known.rpartition("=")
-        assert word == name if number != "0" else word == "<unk>"
-        assert mine == pytest.approx(float(value), abs=1e-5)
-    assert "21 tokens" in error and "perplexity 6.14" in error
-    assert "1 unknown (perplexity 5.69 without)" in error
+    ours = [w for r in rows for w in zip(r["token_texts"], r["token_log_probs"])]
+    theirs = [*words_of_kenlm(reference / f"{name}.query.txt")]
+    for (token, nats), (word, known, log10) in zip(ours, theirs, strict=True):
+        assert token == (word if known else "<unk>")
+        assert nats / math.log(10) == pytest.approx(log10, abs=1e-5)
+    return " ".join(error.split())
+
+
+def test_each_word_has_the_figure_of_kenlm(arpa, say, test_data):
+    found = check_words(say, arpa, test_data("ref_kenlm"), "toy")
+    assert "21 tokens" in found and "perplexity 6.14" in found
+    assert "1 unknown (perplexity 5.69 without)" in found
+
+
+@pytest.mark.slow
+def test_each_word_of_a_larger_text_has_the_figure_of_kenlm(say, test_data, tmp_path):
+    reference, workdir = test_data("ref_kenlm"), tmp_path / "run"
+    source = f"--from=arpa:{reference / 'mid.arpa.gz'}"
+    assert convert.main([source, f"--workdir={workdir}"]) == 0
+    say("--workdir=none", "--input=-", stdin=b"a")  # drops what convert printed
+    found = check_words(say, workdir, reference, "mid")
+    assert "515 tokens" in found and "perplexity 298.31" in found
+    assert "174 unknown (perplexity 92.92 without)" in found
 
 
 def test_the_figures_of_a_text(arpa, say):
