@@ -21,10 +21,11 @@ from lm.data.index import Index, Rows
 from lm.data.pipeline import this_process
 from lm.data.sources.base import Record
 from lm.data.stream import without_weight
-from lm.errors import DataError
+from lm.errors import DataError, NumericalError
 from lm.objectives.base import Asked
 from lm.training import sharding
 
+FIX = "the weights have gone wrong: ask an earlier checkpoint (--checkpoint=STEP)"
 CHUNK = 32  # batches; fewer would have more padding, more would be lost by a kill
 
 
@@ -56,6 +57,7 @@ class Asker:
 
         Raises:
           DataError: a record that has no answer.
+          NumericalError: a prediction is no number.
         """
         records = iter(records)
         while chunk := list(itertools.islice(records, self.chunk)):
@@ -116,15 +118,25 @@ class Asker:
         asked = []
         for first in range(0, len(order), self.batch_size):
             numbers = order[first : first + self.batch_size]
-            length = buckets.round_up(sizes[numbers[0]], self.opened.config.seq_len)
-            batch = self._batch([examples[n] for n in numbers], length)
+            batch = self._batch(
+                [examples[n] for n in numbers], self._length(sizes[numbers[0]])
+            )
             asked.append((numbers, self.predict(self.opened.params, batch)[1]))
         found: list[dict[str, Any]] = [{} for _ in examples]
         for numbers, predictions in asked:
             arrays = jax.device_get(predictions)
+            if any(np.isnan(leaf).any() for leaf in jax.tree.leaves(arrays)):
+                wrong = f"predictions at step {self.opened.step} that are no numbers"
+                raise NumericalError("model", wrong, "numbers", FIX)
             for place, number in enumerate(numbers):
                 found[number] = jax.tree.map(lambda leaf, i=place: leaf[i], arrays)
         return found
+
+    def _length(self, size: int) -> int:
+        """Returns the positions of a batch whose longest row has `size` of them."""
+        parts = self.opened.program.mesh.shape["sequence"]
+        longest = self.opened.config.seq_len
+        return min(-(-buckets.round_up(size, longest) // parts) * parts, longest)
 
     def _batch(self, examples: list[dict[str, Any]], length: int) -> dict[str, Any]:
         """Puts examples on the devices, filled up to a whole batch."""

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 import lm
+from lm import ask as ask_run
 from lm import predict
 from lm import run as runs
-from lm.errors import ConfigError, DataError
+from lm.config.flags import UNEVALUATED
+from lm.data.sources.base import Record
+from lm.errors import ConfigError, DataError, NumericalError
 from tests import tiny
 
 NAMES = ("bad", "good", "fair")
@@ -169,6 +172,33 @@ def test_the_ways_in_and_out(ask, workdir, records, expected, tmp_path):
     assert [row["label"] for row in found] == labels
 
 
+def test_a_long_text_is_answered_by_its_windows(workdir, records):
+    """By the mean of the logits that the windows have as texts of their own."""
+    long = records[0][5]
+    changes = [*UNEVALUATED, "--config.objective.too_long=window"]
+    config = runs.configs.of_run(workdir, changes)
+    with tiny.some_devices(settings()):
+        opened = runs.open_run(workdir, config=config, note=lambda line: None)
+        asker, codec = ask_run.open_asker(opened, 4), opened.corpus.codec
+        ids = codec.encode(long)
+        assert len(ids) > 44  # three windows or more of 22 tokens
+        count = -(-len(ids) // 22)
+        starts = [n * (len(ids) - 22) // (count - 1) for n in range(count)]
+        texts = [long, *(codec.decode(ids[n : n + 22]) for n in starts)]
+        asked = [Record({"text": text}, "here") for text in texts]
+        with opened.on_mesh():
+            whole, *parts = [answer for _, answer in asker.answers(asked)]
+            assert whole["truncated"] == 0
+            for name in NAMES:
+                wanted = np.mean([part["logits"][name] for part in parts])
+                assert whole["logits"][name] == pytest.approx(wanted, abs=1e-5)
+            assert sum(whole["probabilities"].values()) == pytest.approx(1)
+            spoilt = jax.tree.map(lambda leaf: leaf * np.nan, opened.params)
+            bad = dataclasses.replace(opened, params=spoilt)
+            with pytest.raises(NumericalError, match="step 2 that are no numbers"):
+                next(ask_run.open_asker(bad, 4).answers(asked))
+
+
 @pytest.mark.parametrize(
     "argv, code, error",
     [
@@ -203,9 +233,6 @@ def test_bad_records_are_found_before_the_first_is_answered(ask, tmp_path):
         assert not out.exists()
 
 
-def test_a_run_without_answers_is_refused(tmp_path, capsys):
-    workdir = tmp_path / "mlm"
-    assert tiny.run(tiny.config(steps=2, evals={}), workdir) == 0
-    assert predict.main([f"--workdir={workdir}", "a"]) == 2
-    error = capsys.readouterr().err
-    assert "'mlm', which does not offer it (answers)" in error
+def test_a_run_without_answers_is_refused():
+    with pytest.raises(ConfigError, match=r"'mlm'.*does not offer it \(answers\)"):
+        runs.check(tiny.config(evals={}), {"answers"}, "lm.predict")

@@ -87,9 +87,9 @@ def test_the_loss_is_weighted_by_class_and_row_and_the_figures_are_not(tmp_path)
     batch = tiny.batch(plain)
     params = program.init(jax.random.key(0))
     functions = step.make(program.model, plain.objective)
-    total, count = functions.metrics(params, batch)["classify_loss"]
+    total, count = jax.jit(functions.metrics)(params, batch)["classify_loss"]
     assert count == 4
-    logits = functions.predict(params, batch)[1]["logits"]
+    logits = jax.jit(functions.predict)(params, batch)[1]["logits"]
     each = np.asarray(
         optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
     )
@@ -105,13 +105,16 @@ def test_the_loss_is_weighted_by_class_and_row_and_the_figures_are_not(tmp_path)
         task, wanted = corpus.objective, np.asarray(weights, np.float32)[order]
         np.testing.assert_allclose(own["loss_weights"], wanted, rtol=1e-6)
         assert float(task.counts(own)["classify"]) == pytest.approx(wanted.sum())
-        figures = step.make(program.model, task).metrics(params, own)["classify_loss"]
+        measure = jax.jit(step.make(program.model, task).metrics)
+        figures = measure(params, own)["classify_loss"]
         assert [*map(float, figures)] == [float(total), 4.0]
 
         def ask(model, task=task, batch=own):
             return task.loss(model, batch, train=False)["classify"]
 
-        found = program.model.apply({"params": params}, method=ask)
+        found = jax.jit(
+            lambda params, ask=ask: program.model.apply({"params": params}, method=ask)
+        )(params)
         assert float(found[0]) == pytest.approx((wanted * each).sum(), rel=1e-5)
         assert float(found[1]) == pytest.approx(wanted.sum())
 
