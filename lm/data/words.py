@@ -180,8 +180,8 @@ class Words:
     number in the sentence; `tag`, the number of its tag; `read`, see `Window`;
     `border`, FIRST or LAST or their sum; `marked`, 1 for a marked word. And `sizes`,
     the number of words of each of the row's windows; `cut`, the tokens that are left
-    out, in the first row of a sentence. A sentence without any piece has a row without
-    words, so that each record has a row.
+    out, in the first row of a sentence; with `characters`, `bytes` of `bytes_of`. A
+    sentence without any piece has a row without words, so that each record has a row.
 
     Args:
       reader: reads a record.
@@ -192,6 +192,7 @@ class Words:
       pack: whether a row may hold several windows.
       too_long: how a sentence is treated that does not fit a row of its own. "cut"
         leaves its last words out.
+      characters: bytes that are kept of each word.
     """
 
     reader: Tagged
@@ -201,6 +202,7 @@ class Words:
     stride: int
     pack: bool
     too_long: TooLong
+    characters: int = 0
 
     def __post_init__(self):
         what = f"{self.overhead} special tokens and one of a word"
@@ -237,7 +239,7 @@ class Words:
         if any(len(pieces) > room for pieces in words):
             out.counts["long_words_cut"] += 1
         if not kept:
-            return [self._part([], [], [], [], [], []) | {"cut": 0}]
+            return [self._part([], [], [], [], [], [], []) | {"cut": 0}]
         sizes = [min(len(words[at]), room) for at in kept]
         found = windows(sizes, room, self.stride)
         if len(found) > 1:
@@ -255,6 +257,7 @@ class Words:
                 first = found[0]
                 found = [Window(0, first.end, np.ones(first.end, bool))]
         made = []
+        texts = self.reader.words_of(record) if self.characters else ()
         for window in found:
             here = kept[window.start : window.end]
             border = np.zeros(len(here), int)
@@ -268,18 +271,20 @@ class Words:
                     window.read,
                     border,
                     [at in marks for at in here],
+                    [texts[at] for at in here] if texts else [],
                 )
             )
         left = sum(map(len, words)) - sum(sizes[: found[-1].end])
         return [part | {"cut": left * (n == 0)} for n, part in enumerate(made)]
 
-    def _part(self, pieces, word, tag, read, border, marked) -> dict[str, Any]:
+    def _part(self, pieces, word, tag, read, border, marked, texts) -> dict[str, Any]:
         small = {"read": read, "border": border, "marked": marked}
         return {
             "pieces": pieces,
             "word": np.asarray(word, np.int32),
             "tag": np.asarray(tag, np.int32),
             **{name: np.asarray(values, np.int8) for name, values in small.items()},
+            **({"bytes": bytes_of(texts, self.characters)} if self.characters else {}),
         }
 
     def _write(self, row: list[tuple[list, dict[str, Any], int]], out: Writer) -> None:
@@ -297,6 +302,21 @@ class Words:
         )
 
 
+def bytes_of(words: Sequence[str], most: int) -> np.ndarray:
+    """Returns the UTF-8 bytes of words from 1 to 256, padded with 0: (words, most).
+
+    Of a word with more than `most` bytes the first half and the last are kept.
+    """
+    made = np.zeros((len(words), most), np.uint16)
+    for row, word in enumerate(words):
+        text = word.encode()
+        if len(text) > most:
+            text = text[: most // 2] + text[len(text) - most + most // 2 :]
+        made[row, : len(text)] = np.frombuffer(text, np.uint8)
+        made[row, : len(text)] += 1
+    return made
+
+
 @dataclasses.dataclass(frozen=True)
 class Aligned:
     """Makes an example of a row of `Words`, padded.
@@ -305,7 +325,8 @@ class Aligned:
     words), each (length,), and with a place for each word (length - overhead,):
     `word_starts` and `word_ends`, the place of its first piece and that after its last
     (both 0 for padding); `word_segments`, the number of its window in the row, from 1;
-    `word_borders`; `labels` and `label_weights`, 1 for words that are read.
+    `word_borders`; `labels` and `label_weights`, 1 for words that are read. And, where
+    they are kept, `characters` (length, bytes): those of the word of each piece.
 
     Args:
       length: tokens of a row.
@@ -346,10 +367,17 @@ class Aligned:
             "label_weights": example["read"].astype(np.float32),
         }
         row["token_types"] = np.concatenate(types).astype(np.int32)
+        spelling: Example = {}
+        if "bytes" in example:
+            array = np.zeros((self.length, example["bytes"].shape[1]), np.int32)
+            for start, end, own in zip(words["word_starts"], ends, example["bytes"]):
+                array[start:end] = own
+            spelling["characters"] = array
         most = self.length - len(self.before) - len(self.after)
         inputs = filled(row.pop("inputs"), self.length, self.pad_id)
         return {
             "inputs": inputs,
             **{name: filled(array, self.length) for name, array in row.items()},
             **{name: filled(array, most) for name, array in words.items()},
+            **spelling,
         }

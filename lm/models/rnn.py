@@ -8,6 +8,7 @@ classifier or a tagger.
 
     embed/embedding
     layers/{input,recurrent}/{kernel,bias}   (leading axis: layers; kernels (D, G, D))
+    characters/{byte,filter,output}/...
     layers/{backward_input,backward_recurrent}/{kernel,bias}
     output/embedding   pooler   heads/<name>/...
 
@@ -26,6 +27,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lm.errors import ConfigError
 from lm.models.base import Batch, Compute, Head, Rows, Shapes, Trunk
+from lm.models.blocks.characters import Characters
 from lm.models.blocks.heads import Heads
 from lm.models.blocks.layers import Dropout, Table, constrain
 from lm.models.blocks.recurrent import Layer, Shape, halves
@@ -39,6 +41,7 @@ BOUNDS = {
     "num_layers": "[1, 4096]",
     "d_model": "[1, 1048576]",
     "d_embed": "[1, 1048576]",
+    "characters": "[0, 65536]",
     "dropout": "[0, 1)",
     "dropout_input": "[0, 1)",
     "dropout_output": "[0, 1)",
@@ -64,6 +67,8 @@ class Model(nn.Module):
         layer has as many units.
       bidirectional: whether half of a layer's units read each text from its end to its
         start. Such a model predicts no next token and carries no state.
+      characters: filters over the bytes of each word, whose largest values are a part
+        of its embedding (Ma and Hovy 2016); 0: none. The objective gives the bytes.
       dropout: of the inputs of each layer, and of the last layer's outputs.
       dropout_input: of the first layer's inputs; None is `dropout`.
       dropout_output: of the last layer's outputs; None is `dropout`.
@@ -86,6 +91,7 @@ class Model(nn.Module):
     d_model: int = 256
     d_embed: int | None = None
     bidirectional: bool = False
+    characters: int = 0
     dropout: float = 0.1
     dropout_input: float | None = None
     dropout_output: float | None = None
@@ -111,8 +117,8 @@ class Model(nn.Module):
 
     @property
     def reads(self) -> frozenset[str]:
-        """Returns that a batch needs inputs, positions and segment_ids only."""
-        return frozenset()
+        """Returns the keys of a batch beside inputs, positions and segment_ids."""
+        return frozenset({"characters"} if self.characters else ())
 
     @property
     def context(self) -> None:
@@ -171,6 +177,10 @@ class Model(nn.Module):
             self.first = Layer(shape, *self._ends["first"], first)
         if "last" in self._ends:
             self.last = Layer(shape, *self._ends["last"], self.dropout)
+        if self.characters:
+            self.spelling = Characters(
+                self.characters, embedded, std, compute, name="characters"
+            )
         self.layers = nn.scan(
             # The scan saves its matrix products in any case, and nothing else is large.
             nn.remat(Layer, static_argnums=(5,)) if compute.remat == "full" else Layer,
@@ -227,6 +237,8 @@ class Model(nn.Module):
         if train and self.dropout_word:
             rate, key = self.dropout_word, self.make_rng("dropout")
             x = word_dropout(x, batch["inputs"], len(table), rate=rate, key=key)
+        if self.characters:
+            x += self.spelling(batch["characters"])
         bounds = boundaries(batch["positions"], batch["segment_ids"])
         parts, after = CELLS[self.cell].parts, {}
 
@@ -318,6 +330,7 @@ class Model(nn.Module):
         """Calls every module once, so that `init` creates every parameter."""
         one = jnp.ones((1, 1), jnp.int32)
         batch = {"inputs": 0 * one, "positions": 0 * one, "segment_ids": one}
+        batch |= {"characters": one[..., None]}
         hidden = self(batch, train=False)
         if self.heads:
             self.head_modules.touch(hidden, self._table())

@@ -28,7 +28,7 @@ from lm.objectives.base import Asked, Batch, Rows, Terms
 from lm.ops import chain, losses
 from lm.tokenizers.base import Codec
 
-BOUNDS = {"stride": "[1, 16777216]"}
+BOUNDS = {"stride": "[1, 16777216]", "characters": "[0, 1024]"}
 
 # The score of what a scheme forbids: finite, so that a sentence of which the labels
 # allow nothing at all still has a best sequence.
@@ -73,6 +73,8 @@ class Objective(base.Objective):
       mark: a column with the number of a word from 0, or with a list of them: the
         predicate whose roles are the tags. Its pieces have token type 1.
       pieces: which of its pieces a word is read at.
+      characters: bytes of each word that its pieces get beside their tokens, for models
+        that read the spelling of words (model.characters of rnn); 0: none.
       decoder: "independent" predicts each tag by itself, "crf" scores the transitions
         between tags and learns the whole sequence (a linear-chain conditional random
         field).
@@ -98,6 +100,7 @@ class Objective(base.Objective):
     outside: tuple[str, ...] = ("O", "_")
     mark: str | None = None
     pieces: Literal["first", "last", "mean"] = "first"
+    characters: int = 0
     decoder: Literal["independent", "crf"] = "independent"
     constrain: Literal["decode", "train", "none"] = "decode"
     split: Literal["spaces", "punctuation", "characters"] = "punctuation"
@@ -115,7 +118,7 @@ class Objective(base.Objective):
 
     @property
     def gives(self) -> frozenset[str]:
-        return frozenset({"token_types"})
+        return frozenset({"token_types", *["characters"] * bool(self.characters)})
 
     def rules(self, config: Mapping[str, Any]) -> Iterator[Rule]:
         names = self.labels
@@ -145,7 +148,7 @@ class Objective(base.Objective):
         # A row has no more words than tokens.
         names = ("starts", "ends", "segments", "borders")
         words = frozenset(f"word_{name}" for name in names)
-        return words | {"labels", "label_weights"}
+        return words | {"labels", "label_weights", "characters"}
 
     @property
     def _scheme(self) -> schemes.Scheme:
@@ -176,6 +179,7 @@ class Objective(base.Objective):
             stride=self.stride or max((seq_len - overhead) // 2, 1),
             pack=pack,
             too_long=self.too_long,
+            characters=self.characters,
         )
 
     @property
