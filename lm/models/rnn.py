@@ -80,7 +80,7 @@ class Model(nn.Module):
         Ghahramani 2016).
       output: "tied" is the token embedding, "untied" a table of its own.
       init_std: standard deviation, before truncation at two of them, of each matrix;
-        None: d_model ** -0.5.
+        None: d_model ** -0.5, and d_embed ** -0.5 for embeddings of another size.
       heads: the heads that the objective needs.
     """
 
