@@ -1,15 +1,16 @@
 """Training tokens per second of an LSTM language model, beside torch.nn.LSTM.
 
     python experiments/benchmarks/recurrent.py [--peer=PYTHON] [--units=200,650]
-        [--rounds=5] [--steps=4] [--vocab=10000]
+        [--rounds=5] [--steps=4] [--vocab=10000] [--cores=N]
 
 One step: batch 20 x 35, float32, 2 layers, dropout 0.2, the output tied to the
 embedding, all words in the softmax, the state carried from step to step, SGD with
 gradients clipped to norm 0.25. The peer is PyTorch with `nn.LSTM`, run by the
 interpreter PYTHON (by default this one, where it has torch) in a process of its own.
 The two take turns, a round of steps each. The table shows medians over rounds of the
-time on the clock and of the processor's time, all cores: where others use the machine,
-the second says more.
+time on the clock and of the processor's time, over all cores that are used. Where
+others use the machine, the second says more, and with `--cores=1` alone: threads that
+wait for one another spend time too.
 """
 
 import argparse
@@ -86,7 +87,7 @@ def peer(units: int, vocab: int) -> tuple[Callable[[], float], str]:
     import torch
     from torch import nn
 
-    torch.set_num_threads(os.cpu_count())
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
     embed = nn.Embedding(vocab, units)
     nn.init.normal_(embed.weight, std=units**-0.5)
@@ -133,13 +134,17 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="steps in a round")
+    parser.add_argument("--cores", type=int, help="cores for each side (default: all)")
     parser.add_argument("--serve", choices=("ours", "peer"), help=argparse.SUPPRESS)
     flags = parser.parse_args()
+    if flags.cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-flags.cores :])
     if flags.serve:
         return serve(flags.serve, int(flags.units), flags.vocab, flags.steps)
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    print(f"commit: {commit}\nhardware: {processor()}, {os.cpu_count()} cores")
+    cores = len(os.sched_getaffinity(0))
+    print(f"commit: {commit}\nhardware: {processor()}, cores: {cores}")
     print(f"load before: {os.getloadavg()[0]:.1f}; vocabulary {flags.vocab:,}\n")
     print("| units | side | versions | tokens/s | per processor's second | loss |")
     print("|---|---|---|---|---|---|")
