@@ -127,7 +127,7 @@ def quick(c: ml_collections.ConfigDict, kind: str) -> None:
     if kind == "hmm":
         c.model.states = 4
         return
-    c.batch_size = 4
+    c.batch_size = 8
     c.model.update(num_layers=2, d_model=16)
     if kind == "transformer":
         c.model.d_ff = 32

@@ -7,7 +7,8 @@ Each kind is a run of its own, DIR/<kind>, by `python -m lm.main` with the confi
 experiments/ladder/config.py. A finished run is not repeated; one that was stopped goes
 on where it was. The results of all are in DIR/results.json, the table in DIR/table.md
 and, where matplotlib is installed, the plot in DIR/ladder.png. The exit code is 1 if a
-run failed; the others are made all the same.
+run failed; the others are made all the same. After Ctrl-C or SIGTERM to a run the same
+command goes on.
 """
 
 import argparse
@@ -34,6 +35,7 @@ KINDS = {
     "transformer": "Transformer",
 }
 EVERY = 60  # seconds between two lines of progress
+STOPPED = (75, 130)  # exit codes of a run that a signal stopped
 
 
 def main() -> int:
@@ -56,7 +58,11 @@ def main() -> int:
     failed = []
     for number, kind in enumerate(kinds, 1):
         print(f"{kind} ({number} of {len(kinds)})", flush=True)
-        if error := rung(kind, ",".join([f"kind={kind}", *arguments]), flags.dir):
+        code, error = rung(kind, ",".join([f"kind={kind}", *arguments]), flags.dir)
+        if code in STOPPED:
+            print("stopped and saved; the same command goes on")
+            return code
+        if error:
             failed.append(kind)
             print(f"  failed: {error}", flush=True)
     found = collect(flags.dir)
@@ -70,16 +76,16 @@ def main() -> int:
     return int(bool(failed))
 
 
-def rung(kind: str, argument: str, folder: Path) -> str | None:
-    """Trains a kind unless that is done; returns the error, if there is one."""
+def rung(kind: str, argument: str, folder: Path) -> tuple[int, str | None]:
+    """Trains a kind unless that is done; returns the exit code, and an error."""
     result, log = folder / f"{kind}.json", folder / f"{kind}.log"
     config = f"experiments/ladder/config.py:{argument}"
     attempts = json.loads(result.read_text()) if result.exists() else []
     if attempts and attempts[-1]["config"] != config:
-        return f"{result} is of {attempts[-1]['config']}: choose another --dir"
+        return 2, f"{result} is of {attempts[-1]['config']}: choose another --dir"
     if attempts and attempts[-1]["code"] == 0:
         print("  done before")
-        return None
+        return 0, None
     workdir = folder / kind
     command = [sys.executable, "-m", "lm.main", f"--config={config}"]
     command.append(f"--workdir={workdir.resolve()}")
@@ -87,10 +93,9 @@ def rung(kind: str, argument: str, folder: Path) -> str | None:
         attempt = measured(command, out, workdir)
     attempts.append({"config": config, **attempt})
     result.write_text(json.dumps(attempts, indent=1) + "\n")
-    if attempt["code"] == 0:
-        return None
+    code = attempt["code"]
     lines = log.read_text().splitlines() or ["no output"]
-    return f"exit code {attempt['code']}: {lines[-1]} ({log})"
+    return code, f"exit code {code}: {lines[-1]} ({log})" if code else None
 
 
 def measured(command: list[str], out: Any, workdir: Path) -> dict[str, Any]:
