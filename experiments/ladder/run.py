@@ -6,9 +6,9 @@
 Each kind is a run of its own, DIR/<kind>, by `python -m lm.main` with the config
 experiments/ladder/config.py. A finished run is not repeated; one that was stopped goes
 on where it was. The results of all are in DIR/results.json, the table in DIR/table.md
-and, where matplotlib is installed, the plot in DIR/ladder.png. The exit code is 1 if a
-run failed; the others are made all the same. After Ctrl-C or SIGTERM to a run the same
-command goes on.
+and, where matplotlib is installed, the plot in DIR/ladder.png, with unfinished runs as
+far as they are. The exit code is 1 if a run failed; the others are made all the same.
+After Ctrl-C, or SIGTERM to a run, the same command goes on.
 """
 
 import argparse
@@ -132,15 +132,17 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def collect(folder: Path) -> list[dict[str, Any]]:
-    """Gathers the results of all kinds that are finished in a folder."""
+    """Gathers the results of all kinds in a folder, also those that are unfinished."""
     found = []
     for kind in KINDS:
         result = folder / f"{kind}.json"
         attempts = json.loads(result.read_text()) if result.exists() else []
-        if not attempts or attempts[-1]["code"] != 0:
-            continue
-        size, flops = size_of(folder / kind)
         rows = [row for row in metrics(folder / kind) if "heldout/lm_loss" in row]
+        if not rows:
+            continue
+        finished = bool(attempts) and attempts[-1]["code"] == 0
+        used = attempts if finished else []
+        size, flops = size_of(folder / kind)
         curve = [
             {"flops": flops and flops * row["step"], "loss": row["heldout/lm_loss"]}
             for row in rows
@@ -148,15 +150,16 @@ def collect(folder: Path) -> list[dict[str, Any]]:
         found.append(
             {
                 "kind": kind,
+                "title": KINDS[kind] + f", at step {rows[-1]['step']}" * (not finished),
                 "loss": curve[-1]["loss"],
                 "bits_per_byte": rows[-1]["heldout/bits_per_byte"],
                 "word_perplexity": rows[-1]["heldout/word_perplexity"],
                 "targets": rows[-1]["heldout/targets"],
                 "parameters": size,
                 "flops": curve[-1]["flops"],
-                "seconds": sum(each["seconds"] for each in attempts),
-                "cpu_seconds": sum(each["cpu_seconds"] for each in attempts),
-                "peak_bytes": max(each["peak_bytes"] for each in attempts),
+                "seconds": sum(each["seconds"] for each in used),
+                "cpu_seconds": sum(each["cpu_seconds"] for each in used),
+                "peak_bytes": max((each["peak_bytes"] for each in used), default=0),
                 "curve": curve,
             }
         )
@@ -184,18 +187,19 @@ def as_table(found: list[dict[str, Any]]) -> str:
     columns += " | training FLOPs | CPU s | wall s | peak memory"
     lines = [f"| {columns} |", "| --- " * (columns.count("|") + 1) + "|"]
     for each in sorted(found, key=lambda each: -each["loss"]):
-        flops = "-" if each["flops"] is None else f"{each['flops']:.2e}"
-        cells = (
-            KINDS[each["kind"]],
+        cells = [
+            each["title"],
             f"{each['loss']:.4f}",
             f"{each['bits_per_byte']:.4f}",
             f"{each['word_perplexity']:,.1f}",
             f"{each['parameters']:,}",
-            flops,
-            f"{each['cpu_seconds']:.0f}",
-            f"{each['seconds']:.0f}",
-            f"{each['peak_bytes'] / 2**20:,.0f} MiB",
-        )
+            "-" if each["flops"] is None else f"{each['flops']:.2e}",
+        ]
+        if each["seconds"]:
+            cells += [f"{each[name]:.0f}" for name in ("cpu_seconds", "seconds")]
+            cells += [f"{each['peak_bytes'] / 2**20:,.0f} MiB"]
+        else:  # unfinished
+            cells += ["-", "-", "-"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -218,7 +222,7 @@ def draw(found: list[dict[str, Any]], to: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
     dashes = iter([":", "--", "-.", (0, (5, 1))])
     for number, each in enumerate(found):
-        title, colour = KINDS[each["kind"]], f"C{number}"
+        title, colour = each["title"], f"C{number}"
         if each["flops"] is None:
             style = {"linestyle": next(dashes), "label": f"{title}, fitted"}
             axes.axhline(each["loss"], color=colour, linewidth=1.2, **style)

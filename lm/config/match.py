@@ -135,10 +135,12 @@ def _misfit(config: Config, build: Open, lacks: list[str], model: Any) -> Config
 
 
 def _values(field: schema.Field) -> list[Any]:
-    """Returns values to try for a field: its words, or 0 for a number that may be 0."""
+    """Returns values to try for a field: words, both of a bool, 0 where it may be."""
     match field.type:
         case ast.Subscript(ast.Name("Literal"), ast.Tuple(words)):
             return [ast.literal_eval(word) for word in words]
+        case ast.Name("bool"):
+            return [False, True]
         case ast.Name("int") if schema.within(0, field.bounds):
             return [0]
     return []

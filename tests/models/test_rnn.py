@@ -9,6 +9,7 @@ import pytest
 from flax.core import meta
 
 from lm import generate, main, trees
+from lm import run as runs
 from lm.decoding import loop
 from lm.errors import ConfigError
 from lm.models.base import Carries, Compute, Decodes, Head
@@ -193,6 +194,11 @@ def test_in_both_directions_it_reads_texts_and_continues_none():
     assert "logits" in model.clone(heads=(masked,)).can
     with pytest.raises(ConfigError, match=r"model\.d_model.*7.*even"):
         model.clone(d_model=7)
+    settings = tiny.config(
+        model={"name": "rnn", **BOTH}, objective={"name": "causal_lm"}
+    )
+    with pytest.raises(ConfigError, match=r"model\.bidirectional: found True.*False"):
+        runs.check(settings)
     heads = (Head("classify", functools.partial(Linear, outputs=3), row="last"),)
     model, params = make("lstm", heads=heads, **BOTH)
     batch = batch_of(tokens(), segments=[[0] + [1] * 8, [1] * 5 + [0] * 4])
