@@ -256,9 +256,10 @@ def write(
         return
     file = outputs.Output(path, made, total, form=form, note=note, what="records")
     first = file.kept - file.kept % asker.chunk
+    found = rows(asker, source, keep, fields, total, first)
     if file.kept == total:
-        return
-    for n, row in enumerate(rows(asker, source, keep, fields, total, first), first):
+        found = iter(())
+    for n, row in enumerate(found, first):
         if n >= file.kept:
             file.write(glue_row(n, row[fields[0]]) if glue else row)
         if (n + 1) % asker.chunk == 0:

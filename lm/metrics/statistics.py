@@ -114,7 +114,12 @@ def wilson(right: int, examples: int, level: float = 0.95) -> Interval:
 
 
 def effect_size(differences: Float[np.ndarray, "n"]) -> float:
-    """Computes the mean of paired differences in standard deviations (Cohen's d_z)."""
+    """Computes the mean of paired differences in standard deviations (Cohen's d_z).
+
+    It is 0 where no pair differs, and NaN where all differ by the same.
+    """
+    if not differences.any():
+        return 0.0
     spread = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
     return float(differences.mean()) / spread if spread else math.nan
 

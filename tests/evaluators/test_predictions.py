@@ -96,7 +96,7 @@ def test_metrics_of_several_classes_are_macro_averages():
 
 
 def test_windows_of_a_record_are_one_prediction_by_their_mean_logits(tmp_path):
-    logits = np.array([[3, 0], [0, 1], [0, 1], [2, 0], [1, 0]], np.float32)
+    logits = np.array([[0, 1], [3, 0], [0, 1], [2, 0], [1, 0]], np.float32)
     options = {"records": [0, 0, 3, 5, 5], "metrics": ("accuracy",), "resamples": 0}
     found = evaluate(tmp_path, np.array([0, 0, 1, 1, 1]), logits, **options)
     assert found["accuracy"] == pytest.approx(2 / 3)  # of rows it is 2 / 5

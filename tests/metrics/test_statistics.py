@@ -53,4 +53,5 @@ def test_holm_and_the_effect_size_by_hand():
     assert statistics.holm([0.5, 0.6]) == [1.0, 1.0]
     assert statistics.effect_size(np.array([1.0, 2.0, 3.0])) == 2.0
     assert np.isnan(statistics.effect_size(np.ones(3)))
+    assert statistics.effect_size(np.zeros(3)) == 0.0
     assert np.isnan(statistics.bootstrap(lambda n: np.nan, 3, resamples=5).low)
