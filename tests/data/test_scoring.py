@@ -58,6 +58,8 @@ def test_spaces_at_the_end_of_a_context_belong_to_the_continuation():
     assert scoring.split(CODEC, Text("ab", "a bcd ")) == ([1, 3], [2])
     assert scoring.split(CODEC, Text("ab", "a bcd")) == ([1, 3], [])
     assert scoring.split(CODEC, Text("ab", "  ")) == ([], [2])
+    letters = types.SimpleNamespace(eos_id=None, encode=list)
+    assert scoring.split(letters, Text("b", "a ")) == (["a"], [" ", "b"])
     lines = types.SimpleNamespace(
         eos_id=0, encode=lambda text: [*CODEC.encode(text), 0]
     )

@@ -52,5 +52,13 @@ def test_the_grid_finds_its_best_point_and_steps_lower_the_errors():
     assert finer.grid == first and finer.errors <= best
     assert finer.errors == packed.count(finer.weights)
     assert finer == rescoring.tune(packed, grids, rounds=4)
+    # Between two points of this grid there is one with an error less.
+    own, model = np.asarray([0.0, -0.3]), np.asarray([0.0, 1.0])
+    other = np.asarray([0.0, -0.7])
+    two = rescoring.pack(
+        [np.stack([own, model]), np.stack([other, model])], [[1, 0], [0, 1]]
+    )
+    assert [two.count((a,)) for a in (0.0, 0.5, 1.0)] == [1, 0, 1]
+    assert rescoring.tune(two, ([0.0, 1.0],)) == ((0.5,), (0.0,), 0)
     with pytest.raises(ValueError, match="points"):
         rescoring.tune(packed, ([0.0] * 1000,) * 2)
