@@ -78,6 +78,7 @@ def test_a_run_that_is_stopped_ends_in_the_same_bits(workdir, tmp_path):
     assert tiny.state_bits(tmp_path / "a") == tiny.state_bits(workdir)
 
 
+@pytest.mark.slow
 def test_dense_descent_trains_the_same_objective(workdir, tmp_path):
     """The same loss, with an optimiser over whole tables."""
     plain = {"update": {"name": "plain"}, "evals": {}}
