@@ -51,6 +51,7 @@ ABILITIES = {
     "head": "put an objective's heads on its hidden states",
     "carry": "carry its state from one batch to the next",
     "parse": "find the trees of sentences",
+    "tags": "score sequences of tags",
     "fit": "be fitted by passes over the data, without gradients",
     "embeds": "give the vector of a token apart from any text",
     "tables": "give its tables of vectors, of which an update changes a few rows",

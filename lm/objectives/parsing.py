@@ -129,6 +129,10 @@ class Objective(base.Objective):
         return frozenset({"classes"})
 
     @property
+    def along(self) -> frozenset[str]:
+        return frozenset({"classes", "weights"})
+
+    @property
     def packs(self) -> bool:
         return False
 
