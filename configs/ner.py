@@ -1,7 +1,7 @@
 """Named entities in noisy English text (WNUT17): BiLSTM-CRF, or BERT fine-tuned.
 
-What:     from scratch, a bidirectional LSTM over words with a conditional random field
-          on top (Lample et al. 2016); with `bert`, the encoder of another run or of a
+What:     from scratch, a bidirectional LSTM over words and their bytes with a conditional
+          random field on top (Ma and Hovy 2016); with `bert`, the encoder of another run or of a
           checkpoint, whose words are read at their first pieces (Devlin et al. 2019).
           Six types of entities, exact spans (Derczynski et al. 2017).
 Data:     wnut17train.conll, emerging.dev.conll and emerging.test.annotated in a folder,
@@ -64,9 +64,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             bidirectional=True,
             num_layers=1,
             d_model=256,
+            characters=30,
             dropout=0.5,
         )
-        c.objective.update(decoder="crf", wrap="none")
+        c.objective.update(decoder="crf", wrap="none", characters=20)
         c.tokenizer = dict(name="word", lowercase=True, min_count=2)
         c.optim = dict(name="adamw", lr=2e-3, schedule="linear", warmup="5%", clip=5.0)
 

@@ -1,8 +1,8 @@
 """Parts of speech (UD English EWT): BiLSTM-CRF from scratch, or BERT fine-tuned.
 
 What:     the 17 universal parts of speech of gold words. From scratch, a bidirectional
-          LSTM over words with a conditional random field on top (Huang et al. 2015);
-          with `bert`, the encoder of another run or of a checkpoint.
+          LSTM over words and their bytes with a conditional random field on top (Ma and
+          Hovy 2016); with `bert`, the encoder of another run or of a checkpoint.
 Data:     en_ewt-ud-train.conllu (or .conllu.gz), en_ewt-ud-dev.conllu and
           en_ewt-ud-test.conllu in a folder
           (github.com/UniversalDependencies/UD_English-EWT).
@@ -61,9 +61,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             bidirectional=True,
             num_layers=1,
             d_model=256,
+            characters=30,
             dropout=0.5,
         )
-        c.objective.update(decoder="crf", wrap="none")
+        c.objective.update(decoder="crf", wrap="none", characters=20)
         c.tokenizer = dict(name="word", lowercase=True, min_count=2)
         c.optim = dict(name="adamw", lr=2e-3, schedule="linear", warmup="5%", clip=5.0)
 
