@@ -1,8 +1,9 @@
 """Named entities in noisy English text (WNUT17): BiLSTM-CRF, or BERT fine-tuned.
 
-What:     from scratch, a bidirectional LSTM over words and their bytes with a conditional
-          random field on top (Ma and Hovy 2016); with `bert`, the encoder of another run or of a
-          checkpoint, whose words are read at their first pieces (Devlin et al. 2019).
+What:     from scratch, a bidirectional LSTM over words and their bytes with a
+          conditional random field on top (Ma and Hovy 2016); with `bert`, the encoder
+          of another run or of a checkpoint, whose words are read at their first pieces
+          (Devlin et al. 2019).
           Six types of entities, exact spans (Derczynski et al. 2017).
 Data:     wnut17train.conll, emerging.dev.conll and emerging.test.annotated in a folder,
           `word<TAB>tag`, tags BIO (github.com/leondz/emerging_entities_17).

@@ -1,5 +1,6 @@
 """The evaluator tags, and metrics of spans, against stored values of seqeval."""
 
+import itertools
 import json
 import types
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from lm.data.sources import conll
+from lm.data.sources.base import Record
 from lm.evaluators import base, tags
 from lm.metrics import spans
 from lm.objectives import tagging
@@ -37,6 +39,12 @@ class Stream(list):
         return (types.SimpleNamespace(row=self.__getitem__, fields=fields),)
 
 
+def functions():
+    """A model whose predictions are its batches."""
+    parts = dict.fromkeys(base.Functions.__dataclass_fields__)
+    return base.Functions(**parts | {"predict": lambda b: (None, {"tags": b})})
+
+
 def evaluate(records, tmp_path, **options):
     """Runs the evaluator with the predictions of the records, a row for each."""
     task = tagging.Objective(labels=LABELS, scheme="bio")
@@ -59,13 +67,10 @@ def evaluate(records, tmp_path, **options):
     parts |= {"objective": task, "stream": stream, "rows": len(rows)}
     parts |= {"records": lambda: iter(records), "train_texts": lambda: iter(["the"])}
     parts["batches"] = lambda: iter(np.array_split(predicted, 3))
-    given = dict.fromkeys(base.Functions.__dataclass_fields__)
-    given["predict"] = lambda b: (None, {"tags": b})
-    functions = base.Functions(**given)
     notes = []
     out = base.Outputs(tmp_path / "samples" / "dev-1.txt", notes.append)
     evaluator = tags.Evaluator(**options)
-    found = dict(evaluator.run(base.Examples(**parts), functions, out))
+    found = dict(evaluator.run(base.Examples(**parts), functions(), out))
     assert [*found] and {*found} == {*evaluator.yields(task)}
     return found, out.samples.read_text(), notes
 
@@ -104,6 +109,24 @@ def test_words_that_the_training_data_lack(reference, tmp_path):
     assert found["unknown_accuracy"] == pytest.approx(np.mean(pairs))
     first = zip(*map(records[0].fields.get, FIELDS))
     assert text.endswith("\n\n" + "\n".join(map("\t".join, first)) + "\n")
+
+
+def test_windows_are_put_together_and_an_incomplete_sentence_is_left_out():
+    """Two sentences of two rows each; a limit of three rows leaves one sentence."""
+    record = Record({"words": ("a", "b", "c"), "tags": ("O", "B-x", "O")}, "x:1")
+    halves = {"word": [0, 1], "read": [1, 0]}, {"word": [1, 2], "read": [1, 1]}
+    rows = [half | {"record": n} for n in range(2) for half in halves]
+    parts = dict.fromkeys(base.Examples.__dataclass_fields__)
+    parts |= {"objective": tagging.Objective(labels=("O", "B-x")), "rows": 4}
+    parts |= {"stream": Stream(rows), "records": lambda: itertools.repeat(record)}
+    tags_of_rows = np.asarray([[1, 0], [1, 0], [0, 1], [0, 1]])
+    parts["batches"] = lambda: iter([tags_of_rows])
+    model = functions()
+    found = [*tags.read(base.Examples(**parts), model)]
+    assert [s.predicted for s in found] == [["B-x", "B-x", "O"], ["O", "O", "B-x"]]
+    assert [s.hits for s in found] == [2, 1]
+    limited = base.Examples(**parts | {"rows": 3})
+    assert [s.predicted for s in tags.read(limited, model)] == [["B-x", "B-x", "O"]]
 
 
 FIELDS = ("words", "tags", "predicted")
