@@ -43,9 +43,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.job = "train"
     c.seed = 0
-    c.steps = "3 epochs" if arg.bert else "25 epochs"
-    c.batch_size = 16
-    c.seq_len = 128
+    c.steps = "3 epochs" if arg.bert else "10 epochs"
+    c.batch_size = 32
+    c.seq_len = 64
 
     c.objective = dict(name="tagging", labels=LABELS, split="characters")
     if arg.bert:
@@ -64,7 +64,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         )
         c.objective.update(decoder="crf", wrap="none")
         c.tokenizer = dict(name="word", kind="char")
-        c.optim = dict(name="adamw", lr=3e-3, schedule="linear", warmup="5%", clip=5.0)
+        c.optim = dict(name="adamw", lr=5e-3, schedule="linear", warmup="5%", clip=5.0)
 
     def sources(part: str) -> dict:
         file = dict(name="conll", files=f"{arg.dir}/{part}.char.bmes")
@@ -77,10 +77,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.data = dict(**sources("train"), pack=True)
     dev, test = (dict(**sources(part), pack=False) for part in ("dev", "test"))
     c.evals = dict(
-        dev=dict(**scored, data=dev, every="5 epochs"),
+        dev=dict(**scored, data=dev, every="2 epochs"),
         test=dict(**scored, data=test, every="100%"),
     )
-    c.checkpoint = dict(every="1 epochs", keep_last=1, best="dev/f1", best_mode="max")
+    c.checkpoint = dict(every="2 epochs", keep_last=1, best="dev/f1", best_mode="max")
     c.log = dict(every=20)
 
     if arg.quick:
