@@ -137,7 +137,7 @@ def by_enumeration(task, batch):
 CRF = dataclasses.replace(TASK, decoder="crf")
 
 
-@pytest.mark.parametrize("constrain", ["decode", "train"])
+@pytest.mark.parametrize("constrain", tiny.few(["decode", "train"], {"train"}))
 def test_a_crf_is_the_sum_over_all_sequences(constrain):
     task = dataclasses.replace(CRF, constrain=constrain)
     (loss, count), metrics, found, _ = call(task, TWO)
@@ -315,6 +315,7 @@ def settings(items=ITEMS, evals=None, **changes):
     } | changes
 
 
+@pytest.mark.slow
 def test_a_run_learns_scores_every_word_and_tags_new_texts(tmp_path, capsys):
     """Also words without a piece, and a sentence that needs windows."""
     assert tiny.run(settings(), tmp_path) == 0
