@@ -5,6 +5,7 @@ A cell computes the next state from the preactivations of its gates: those of th
 units.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -123,23 +124,69 @@ def recur(
     Returns:
       The state `h` after each token in the dtype of the inputs, and the last state.
     """
+    columns = tuple(jnp.swapaxes(column, 0, 1)[..., None] for column in boundaries)
+    inputs = jnp.swapaxes(inputs, 0, 1)
+    hidden, state = _scan(cell, precision, inputs, kernel, bias, state, columns)
+    return jnp.swapaxes(hidden, 0, 1), state
+
+
+def _steps(cell, precision, inputs, extra, kernel, bias, state, columns):
+    """Runs the steps; also returns the state before each one, in the inputs' dtype.
+
+    Args:
+      inputs: (T, B, G, D).
+      extra: added to the preactivations of the state, like `inputs`; or None.
+    """
     dtype, advance = inputs.dtype, CELLS[cell].advance
     kernel = kernel.astype(dtype)
 
-    def step(state: State, token: tuple) -> tuple[State, jax.Array]:
-        x, begins, real = token
+    def step(state: State, token: tuple) -> tuple[State, tuple]:
+        x, more, begins, real = token
         state = {name: jnp.where(begins, 0.0, part) for name, part in state.items()}
+        before = state["h"].astype(dtype)
         gates = jnp.einsum(
             "bd,dge->bge",
-            state["h"].astype(dtype),
+            before,
             kernel,
             precision=precision,
             preferred_element_type=jnp.float32,
         )
-        new = advance(x.astype(jnp.float32), gates + bias, state)
+        gates = gates + bias if more is None else gates + bias + more
+        new = advance(x.astype(jnp.float32), gates, state)
         state = {name: jnp.where(real, new[name], part) for name, part in state.items()}
-        return state, state["h"].astype(dtype)
+        return state, (state["h"].astype(dtype), before)
 
-    columns = (jnp.swapaxes(column, 0, 1)[..., None] for column in boundaries)
-    state, hidden = jax.lax.scan(step, state, (jnp.swapaxes(inputs, 0, 1), *columns))
-    return jnp.swapaxes(hidden, 0, 1), state
+    last, (hidden, before) = jax.lax.scan(step, state, (inputs, extra, *columns))
+    return (hidden, last), before
+
+
+# The gradient of the kernel is one product over all tokens: within the loop it would be
+# added up in memory at every token, which takes longer than the products themselves.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _scan(cell, precision, inputs, kernel, bias, state, columns):
+    return _steps(cell, precision, inputs, None, kernel, bias, state, columns)[0]
+
+
+def _forward(cell, precision, inputs, kernel, bias, state, columns):
+    def run(inputs, extra, state):
+        return _steps(cell, precision, inputs, extra, kernel, bias, state, columns)
+
+    extra = jnp.zeros(inputs.shape, jnp.float32)
+    found, back, before = jax.vjp(run, inputs, extra, state, has_aux=True)
+    return found, (back, before)
+
+
+def _backward(cell, precision, kept, gradients):
+    back, before = kept
+    to_inputs, to_gates, to_state = back(gradients)
+    to_kernel = jnp.einsum(
+        "tbd,tbge->dge",
+        before,
+        to_gates.astype(before.dtype),
+        precision=precision,
+        preferred_element_type=jnp.float32,
+    )
+    return to_inputs, to_kernel, to_gates.sum(axis=(0, 1)), to_state, None
+
+
+_scan.defvjp(_forward, _backward)
