@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from lm.config import resolve as configs
 from lm.config.flags import Parser
 from lm.errors import ConfigError, DataError
@@ -20,8 +22,6 @@ from lm.formats.nbest import Utterance
 from lm.host import inputs, process, storage, timing
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from lm.metrics.rescoring import Lists
     from lm.metrics.speech import Errors
 
@@ -61,7 +61,7 @@ class Set(NamedTuple):
 
     name: str
     utterances: list[Utterance]
-    models: "list[list[np.ndarray]]"
+    models: list[list[np.ndarray]]
 
 
 def run(argv: list[str]) -> int:
@@ -292,8 +292,6 @@ def read_scores(file: str, utterances: list[Utterance]) -> list[Any]:
 
 def regroup(values: Sequence[float], utterances: Sequence[Utterance]) -> list[Any]:
     """Cuts the values of all hypotheses into those of each utterance."""
-    import numpy as np
-
     # An impossible hypothesis may still win, where its model has weight 0.
     array = np.maximum(np.asarray(values, np.float64), -1e9)
     ends = np.cumsum([len(one.hypotheses) for one in utterances])
@@ -355,7 +353,6 @@ def errors_of(one: Set, split: Any) -> "list[list[Errors]]":
 
 def pack(one: Set, errors: "list[list[Errors]]", form: Any) -> "Lists":
     """Returns the scores that are mixed: the list's own, of the models, the words."""
-    import numpy as np
 
     from lm.metrics import rescoring
 
@@ -371,7 +368,6 @@ def report(
     one: Set, errors: "list[list[Errors]]", chosen: Sequence[int], form: Any
 ) -> dict[str, Any]:
     """Returns the word errors of first, chosen and best hypotheses of a list."""
-    import numpy as np
 
     from lm.metrics import speech, statistics
 

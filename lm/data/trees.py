@@ -17,7 +17,7 @@ two children to each rule, so before its rules are counted
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Union
+from typing import Any, NamedTuple
 
 from lm.errors import DataError
 
@@ -31,7 +31,7 @@ class Tree(NamedTuple):
     """A node: its label, and its children, or the one word of a preterminal."""
 
     label: str
-    children: tuple[Union["Tree", str], ...]
+    children: tuple[Any, ...]  # Of Tree, to which pdoc cannot resolve the name here.
 
     @property
     def is_tag(self) -> bool:

@@ -18,6 +18,10 @@ from lm.tokenizers.base import Codec
 Sizes = tuple[float, float]  # UTF-8 bytes, words
 
 
+def _no_text(ids: list[int]) -> str:
+    return ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Measure:
     """Counts the bytes and words that a text's targets stand for.
@@ -36,7 +40,7 @@ class Measure:
     lines: Literal["none", "written", "all"] = "written"
     ends: bool = False
     decode: Callable[[list[int]], str] = dataclasses.field(
-        default=lambda ids: "", repr=False, compare=False
+        default=_no_text, repr=False, compare=False
     )
 
     def __call__(self, text: str, unseen: list[int]) -> Sizes:
