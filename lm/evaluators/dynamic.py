@@ -51,7 +51,7 @@ class Evaluator(streams.Evaluator):
     rule: Literal["sgd", "rms"] = "rms"
     lr: float = 0.002
     decay: float = 0.02
-    epsilon: float = 1e-5
+    epsilon: float = 1e-3
     batches: int = 100
 
     def rules(self, config: Mapping[str, Any], where: str) -> Iterator[Rule]:
