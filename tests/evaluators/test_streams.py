@@ -79,6 +79,7 @@ def with_cache(hidden, own, words, window, theta, weight):
     return np.mean(losses)
 
 
+@pytest.mark.slow
 def test_the_cache_is_the_one_written_out(opened):
     found, batches, model, params, _ = opened
     text = read(model, params, batches)
@@ -123,6 +124,7 @@ def segments(model, params, batches, move):
     return np.mean(losses)
 
 
+@pytest.mark.slow
 def test_dynamic_evaluation_by_gradient_descent_written_out(opened):
     found, batches, model, first, _ = opened
 

@@ -133,6 +133,7 @@ def test_bits_per_byte_of_a_short_document_by_hand(bos, tmp_path):
     assert found["x/loss"] == found["x/lm_loss"] == pytest.approx(nats[real].mean())
 
 
+@pytest.mark.slow
 def test_a_sampled_loss_is_drawn_by_the_step_and_for_training_alone(tmp_path):
     found = []
     for count in (0, 9):
