@@ -52,7 +52,7 @@ def timed(command: list[str], log: Path, **given) -> tuple[float, float]:
 
 def fit(flags: argparse.Namespace, workdir: Path, log: Path) -> tuple[float, float]:
     """Counts and estimates by the whole command, without evaluations."""
-    config = f"configs/ngram_wikitext2.py:dir={flags.dir},order={flags.order}"
+    config = f"configs/ngram.py:dir={flags.dir},order={flags.order}"
     command = [sys.executable, "-m", "lm.main", f"--config={config}"]
     command += [f"--workdir={workdir}", "--config.evals={}"]
     return timed(command, log, cwd=ROOT)

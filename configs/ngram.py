@@ -5,7 +5,7 @@ What:     the n-gram language model that neural ones are measured by (Chen and G
           a sentence, blank ones too, and <unk> is a word.
 Data:     dir=FOLDER with train.txt.gz (or train.txt), valid.txt and test.txt of
           WikiText-2, or any text in lines.
-Command:  python -m lm.main --config=configs/ngram_wikitext2.py:dir=FOLDER
+Command:  python -m lm.main --config=configs/ngram.py:dir=FOLDER
 Arguments, joined by commas: dir=FOLDER, quick (bigrams of the built-in text),
           order=5, smoothing=kneser_ney (or witten_bell, stupid_backoff, add_k),
           chars (characters instead of words; Kneser-Ney's discounts then fall back for
