@@ -126,6 +126,7 @@ def test_every_record_is_answered_in_its_place(ask, records, expected, tmp_path)
     assert code == 3 and "answers made with input=" in error
 
 
+@pytest.mark.slow
 def test_the_ways_in_and_out(ask, workdir, records, expected, tmp_path):
     texts, _ = records
     lines = "".join(f"{text}\n" for text in texts).encode()

@@ -39,7 +39,7 @@ class Memory(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluator(streams.Evaluator):
+class Evaluator(streams.StreamEvaluator):
     """The perplexity of a model with a cache of its last states.
 
     The probability of a word is `weight` times that of the cache, plus the rest times

@@ -26,7 +26,7 @@ BOUNDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluator(streams.Evaluator):
+class Evaluator(streams.StreamEvaluator):
     """The perplexity of a model that is updated on each segment after it is scored.
 
     A segment is a row, of `seq_len` tokens, and the batch size must be 1, so that the

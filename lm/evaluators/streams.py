@@ -12,7 +12,7 @@ from lm.objectives.base import Batch
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluator(base.Evaluator):
+class StreamEvaluator(base.Evaluator):
     """The base of evaluators that read a text in order, with data.order="stream"."""
 
     @property

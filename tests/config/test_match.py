@@ -358,7 +358,7 @@ def test_a_class_without_a_method_is_refused_by_name(tmp_path, monkeypatch):
         check({"name": "half.objective"})
     known = configs.known("evaluator")
     assert {"generation", "mean", "samples"} <= {*known}
-    assert not {"base", "evaluation", "likelihood"} & {
+    assert not {"base", "evaluation", "likelihood", "streams"} & {
         *known
     }  # These are no evaluators.
 

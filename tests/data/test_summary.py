@@ -246,6 +246,7 @@ def test_C22_the_summary_tells_what_a_run_should_know(tmp_path):
     assert "1 of its 2 texts are trained on too" in text
 
 
+@pytest.mark.slow
 def test_C22_it_stands_in_the_log_of_every_run(tmp_path):
     assert tiny.run({"steps": 2, "evals__heldout__every": 2}, tmp_path) == 0
     for _ in range(2):

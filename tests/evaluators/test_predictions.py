@@ -140,6 +140,7 @@ TEXTS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_run_writes_predictions_and_notes_what_plain_methods_reach(tmp_path):
     source = {"sources": [{"name": "memory", "items": tuple(TEXTS)}], "pack": False}
     changes = {

@@ -74,6 +74,7 @@ def test_D1_a_checkpoint_of_other_data_is_refused_by_the_part(part):
     assert caught.value.exit_code == 4
 
 
+@pytest.mark.slow
 def test_F5_an_evaluation_edited_between_kill_and_resume_is_refused(server, tmp_path):
     """The file of an evaluation is part of the data of a checkpoint."""
     file, run = tmp_path / "heldout.txt", tmp_path / "run"

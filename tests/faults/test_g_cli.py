@@ -69,7 +69,7 @@ CLASSIFIER += ["--config.data.pack=false", f"--config.data.sources={SOURCE}"]
 CLASSIFIER += [f"--config.evals.heldout.data.sources={SOURCE}"]
 CLASSIFIER += ["--config.evals.heldout.data.pack=false"]
 UNFIT = [
-    (["--config.evals.heldout.evaluator=predictions"], "which needs classes"),
+    (["--config.evals.heldout.evaluator=predictions"], "which needs labels"),
     (["--config.evals.heldout.evaluator=generation"], "which needs extend"),
     ([*CLASSIFIER, "--config.evals.heldout.baseline=unigram"], "which needs tokens"),
     ([*CLASSIFIER, "--config.objective.labels=('a','b','c')"], "objective.classes=3"),
@@ -151,6 +151,7 @@ PROMPTS = [
 ]
 
 
+@pytest.mark.slow
 def test_G4_a_prompt_that_cannot_be_answered_is_one_line(server, tmp_path):
     workdir, file = tmp_path / "run", tmp_path / "prompts.jsonl"
     made = server.run(workdir, config="tests/faults/config.py:decoder")

@@ -107,6 +107,7 @@ def test_sentences_of_any_length_are_packed(monkeypatch):
     assert ((before != 0) & real).sum() == len(sizes)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on(tmp_path, capsys):
     """Two passes of 4 steps, the second from the memory of the first."""
     flags = ["--config=configs/crf.py:quick", "--config.model.iterations=4"]

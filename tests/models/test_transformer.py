@@ -181,7 +181,7 @@ def test_packed_is_separate(position):
         pytest.param(Compute(remat="none"), marks=pytest.mark.slow),
         pytest.param(Compute(remat="full"), marks=pytest.mark.slow),
         pytest.param(Compute(unroll=0), marks=pytest.mark.slow),
-        Compute(unroll=0, remat="full"),
+        pytest.param(Compute(unroll=0, remat="full"), marks=pytest.mark.slow),
     ],
     ids=["kept", "full", "unrolled", "unrolled-full"],
 )

@@ -55,6 +55,7 @@ def test_the_loss_is_that_of_each_next_token(tmp_path):
     assert (targets == codec.eos_id).sum() > 2
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_its_evaluations_may_overlap(tmp_path):
     heldout = {"sources": [{"name": "memory", "items": tiny.documents(12, seed=1)}]}
     overlapping = {"evaluator": "mean", "data": heldout, "objective": {"stride": 6}}

@@ -200,6 +200,7 @@ def test_a_row_is_shown_with_the_names_of_its_classes(tmp_path, summary, pair):
     assert last.endswith(", 10 0.053 and 10 more")
 
 
+@pytest.mark.slow
 def test_a_run_writes_samples_with_predictions(tmp_path):
     items = [{"text": "the old dog", "label": "good"}, {"text": "no", "label": "bad"}]
     source = {"sources": [{"name": "memory", "items": items}]}
@@ -299,6 +300,7 @@ def test_a_decoder_has_no_head_on_its_first_token(summary):
         bound(summary, kind="decoder")
 
 
+@pytest.mark.slow
 def test_a_decoder_learns_to_classify(tmp_path):
     """The label is the last word but one, which the first token does not see."""
     items = tuple(

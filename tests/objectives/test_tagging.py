@@ -194,6 +194,7 @@ def test_padding_and_packing_change_nothing(task):
     assert call(task, empty)[0][0] == pytest.approx(call(task, alone)[0][0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_window_learns_its_own_words_and_decodes_all():
     """A window in the middle of a sentence has neither first nor last word."""
     inner = TWO | {"word_borders": TWO["word_borders"] * 0}

@@ -81,6 +81,7 @@ def opened(folder, items=ITEMS, **fields):
         return tiny.program(config, folder)
 
 
+@pytest.mark.slow
 def test_the_loss_is_weighted_by_class_and_row_and_the_figures_are_not(tmp_path):
     """The loss is sum of w l / sum of w, in training alone."""
     plain, program = opened(tmp_path / "plain")

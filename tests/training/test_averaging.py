@@ -73,6 +73,7 @@ def test_the_average_is_evaluated_and_the_weights_themselves_by_choice(
     assert abs(loss("--weights=trained") - by_training) > 1e-3
 
 
+@pytest.mark.slow
 def test_init_source_takes_the_average_and_the_weights_themselves_by_choice(
     averaged, tmp_path
 ):
@@ -86,12 +87,12 @@ def test_init_source_takes_the_average_and_the_weights_themselves_by_choice(
             np.testing.assert_array_equal(x, expected[path])
 
 
+FREE = {"optim": {"name": "schedule_free_adamw", "lr": 1e-2, "schedule": "constant"}}
+
+
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"optim__ema": 0.7},
-        {"optim": {"name": "schedule_free_adamw", "lr": 1e-2, "schedule": "constant"}},
-    ],
+    [{"optim__ema": 0.7}, pytest.param(FREE, marks=pytest.mark.slow)],
     ids=["ema", "schedule-free"],
 )
 def test_a_resume_keeps_the_average_to_the_bit(tmp_path, monkeypatch, changes):
