@@ -122,6 +122,7 @@ class Asker:
                 [examples[n] for n in numbers], self._length(sizes[numbers[0]])
             )
             asked.append((numbers, self.predict(self.opened.params, batch)[1]))
+            jax.block_until_ready(asked[-2:-1])  # as in lm/fit.py
         found: list[dict[str, Any]] = [{} for _ in examples]
         for numbers, predictions in asked:
             arrays = jax.device_get(predictions)

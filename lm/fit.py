@@ -270,7 +270,11 @@ class OnDevice:
                 self._program.model.statistics, self._params, on_devices
             )
             self._total = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
-        self._total = self._add(self._total, self._params, on_devices)
+        before = self._total
+        self._total = self._add(before, self._params, on_devices)
+        # Where more than two programs wait, simulated devices may each begin another
+        # one, and a sum over all of them never ends.
+        jax.block_until_ready(before)
 
     def total(self) -> Any:
         return self._total
