@@ -14,6 +14,7 @@ from lm.config import resolve as configs
 from lm.config import schema
 from lm.config.flags import (
     CHECKPOINT,
+    UNEVALUATED,
     Parser,
     add_weights,
     describe_fields,
@@ -43,12 +44,6 @@ pseudo-log-likelihood, which "measure" says."""
 JSONL = (".jsonl", ".ndjson")
 EXAMPLE = '{"text": "..."}'
 CHUNK = 512  # texts that are scored together; a stopped command repeats them
-# Scoring runs no evaluation; one that cannot run here is no reason to refuse.
-UNEVALUATED = [
-    "--config.evals={}",
-    "--config.checkpoint.best=none",
-    "--config.stop.metric=none",
-]
 
 
 class Asked(NamedTuple):
