@@ -131,7 +131,7 @@ def train(
                 at = replace(at, state=begin(config, corpus, program, training, writer))
 
             # ── The first batch ──────────────────────────────────────────────────────
-            watching.at("batch 1", times=10)
+            watching.at("first batch", times=10)
             batches: Iterator[Any] | None
             batches = runs.open_batches(corpus, program, *at.batches(times.total))
             batch, tokens = next(batches)

@@ -159,7 +159,8 @@ class Watch:
 
     def _open_stacks(self) -> TextIO:
         storage.check_regular(self._stacks)
-        return open(self._stacks, "w")
+        # Several processes may write theirs, one after the other.
+        return open(self._stacks, "a")
 
 
 def of_run(workdir: Path) -> Watch:

@@ -10,7 +10,7 @@ import pytest
 from lm.checks import invariances
 from lm.models import rnn, transformer
 from lm.models.blocks import stack
-from lm.objectives.teacher_forcing import TeacherForcing
+from lm.objectives import causal_lm
 from lm.ops import recurrence
 from lm.ops.attention import xla
 from lm.training import sharding
@@ -135,14 +135,14 @@ def test_segments_that_see_each_other(afresh, monkeypatch):
 
 @pytest.mark.slow
 def test_rows_that_count_by_their_place(afresh, monkeypatch):
-    loss = TeacherForcing.loss
+    loss = causal_lm.Objective.loss
 
     def defect(self, model, batch, *, train):
         weights = batch["weights"]
         weights = weights * jnp.linspace(0.5, 1.5, len(weights))[:, None]
         return loss(self, model, batch | {"weights": weights}, train=train)
 
-    monkeypatch.setattr(TeacherForcing, "loss", defect)
+    monkeypatch.setattr(causal_lm.Objective, "loss", defect)
     sees(invariances.order, afresh, "loss")
 
 
@@ -169,16 +169,18 @@ def test_a_scan_in_another_order(afresh, monkeypatch):
 
 @pytest.mark.slow
 def test_a_gradient_that_remat_loses(afresh, monkeypatch):
-    right = stack._rematerialised
+    right = stack.rematerialised
 
-    def defect(layer, compute):
+    def defect(layer, compute, *, static):
         class Wrong(layer):
             def __call__(self, x, *rest):
                 return super().__call__(jax.lax.stop_gradient(x), *rest)
 
-        return right(layer if compute.remat == "none" else Wrong, compute)
+        return right(
+            layer if compute.remat == "none" else Wrong, compute, static=static
+        )
 
-    monkeypatch.setattr(stack, "_rematerialised", defect)
+    monkeypatch.setattr(stack, "rematerialised", defect)
     found = invariances.remat(afresh)
     assert found.first not in (None, "loss") and found.largest > 1e-2
 

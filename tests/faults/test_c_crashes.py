@@ -199,7 +199,7 @@ def test_C3_many_kills_of_one_run_also_while_restoring(server, golden, tmp_path)
 @pytest.mark.parametrize(
     ("point", "saved"),
     [
-        pytest.param("compilation:1", None, marks=pytest.mark.slow),
+        pytest.param("compilation:1", 1, marks=pytest.mark.slow),
         ("evaluation:1", 5),
         pytest.param("data:1", None, marks=pytest.mark.slow),
         pytest.param("restore:1", None, marks=pytest.mark.slow),
