@@ -137,7 +137,7 @@ class Asker:
         """Returns the positions of a batch whose longest row has `size` of them."""
         parts = self.opened.program.mesh.shape["sequence"]
         longest = self.opened.config.seq_len
-        return min(-(-buckets.round_up(size, longest) // parts) * parts, longest)
+        return buckets.round_up(size, longest, parts)
 
     def _batch(self, examples: list[dict[str, Any]], length: int) -> dict[str, Any]:
         """Puts examples on the devices, filled up to a whole batch."""

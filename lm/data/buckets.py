@@ -35,9 +35,14 @@ def sizes() -> Iterator[int]:
         yield LEAST * 3 // 2 << power
 
 
-def round_up(length: int, most: int) -> int:
-    """Returns the least of `sizes` that is no less, at most `most`."""
-    return min(next(size for size in sizes() if size >= length), most)
+def round_up(length: int, most: int, multiple: int = 1) -> int:
+    """Returns the least of `sizes` that is no less, at most `most`.
+
+    Args:
+      multiple: to which the size is rounded up, where it is less than `most`.
+    """
+    size = next(size for size in sizes() if size >= length)
+    return min(math.ceil(size / multiple) * multiple, most)
 
 
 # ── The rows of an index ────────────────────────────────────────────────────────────

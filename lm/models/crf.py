@@ -32,6 +32,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lm.errors import ConfigError, DataError
 from lm.models.base import Compute, Head
+from lm.models.blocks import word_features
 from lm.ops import chain, words
 from lm.ops.chain import Chain
 
@@ -108,12 +109,7 @@ class Model(nn.Module):
     def start(self, corpus: Any) -> tuple[PyTree, PyTree]:
         """Makes the tables of characters; the first pass finds the features."""
         self._parts()
-        assert self.vocab_size is not None  # filled in by the run
-        codec = corpus.codec
-        names = [codec.token(i) for i in range(codec.vocab_size)]
-        names += [""] * (self.vocab_size - len(names))
-        count = np.zeros(len(corpus.objective.labels), bool)
-        return {**words.alphabet(names)._asdict(), "tags": count}, {}
+        return word_features.tables(corpus, self.vocab_size), {}
 
     def statistics(self, params: PyTree, batch: Batch) -> PyTree:
         """Collects the features, tags and sentences of the words of a batch.
@@ -123,24 +119,11 @@ class Model(nn.Module):
           a sentence begins. Words whose weight is 0 are left out.
         """
         batch = {name: np.asarray(array) for name, array in batch.items()}
-        weights, segments = batch["label_weights"], batch["word_segments"]
-        read = np.where(weights > 0, segments, 0)
-        found = words.hashes(
-            self._parts(),
-            words.Alphabet(params["lower"], params["shape"]),
-            batch["inputs"],
-            batch["word_starts"],
-            batch["word_ends"],
-            segments,
-            np,
-        )
-        # Sentences are numbered through the batch, so that neighbours differ.
-        number = read + (segments.max() + 1) * np.arange(len(read))[:, None]
-        number = number[read > 0]
-        first = np.diff(number, prepend=-1) != 0
+        found = word_features.hashes(self._parts(), params, batch, np)
+        read, first = word_features.borders(batch)
         return {
-            "features": found[read > 0],
-            "labels": batch["labels"][read > 0].astype(np.int32),
+            "features": found[read],
+            "labels": batch["labels"][read].astype(np.int32),
             "first": first,
         }
 
@@ -210,15 +193,7 @@ class Model(nn.Module):
     def tag_chain(self, batch: Batch) -> Chain:
         """Returns the scores of the tags of each word, and of pairs of them."""
         params = self.variables["params"]
-        found = words.hashes(
-            self._parts(),
-            words.Alphabet(params["lower"], params["shape"]),
-            batch["inputs"],
-            batch["word_starts"],
-            batch["word_ends"],
-            batch["word_segments"],
-            jnp,
-        )
+        found = word_features.hashes(self._parts(), params, batch, jnp)
         at = words.find(params["features"], found, jnp)
         return scores(params["weights"], at, self.normalise == "word")
 

@@ -31,6 +31,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt
 
 from lm.errors import DataError
 from lm.models.base import Compute, Head
+from lm.models.blocks import word_features
 from lm.ops import words
 from lm.ops.chain import Chain
 
@@ -91,15 +92,8 @@ class Model(nn.Module):
         The endings are those of 1 to `suffix` characters, each with the capital.
         """
         kinds = ["word", "capital", *(f"suffix:{n + 1}" for n in range(self.suffix))]
-        found = words.hashes(
-            [words.parse(kind) for kind in kinds],
-            words.Alphabet(tables["lower"], tables["shape"]),
-            batch["inputs"],
-            batch["word_starts"],
-            batch["word_ends"],
-            batch["word_segments"],
-            xp,
-        )
+        parts = [words.parse(kind) for kind in kinds]
+        found = word_features.hashes(parts, tables, batch, xp)
         capital = (found[..., 1:2] != words.NONE).astype(xp.uint32)
         ends = xp.where(found[..., 2:] != words.NONE, found[..., 2:] ^ capital, 0)
         return xp.concatenate([found[..., :1], capital, ends.astype(xp.uint32)], -1)
@@ -108,12 +102,7 @@ class Model(nn.Module):
 
     def start(self, corpus: Any) -> tuple[PyTree, PyTree]:
         """Makes the tables of characters; the first pass counts."""
-        assert self.vocab_size is not None  # filled in by the run
-        codec = corpus.codec
-        names = [codec.token(i) for i in range(codec.vocab_size)]
-        names += [""] * (self.vocab_size - len(names))
-        tags = np.zeros(len(corpus.objective.labels), bool)
-        return {**words.alphabet(names)._asdict(), "tags": tags}, {}
+        return word_features.tables(corpus, self.vocab_size), {}
 
     def statistics(self, params: PyTree, batch: Batch) -> PyTree:
         """Collects the hashes and tags of the words of whole sentences.
@@ -121,13 +110,11 @@ class Model(nn.Module):
         Returns:
           `hashes`, `labels` and `first`, whether a sentence begins, of each word.
         """
-        weights, segments = batch["label_weights"], batch["word_segments"]
-        read = np.where(weights > 0, segments, 0)
-        number = read + (segments.max() + 1) * np.arange(len(read))[:, None]
+        read, first = word_features.borders(batch)
         return {
-            "hashes": self._hashes(params, batch, np)[read > 0],
-            "labels": batch["labels"][read > 0].astype(np.int32),
-            "first": np.diff(number[read > 0], prepend=-1) != 0,
+            "hashes": self._hashes(params, batch, np)[read],
+            "labels": batch["labels"][read].astype(np.int32),
+            "first": first,
         }
 
     def merge(self, one: PyTree, other: PyTree) -> PyTree:
