@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lm.config import resolve as configs
-from lm.config.flags import CHECKPOINT, Parser, add_weights, which_step
+from lm.config.flags import Parser, add_run, which_step
 from lm.errors import ConfigError
 from lm.host import process
 
@@ -30,10 +30,7 @@ FOLLOWED = ["--config.checkpoint.best=none", "--config.stop.metric=none"]
 def run(argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     parser = Parser("lm.evaluate", USAGE)
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run")
-    parser.add_argument(
-        "--checkpoint", default="latest", metavar="WHICH", help=CHECKPOINT
-    )
+    add_run(parser)
     parser.add_argument(
         "--config",
         metavar="FILE[:ARG]",
@@ -44,7 +41,6 @@ def run(argv: list[str]) -> int:
         metavar="NAME[,NAME]",
         help="the evaluations to run, by their names in evals (default: all)",
     )
-    add_weights(parser)
     flags, given = parser.parse_known_args(argv)
     overrides = [*FOLLOWED, *given]
     workdir = Path(flags.workdir)

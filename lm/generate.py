@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 from lm.config import resolve as configs
 from lm.config import schema
 from lm.config.flags import (
-    CHECKPOINT,
     UNEVALUATED,
     Parser,
-    add_weights,
+    add_run,
     describe_fields,
     flag,
     which_step,
@@ -109,11 +108,7 @@ def parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
     file = Path(__file__).parent / "decoding" / "loop.py"
     fields = schema.read_class(file, "Settings", file.parents[1])
     parser = Parser("lm.generate", USAGE)
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run")
-    parser.add_argument(
-        "--checkpoint", default="latest", metavar="WHICH", help=CHECKPOINT
-    )
-    add_weights(parser)
+    add_run(parser)
     parser.add_argument(
         "prompts",
         nargs="*",

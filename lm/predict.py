@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm.config import resolve as configs
 from lm.config import schema
-from lm.config.flags import CHECKPOINT, UNEVALUATED, Parser, add_weights, which_step
+from lm.config.flags import UNEVALUATED, Parser, add_run, which_step
 from lm.data import inputs
 from lm.data.sources.base import Source
 from lm.errors import ConfigError
@@ -88,11 +88,7 @@ def parse(argv: list[str]) -> Namespace:
       ConfigError: a flag is unknown, wrong or excludes another one.
     """
     parser = Parser("lm.predict", USAGE)
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run")
-    parser.add_argument(
-        "--checkpoint", default="latest", metavar="WHICH", help=CHECKPOINT
-    )
-    add_weights(parser)
+    add_run(parser)
     parser.add_argument(
         "prompts",
         nargs="*",

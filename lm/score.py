@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lm.config import resolve as configs
 from lm.config import schema
 from lm.config.flags import (
-    CHECKPOINT,
     UNEVALUATED,
     Parser,
-    add_weights,
+    add_run,
     describe_fields,
     flag,
     which_step,
@@ -103,11 +102,7 @@ def parse(argv: list[str]) -> tuple[Namespace, dict[str, Any]]:
     file = Path(__file__).parent / "data" / "scoring.py"
     fields = schema.read_class(file, "Settings", file.parents[1])
     parser = Parser("lm.score", USAGE)
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run")
-    parser.add_argument(
-        "--checkpoint", default="latest", metavar="WHICH", help=CHECKPOINT
-    )
-    add_weights(parser)
+    add_run(parser)
     parser.add_argument(
         "--input",
         required=True,

@@ -149,6 +149,15 @@ def which_step(text: str) -> int | Literal["latest", "best"]:
     return int(text)
 
 
+def add_run(parser: Parser) -> None:
+    """Adds the flags of a command that asks a run: its folder and which weights."""
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run")
+    parser.add_argument(
+        "--checkpoint", default="latest", metavar="WHICH", help=CHECKPOINT
+    )
+    add_weights(parser)
+
+
 def add_weights(parser: argparse.ArgumentParser) -> None:
     """Adds --weights, which chooses the averaged or the trained weights."""
     parser.add_argument(
