@@ -83,12 +83,18 @@ class Stream:
         assert self.buckets is not None
         return self.buckets.order([self._locate(n)[::2] for n in numbers])
 
-    def from_longest(self, rows: int) -> np.ndarray | None:
-        """Returns the first `rows` numbers from the longest row to the shortest.
+    @functools.cached_property
+    def from_longest(self) -> Callable[[int], np.ndarray | None]:
+        """Returns the first so many numbers from the longest row to the shortest.
 
-        None: the rows are not known to differ in length.
+        The order is computed once for all evaluations. None: the rows are not known to
+        differ in length.
         """
-        return None if self.buckets is None else self._by_length(range(rows))[::-1]
+
+        def order(rows: int) -> np.ndarray | None:
+            return None if self.buckets is None else self._by_length(range(rows))[::-1]
+
+        return functools.cache(order)
 
     def lengths(self, numbers: Iterable[int]) -> tuple[int, ...] | None:
         """Returns to which lengths a batch of these examples is padded, if not full."""
