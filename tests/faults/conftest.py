@@ -1,5 +1,6 @@
 """Commands run in processes of their own, which can be killed."""
 
+import contextlib
 import json
 import os
 import signal
@@ -23,9 +24,13 @@ class Running:
     pid: int
     output: Path
     server: "Server"
+    code: int | None = None
 
     def poll(self) -> int | None:
-        return self.server.ask({"wait": self.pid})["code"]
+        # A process can be waited for once only; its code is kept.
+        if self.code is None:
+            self.code = self.server.ask({"wait": self.pid})["code"]
+        return self.code
 
     def wait(self, seconds: float = 120) -> int:
         """The exit code, negative for a signal."""
@@ -63,20 +68,27 @@ class Server:
         self.cache = folder / "compiled"
         self.cache.mkdir(mode=0o700)
         environ = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("server.py"))],
-            cwd=ROOT,
-            env=environ,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self.errors = folder / "errors"
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("server.py"))],
+                cwd=ROOT,
+                env=environ,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
         assert self.process.stdout.readline() == "{}\n"
 
     def ask(self, request: dict) -> dict:
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            if answer := self.process.stdout.readline():
+                return json.loads(answer)
+        said = self.errors.read_text()
+        raise RuntimeError(f"the server ended, {self.process.wait(10)}: {said}")
 
     def start(
         self,
@@ -105,7 +117,7 @@ class Server:
     def run(self, workdir: Path, *flags: str, **options: str) -> Running:
         """The same, to its end; `code` is its exit code."""
         running = self.start(workdir, *flags, **options)
-        running.code = running.wait()
+        running.wait()
         return running
 
     def pair(self, workdir: Path, port: int, *flags: str, **environ: str) -> list:

@@ -251,6 +251,7 @@ def test_C5_a_second_signal_never_tears_a_save(server, golden, tmp_path, numbers
         os.kill(running.pid, number)
         time.sleep(0.05)
     assert running.wait() == code, running.text()
+    assert running.wait() == code  # And again, as of a run that ended before its kill.
     for step in steps(tmp_path):
         storage.verify(tmp_path / "checkpoints" / str(step), step=step)
     assert not inside_a_save(tmp_path)
