@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lm
-from lm import convert, score
+from lm import convert, evaluate, score
 from lm import run as runs
 from lm.data.scoring import Settings, Text
 from lm.evaluators import likelihood
@@ -202,6 +202,28 @@ def test_each_word_has_the_figure_of_kenlm(arpa, say, test_data):
     found = check_words(say, arpa, test_data("ref_kenlm"), "toy")
     assert "21 tokens" in found and "perplexity 6.14" in found
     assert "1 unknown (perplexity 5.69 without)" in found
+
+
+def test_an_evaluation_has_the_same_figures(arpa, say, capsys, test_data):
+    """Tokens, unknown words, and perplexity with and without them (evaluator mean)."""
+    text = test_data("ref_kenlm") / "toy.test.txt"
+    _, out, _ = say(f"--workdir={arpa}", "--end=true", f"--input={text}")
+    rows = [json.loads(line) for line in out.splitlines()]
+    tokens, unknown, nats, lost = (
+        sum(row[name] for row in rows)
+        for name in ("tokens", "unknown", "log_prob", "unknown_log_prob")
+    )
+    source = {"name": "text", "files": str(text), "split": "every_line"}
+    evals = {"test": {"evaluator": "mean", "data": {"sources": [source]}}}
+    with tiny.some_devices(tiny.config(evals={})):
+        assert evaluate.main([f"--workdir={arpa}", f"--config.evals={evals}"]) == 0
+    given = json.loads(capsys.readouterr().out)
+    assert given["test/targets"] == tokens and given["test/unknown"] == unknown == 1
+    assert given["test/unknown_share"] == pytest.approx(unknown / tokens)
+    assert given["test/perplexity"] == pytest.approx(math.exp(-nats / tokens))
+    rest = math.exp((lost - nats) / (tokens - unknown))
+    assert given["test/perplexity_without_unknown"] == pytest.approx(rest)
+    assert rest < given["test/perplexity"]
 
 
 @pytest.mark.slow

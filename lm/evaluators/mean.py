@@ -24,8 +24,12 @@ class Evaluator(base.Evaluator):
 
         perplexity     exp of that term's loss
         targets        their number
-        unknown_share  share of the targets that are the tokenizer's unknown token; if
-                       it is large, loss and perplexity say little about the text
+        unknown        the number of those that are the tokenizer's unknown token
+        unknown_share  their share; if it is large, loss and perplexity say little
+                       about the text
+        known_nats     the mean loss of the others
+        perplexity_without_unknown  exp of it; unknown tokens count neither in the sum
+                       nor in the number, and stay in the context
         unigram_loss   with baseline="unigram": the loss that the unigram distribution
                        of the training rows has on the same targets (1 is added to each
                        count; special tokens that are never a target are left out)
@@ -44,7 +48,9 @@ class Evaluator(base.Evaluator):
     words it counts as one. The first token of a text is a target only if a bos token
     precedes it; otherwise its bytes and its word are not counted either. An unknown
     token costs what its probability costs, though it stands for any of many words:
-    compare only where `unknown_share` is 0 or, with one vocabulary, the same.
+    compare only where `unknown_share` is 0 or, with one vocabulary, the same. Both
+    perplexities of a token are those of `lm.score`, where `--end=true` scores the end
+    tokens that the objective gives to texts.
 
     Attributes:
       baseline: whether `unigram_loss` is computed.
@@ -62,7 +68,8 @@ class Evaluator(base.Evaluator):
             return None
         names = ["loss", *measures]
         if "tokens" in objective.can:
-            names += ["perplexity", "targets", "unknown_share"]
+            names += ["perplexity", "targets", "unknown", "unknown_share"]
+            names += ["known_nats", "perplexity_without_unknown"]
         if "bytes" in objective.can:
             names += ["bits_per_byte", "bits_per_byte_without_end", "word_perplexity"]
         return (*names, *(["unigram_loss"] if self.baseline == "unigram" else []))
@@ -75,11 +82,13 @@ class Evaluator(base.Evaluator):
         sums: dict[str, float] = collections.defaultdict(float)
         counts: dict[str, float] = collections.defaultdict(float)
         for batch in examples.batches(by_length=True):
-            found = dict(model.metrics(batch))
+            share = {}
             if tokens and unknown is not None:
-                found["unknown_share"] = _equal(
+                known, share["unknown_share"] = _known(
                     batch["targets"], batch["weights"], unknown
                 )
+                batch = batch | {"known_weights": known}
+            found = dict(model.metrics(batch)) | share
             for name, (total, count) in found.items():
                 sums[name] += float(total)
                 counts[name] += float(count)
@@ -97,6 +106,11 @@ class Evaluator(base.Evaluator):
             # Beyond 709 nats a float overflows.
             yield "perplexity", math.exp(min(means[term], 700.0))
             yield "targets", counts[term]
+            if unknown is not None:
+                yield "unknown", sums["unknown_share"]
+        if "known_nats" in means:
+            rest = math.exp(min(means["known_nats"], 700.0))
+            yield "perplexity_without_unknown", rest
         if "bytes" in objective.can and (size := summed(examples, "bytes")):
             bits = 1 / size / math.log(2)
             yield "bits_per_byte", sums[term] * bits
@@ -109,12 +123,12 @@ class Evaluator(base.Evaluator):
 
 
 @jax.jit
-def _equal(
-    targets: Int[Array, "*any"], weights: Float[Array, "*any"], token: int
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Counts the targets that are `token`, and all targets."""
-    real = weights > 0
-    return jnp.sum(real & (targets == token)), jnp.sum(real)
+def _known(
+    targets: Int[Array, "*any"], weights: Float[Array, "*any"], unknown: int
+) -> tuple[Float[Array, "*any"], tuple[Float[Array, ""], Float[Array, ""]]]:
+    """Returns the weights of the targets that are known; counts the others, and all."""
+    known, real = targets != unknown, weights > 0
+    return weights * known, (jnp.sum(real & ~known), jnp.sum(real))
 
 
 def summed(examples: base.Examples, field: str) -> float:

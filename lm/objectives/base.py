@@ -249,7 +249,9 @@ class Objective(abc.ABC):
     def metrics(self, model: Any, batch: Batch) -> Terms:
         """Returns {metric: (sum, count)}, which the evaluator `mean` averages.
 
-        By default these are the losses without dropout, named `<term>_loss`.
+        By default these are the losses without dropout, named `<term>_loss`. Objectives
+        that offer "tokens" add `known_nats`, the loss by `known_weights`, where a batch
+        has them: those of the targets that are not the unknown token.
         """
         terms = self.loss(model, batch, train=False)
         return {f"{term}_loss": pair for term, pair in terms.items()}

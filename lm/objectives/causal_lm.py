@@ -198,7 +198,7 @@ class Objective(TeacherForcing):
     def metrics(self, model: Predicts, batch: Batch) -> Terms:
         """Adds `end_nats`, the loss of the end tokens, if texts have end tokens."""
         nats, right = judge(model, batch)
-        found = self._measured(nats, right, batch["weights"])
+        found = self._measured(nats, right, batch)
         if MarkEnds.NAME in batch:
             found["end_nats"] = losses.weighted(nats, batch[MarkEnds.NAME])
         return found

@@ -184,7 +184,11 @@ class Objective(base.Objective):
     def metrics(self, model: Sequence, batch: Batch) -> Terms:
         outputs = self._outputs(model, batch, False)
         terms = {f"{t}_loss": losses.cross_entropy(*o) for t, o in outputs.items()}
-        return terms | {f"{t}_accuracy": losses.correct(*o) for t, o in outputs.items()}
+        terms |= {f"{t}_accuracy": losses.correct(*o) for t, o in outputs.items()}
+        if "known_weights" in batch:
+            known = *outputs["mlm"][:2], batch["known_weights"]
+            terms["known_nats"] = losses.cross_entropy(*known)
+        return terms
 
     def predict(self, model: Sequence, batch: Batch) -> dict[str, Any]:
         """Returns `tokens` (B, K): the most probable token at each masked position."""

@@ -100,19 +100,19 @@ class TeacherForcing(base.Objective):
         return ("lm_loss", "lm_accuracy")
 
     def metrics(self, model: Predicts, batch: Batch) -> Terms:
-        return self._measured(*judge(model, batch), batch["weights"])
+        return self._measured(*judge(model, batch), batch)
 
     def _measured(
-        self,
-        nats: Float[Array, "B T"],
-        right: Bool[Array, "B T"],
-        weights: Float[Array, "B T"],
+        self, nats: Float[Array, "B T"], right: Bool[Array, "B T"], batch: Batch
     ) -> Terms:
         """Returns the metrics of what `judge` gives."""
-        return {
-            "lm_loss": losses.weighted(nats, weights),
-            "lm_accuracy": losses.weighted(right, weights),
+        found = {
+            "lm_loss": losses.weighted(nats, batch["weights"]),
+            "lm_accuracy": losses.weighted(right, batch["weights"]),
         }
+        if "known_weights" in batch:
+            found["known_nats"] = losses.weighted(nats, batch["known_weights"])
+        return found
 
     def predict(self, model: Predicts, batch: Batch) -> dict[str, Any]:
         """Returns `tokens` (B, T): the most probable next token at each position."""
