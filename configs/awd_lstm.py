@@ -1,11 +1,10 @@
 """WikiText-2 by words: the AWD-LSTM of Merity et al. 2018.
 
 What:     3 layers of LSTM (1150 units, embeddings of 400, tied), weight drop, locked
-          dropout, dropout of words, regularised states; SGD with a constant learning
-          rate and, in the last third of the run, an average of the weights. The paper
-          begins the average where the validation perplexity stops improving, and draws
-          the length of each window; here both are fixed, so that every step is a
-          function of its number.
+          dropout, dropout of words, regularised states, windows of drawn lengths; SGD
+          with a learning rate that follows the length of the window and, in the last
+          third of the run, an average of the weights. The paper begins the average
+          where the validation perplexity stops improving; here it is fixed.
 Data:     dir=FOLDER with train.txt.gz (or train.txt), valid.txt and test.txt of
           WikiText-2, or any text in lines.
 Command:  python -m lm.main --config=configs/awd_lstm.py:dir=FOLDER
@@ -82,6 +81,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         return dict(sources=[source], order="stream")
 
     c.data = text("train.txt.gz" if packed else "train.txt", "train")
+    c.data.update(windows="drawn")
     batch = None if arg.quick else 10
     c.evals = dict(
         valid=dict(

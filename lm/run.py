@@ -301,15 +301,22 @@ def open_training(
             halt=halt,
         )
         return step.compile_training(training, program, config.mesh.rules)
+    optimizer = optim.make(settings, program.params, schedule)
+    drawn = corpus.stream.drawn is not None
+    if drawn and not optimizer.linear:
+        found = "'drawn' with optim.max_norm or a schedule-free optimiser"
+        expected = "an optimiser whose updates the length of a window can scale"
+        raise ConfigError("data.windows", found, expected)
     make = functools.partial(
         step.make_training,
         objective=corpus.objective,
-        optimizer=optim.make(settings, program.params, schedule),
+        optimizer=optimizer,
         schedule=schedule,
         seed=config.seed,
         grad_accum=config.grad_accum,
         gradient=gradient,
         rows=config.batch_size if carries(config.data, program.model) else 0,
+        pace=step.share_of(config.seq_len) if drawn else None,
         halt=halt,
     )
     training = make(program.model)

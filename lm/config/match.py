@@ -187,6 +187,13 @@ def _general(config: Config, model: Any, objective: Any) -> Iterator[Rule]:
     holds = config.data.order != "stream" or len({*weights}) == 1
     yield Rule(holds, "data.order", found, expected)
     yield from _stream_rules(config, model, objective, config.data, "data")
+    if config.data.windows == "drawn":
+        found = f"'drawn' with order={config.data.order!r}, model {config.model.name}"
+        expected = "order='stream' and a model that carries its state, or 'fixed'"
+        carried = config.data.order == "stream" and "carry" in model.can
+        yield Rule(carried, "data.windows", found, expected)
+        found = f"'drawn' with {len(weights)} sources"
+        yield Rule(len(weights) == 1, "data.windows", found, "one source")
     if model.context is None or "beyond" in model.can:
         return
     for where, length in objective.lengths(config.seq_len).items():
@@ -257,6 +264,9 @@ def _check_evaluations(
             )
         data = f"{where}.data"
         require(_stream_rules(config, model, own, section.data, data))
+        if section.data.windows != "fixed":
+            found = repr(section.data.windows)
+            raise ConfigError(f"{data}.windows", found, "'fixed' in an evaluation")
         require(evaluator.rules(config, where))
         yield name, evaluator.yields(own)
 

@@ -25,7 +25,8 @@ from lm.config import resolve as configs
 from lm.data import folds
 from lm.data import index as indices
 from lm.data.buckets import GROUP, make_buckets
-from lm.data.lanes import WARM_UP, Lanes
+from lm.data.lanes import WARM_UP, DrawnWindows, Lanes
+from lm.data.layouts import check_length
 from lm.data.mixture import Mixture
 from lm.data.sources.base import Record
 from lm.data.stream import Stream, without_weight
@@ -61,6 +62,10 @@ class Data:
         into as many parts as a batch has rows; an epoch ends where the longest part
         does. In an evaluation each part is preceded by the end of the part before it,
         without weight (lm/data/lanes.py); with a batch_size of 1 it is one long text.
+      windows: with order="stream", "drawn" trains on windows whose lengths are drawn
+        about `seq_len` anew in each epoch (lm/data/lanes.py), and multiplies the
+        learning rate of each step by the length of its window over `seq_len` (Merity et
+        al. 2018). For one source. A duration in tokens counts `seq_len` for a row.
       buckets: to how many lengths rows are padded where they are not packed: `seq_len`,
         and others down to a part of it, each a shape that is compiled when it is first
         needed. A batch has rows of similar length: training rows are sorted by length
@@ -83,6 +88,7 @@ class Data:
     sources: tuple = ()
     pack: bool = False
     order: Literal["shuffled", "stream"] = "shuffled"
+    windows: Literal["fixed", "drawn"] = "fixed"
     buckets: int = 8
     fold: str = ""
     fold_labels: str | None = None
@@ -352,6 +358,9 @@ def open_stream(
         check_unknown(index, codec, data.max_unknown, source.place)
         opened.append(index)
     rows = sum(map(len, opened))
+    drawn_windows = None
+    if data.windows == "drawn":
+        drawn_windows = open_windows(opened[0], batch_size, seq_len, seed, multiple)
     warm = 0 if train or batch_size == 1 else -(-WARM_UP // seq_len)
     lengths = [objective.row_lengths(layout, i) for i in opened if not data.pack]
     padded = None
@@ -368,10 +377,34 @@ def open_stream(
             for index in opened
         ),
         seed=seed,
-        lanes=Lanes(batch_size, min(rows, limit or rows), warm) if streams else None,
+        lanes=Lanes(batch_size, min(rows, limit or rows), warm)
+        if streams and drawn_windows is None
+        else None,
+        drawn=drawn_windows,
         buckets=padded,
         group=batch_size if train else 0,
     )
+
+
+def open_windows(
+    index: indices.Index, lanes: int, length: int, seed: int, multiple: int
+) -> DrawnWindows:
+    """Cuts the rows of an index, made for order="stream", at drawn places.
+
+    Raises:
+      ConfigError: windows of `length` are too short for the noise of their lengths.
+      DataError: the lanes are so short that a window might be without a token.
+    """
+    check_length(length, 20, "drawn windows differ by 5 tokens in the mean")
+    tokens = int(index.row_lengths.sum()) - len(index)
+    if tokens // lanes < 4 * length:
+        raise DataError(
+            "data.windows",
+            f"'drawn' in {lanes} rows of {tokens // lanes} tokens",
+            f"at least {4 * length} tokens, four windows of seq_len={length}",
+            "lower batch_size or seq_len, or set data.windows=fixed",
+        )
+    return DrawnWindows(lanes, tokens, length, seed, multiple)
 
 
 def check_unknown(index: indices.Index, codec: Codec, most: float, place: str) -> None:
@@ -411,7 +444,7 @@ def fingerprint(
         "tokenizer": codec.fingerprint,
         "rows": rows_of(stream),
         "mixture": list(stream.mixture.weights) if stream.mixture else [],
-        "lanes": stream.lanes.count if stream.lanes else None,
+        "lanes": lanes.count if (lanes := stream.lanes or stream.drawn) else None,
         "sorted": GROUP if stream.buckets and stream.group else None,
         "seed": stream.seed,
         "batch_size": batch_size,
@@ -427,12 +460,13 @@ def rows_of(stream: Stream) -> list[dict[str, Any]]:
 
 def identity_of(section: Mapping[str, Any], stream: Stream) -> dict[str, Any]:
     """Returns what a checkpoint keeps of an evaluation: hash of the section, rows."""
-    # Without folds their fields are left out, so that older runs continue.
+    # Without folds their fields are left out, so that older runs continue; an
+    # evaluation has no drawn windows.
     folded = section["data"].get("fold")
     data = {
         name: value
         for name, value in section["data"].items()
-        if folded or not name.startswith("fold")
+        if name != "windows" and (folded or not name.startswith("fold"))
     }
     text = json.dumps([data, section["objective"], section["seed"]])
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -9,9 +9,10 @@ import numpy as np
 
 from lm.data import index as indices
 from lm.data.buckets import GROUP, Buckets
-from lm.data.lanes import Lanes
+from lm.data.lanes import DrawnWindows, Lanes
 from lm.data.mixture import Mixture
 from lm.data.transforms import Example
+from lm.data.windows import read_span
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Stream:
       seed: of the shuffle and of every draw within an example.
       lanes: the order "stream", or None. Rows then have `passed`, the rows that their
         lane has read before them.
+      drawn: the same with windows of drawn lengths, over the one index. They have
+        `before`, the tokens that their lane has read before them.
       buckets: the lengths to which rows are padded; None is the full length.
       group: rows of a batch, by which the examples are sorted by length; 0: they are
         not sorted.
@@ -35,11 +38,17 @@ class Stream:
     transforms: tuple[tuple[Callable, ...], ...]
     seed: int
     lanes: Lanes | None = None
+    drawn: DrawnWindows | None = None
     buckets: Buckets | None = None
     group: int = 0
 
     def __len__(self) -> int:
-        """Rows of all sources: an epoch, if there is only one source."""
+        """Rows of all sources: an epoch, if there is only one source.
+
+        Of windows of drawn lengths it is an epoch too.
+        """
+        if self.drawn is not None:
+            return self.drawn.steps * self.drawn.count
         return sum(map(len, self.indices))
 
     @functools.cached_property
@@ -98,12 +107,17 @@ class Stream:
 
     def lengths(self, numbers: Iterable[int]) -> tuple[int, ...] | None:
         """Returns to which lengths a batch of these examples is padded, if not full."""
+        if self.drawn is not None:
+            return (self.drawn.padded(next(iter(numbers))),)
         if self.buckets is None:
             return None
         return self.buckets.lengths([self.locate(n)[::2] for n in numbers])
 
     def _locate(self, n: int) -> tuple[int, int, int]:
         """Returns what `locate` does, before examples are sorted."""
+        if self.drawn is not None:
+            span = self.drawn.locate(n)
+            return 0, span.epoch, span.start // self.drawn.length
         if self.lanes is not None:
             epoch, _, row, _ = self.lanes.locate(n)
             if row is None:
@@ -140,7 +154,12 @@ class Stream:
         source, epoch, row = self.locate(n)
         bits = np.random.Philox(key=self.seed, counter=[0, row, epoch, source])
         rng = np.random.Generator(bits)
-        example = self.indices[source].row(row)
+        if self.drawn is not None:
+            _, before, start, size = self.drawn.locate(n)
+            example = read_span(self.indices[0], self.drawn.length, start, size)
+            example["before"], lengths = before, lengths or self.lengths([n])
+        else:
+            example = self.indices[source].row(row)
         if lengths is not None:
             example["lengths"] = lengths
         counts = True

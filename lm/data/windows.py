@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -273,13 +273,36 @@ class _Buffer:
         return max(min(text.end - 1, fed) - first + 1, 0)
 
 
+def read_span(index: Index, length: int, start: int, size: int) -> dict[str, Any]:
+    """Returns what `Index.row` gives, for a row that begins and ends elsewhere.
+
+    Args:
+      index: of rows that `Contiguous` made of one source.
+      length: of its rows.
+      start: the first input, counted from the beginning of the first row.
+      size: the inputs, at least 1.
+    """
+    first, at = divmod(start, length)
+    rows = [index.row(i) for i in range(first, (start + size - 1) // length + 1)]
+    (head,), tails = rows[0]["pieces"], [row["pieces"][0][1:] for row in rows[1:]]
+    places = [row["starts"] + n * length for n, row in enumerate(rows)]
+    starts = np.unique(np.concatenate(places))
+    begun = starts[starts <= at]
+    return {
+        "pieces": [np.concatenate([head, *tails])[at : at + size + 1]],
+        "offset": at - begun[-1] if len(begun) else rows[0]["offset"] + at,
+        "starts": starts[(starts >= at) & (starts <= at + size)] - at,
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class NextInStream:
     """Makes an example of a row of `Contiguous`: the target is the next token.
 
     Positions count from the beginning of the text. If a lane of a stream begins in the
     middle of a text, positions count from the beginning of the lane:
-    `example["passed"]` is the number of earlier rows of the lane, 0 if it is absent.
+    `example["passed"]` is the number of earlier rows of the lane, 0 if it is absent; or
+    `example["before"]`, that of earlier tokens, where rows differ in length.
 
     Adds `inputs`, `positions`, `segment_ids`, `targets`, `weights`, each (length of
     row,).
@@ -296,7 +319,7 @@ class NextInStream:
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         (piece,) = example["pieces"]
-        before = example.get("passed", 0) * self.length
+        before = example.get("before", example.get("passed", 0) * self.length)
         positions = np.arange(len(piece) - 1, dtype=np.int32)
         segment_ids = np.ones(len(piece) - 1, np.int32)
         weights = np.ones(len(piece) - 1, np.float32)

@@ -148,11 +148,13 @@ class Optimizer(NamedTuple):
         and the new state.
       average: (parameters, OptimState, the last average) -> the average after an
         update; None where the run keeps none.
+      linear: whether an update times a factor is that of the learning rate times it.
     """
 
     init: Callable[[Tree], OptimState]
     update: Callable[[Tree, OptimState, Tree], tuple[Tree, OptimState]]
     average: Callable[[Tree, OptimState, Tree], Tree] | None = None
+    linear: bool = True
 
 
 def schedule(optim: Optim, steps_of: Callable[..., int]) -> Schedule:
@@ -219,7 +221,8 @@ def make(optim: Optim, params: Tree, schedule: Schedule) -> Optimizer:
     made = _make(optim, _resolve(optim.name), params, schedule)
     if optim.max_norm:
         shapes = trees.flatten(params)
-        made = made._replace(update=bounded(made.update, optim.max_norm, shapes))
+        update = bounded(made.update, optim.max_norm, shapes)
+        made = made._replace(update=update, linear=False)
     if optim.average_from is not None:
         return made._replace(average=averaging.plain(int(optim.average_from)))
     return (
@@ -279,7 +282,7 @@ def _schedule_free(
         found = optax.contrib.schedule_free_eval_params(state.groups, params)
         return live(found, params)
 
-    return Optimizer(init, update, average)
+    return Optimizer(init, update, average, linear=False)
 
 
 def _rms(learning_rate: Schedule, b2: float = 0.999, eps: float = 1e-8) -> Any:

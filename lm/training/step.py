@@ -322,6 +322,15 @@ def apply(
     return found, left.get("carry", {})
 
 
+def share_of(length: int) -> Callable[[Batch], Array]:
+    """Returns the function of a batch: the tokens of its longest row over `length`."""
+
+    def share(batch: Batch) -> Array:
+        return jnp.sum(batch["segment_ids"] != 0, axis=1).max() / length
+
+    return share
+
+
 def make_training(
     model: Any,
     objective: Any,
@@ -332,6 +341,7 @@ def make_training(
     grad_accum: int,
     gradient: Update,
     rows: int = 0,
+    pace: Callable[[Batch], Array] | None = None,
     halt: bool = True,
 ) -> Training:
     """Binds a model, an objective and an optimiser into the update of a state.
@@ -347,6 +357,7 @@ def make_training(
       gradient: how the gradient is made, of `lm/updates`.
       rows: of the state that the model carries from one batch to the next, one for
         each row of the batch; 0: it carries none.
+      pace: the factor of the learning rate for a batch; None is 1.
     """
 
     def start(params: PyTree) -> State:
@@ -388,6 +399,9 @@ def make_training(
     def update(state: State, batch: Batch) -> tuple[State, dict]:
         value, means, totals, carried, grads = differentiate(state, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        factor = 1.0 if pace is None else pace(batch)
+        if pace is not None:
+            updates = jax.tree.map(lambda change: factor * change, updates)
         params = optax.apply_updates(state.params, updates)
         norm = opt_state.gradient_norm
         sound = jnp.isfinite(value) & jnp.isfinite(norm)
@@ -408,7 +422,7 @@ def make_training(
             **{f"train/{name}_loss": mean for name, mean in means.items()},
             **{f"train/{name}_count": count for name, count in totals.items()},
             "optim/applied": sound.astype(jnp.float32),
-            "optim/lr": schedule(state.opt_state.count),
+            "optim/lr": factor * schedule(state.opt_state.count),
             "optim/gradient_norm": norm,
             "optim/parameter_norm": global_norm(params),
             "optim/update_norm": global_norm(updates),

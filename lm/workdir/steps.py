@@ -21,7 +21,10 @@ from lm.trees import flatten
 from lm.workdir import identity
 
 # Another value of these means other data: --allow-change does not allow it.
-FIXED = ("seed", "seq_len", "tokenizer", "data.sources", "data.pack", "data.order")
+FIXED = (
+    *("seed", "seq_len", "tokenizer"),
+    *("data.sources", "data.pack", "data.order", "data.windows"),
+)
 Leaves = dict[str, list]  # path -> [dtype, shape]
 Which = int | Literal["latest", "best"]
 
