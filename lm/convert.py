@@ -4,6 +4,7 @@ python -m lm.convert --from=hf:DIR --workdir=DIR
 python -m lm.convert --to=hf:DIR --workdir=RUN
 python -m lm.convert --from=arpa:FILE --workdir=DIR
 python -m lm.convert --to=arpa:FILE --workdir=RUN
+python -m lm.convert --from=grammar:FILE --workdir=DIR
 
 Formats other than hf: are the files of lm/formats.
 """
@@ -30,12 +31,13 @@ USAGE = """python -m lm.convert --from=hf:DIR --workdir=DIR [--init-missing=REGE
            [--checkpoint=latest|best|STEP] [--family=NAME]
            [--dtype=float32|bfloat16] [--drop=REGEX]
        python -m lm.convert --from=arpa:FILE|--to=arpa:FILE --workdir=DIR
+       python -m lm.convert --from=grammar:FILE|--to=grammar:FILE --workdir=DIR
 
 The first makes a workdir from a directory with config.json, weights and
 tokenizer, or from a model of the hub (hf:org/model or hf:org/model@revision,
 fetched once). lm.evaluate evaluates the workdir, and init.source starts a run
 from it. The second writes a run as such a directory. The third reads or writes
-an n-gram model as a file (FILE.gz is packed)."""
+an n-gram model as a file (FILE.gz is packed), the fourth a grammar as text."""
 
 
 def run(argv: list[str]) -> int:
@@ -45,13 +47,13 @@ def run(argv: list[str]) -> int:
         "--from",
         dest="source",
         metavar="FORMAT:PLACE",
-        help="what to read: hf:DIR or a model of the hub, arpa:FILE",
+        help="what to read: hf:DIR or a model of the hub, arpa:FILE, grammar:FILE",
     )
     parser.add_argument(
         "--to",
         dest="target",
         metavar="FORMAT:PLACE",
-        help="what to make: hf:DIR, arpa:FILE",
+        help="what to make: hf:DIR, arpa:FILE, grammar:FILE",
     )
     parser.add_argument(
         "--workdir",

@@ -38,7 +38,8 @@ and whether each token is the most probable one. A row of a .jsonl file has a
 "text", or a "context" and a "continuation", or for an encoder-decoder a
 "source" and a "target"; any other file has a text on each line. A row of the
 output is that of the input with the figures. A masked model's figure is the
-pseudo-log-likelihood, which "measure" says."""
+pseudo-log-likelihood, which "measure" says. A text that the model cannot make
+has "log_prob": null, and a grammar gives no figures of single tokens."""
 
 JSONL = (".jsonl", ".ndjson")
 EXAMPLE = '{"text": "..."}'
@@ -239,7 +240,7 @@ class Totals:
             return
         self.log_prob += row["log_prob"]
         for name in self.sums:
-            self.sums[name] += row[name]
+            self.sums[name] += math.nan if row[name] is None else row[name]
 
     def line(self) -> str:
         """Returns a line for the user."""
@@ -254,7 +255,8 @@ class Totals:
         if unknown and tokens > unknown:
             known = self.log_prob - self.sums["unknown_log_prob"]
             rest = perplexity(known, tokens - unknown)
-            parts.append(f"{unknown:,.0f} unknown (perplexity {rest:,.2f} without)")
+            without = "" if math.isnan(rest) else f" (perplexity {rest:,.2f} without)"
+            parts.append(f"{unknown:,.0f} unknown{without}")
         for name, what in (("cut", "tokens of contexts cut"), ("unscored", "unscored")):
             if self.sums[name]:
                 parts.append(f"{self.sums[name]:,.0f} {what}")

@@ -64,12 +64,14 @@ class Scored(NamedTuple):
         row by row, are `ids`.
       unscored: tokens at the beginning of the text that follow nothing.
       cut: how many tokens of the context no row has.
+      whole: whether the text alone has a probability, and none of its tokens.
     """
 
     ids: list[int]
     rows: Iterable[Arrays]
     unscored: tuple[int, ...] = ()
     cut: int = 0
+    whole: bool = False
 
 
 def split(codec: Codec, text: Text) -> tuple[list[int], list[int]]:

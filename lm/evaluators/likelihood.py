@@ -33,6 +33,7 @@ class Score(NamedTuple):
       best: for each, whether no other token is more probable.
       unscored: tokens at the beginning of the text that follow nothing.
       cut: how many tokens of the context the model did not read.
+      whole: whether only the total has a meaning.
     """
 
     ids: list[int]
@@ -40,6 +41,7 @@ class Score(NamedTuple):
     best: np.ndarray
     unscored: tuple[int, ...] = ()
     cut: int = 0
+    whole: bool = False
 
     @property
     def total(self) -> float:
@@ -117,7 +119,9 @@ class Scorer:
             )
             count, done = len(scored.ids), 0
             empty = np.zeros(count), np.zeros(count, bool)
-            scores.append(Score(scored.ids, *empty, scored.unscored, scored.cut))
+            scores.append(
+                Score(scored.ids, *empty, scored.unscored, scored.cut, scored.whole)
+            )
             for row in scored.rows:
                 size = max(len(a) for name, a in row.items() if name.endswith("inputs"))
                 self._check(size, text)
@@ -227,6 +231,8 @@ def describe(
         greedy            whether each token is the most probable one
         unscored, cut     see `Score`; the number of tokens
 
+    Of a text that has a probability as a whole, what is of tokens is not defined.
+
     Args:
       per_token: whether to add `token_texts` and `token_log_probs`.
     """
@@ -242,14 +248,17 @@ def describe(
         "perplexity": exp(-total / count) if count and possible else None,
         "bits_per_byte": bits / size if size > 0 and possible else None,
         "unknown": int(unknown.sum()),
-        "unknown_log_prob": _number(float(score.log_probs[unknown].sum())),
-        "greedy": bool(score.best.all()),
+        "unknown_log_prob": None
+        if score.whole
+        else _number(float(score.log_probs[unknown].sum())),
+        "greedy": None if score.whole else bool(score.best.all()),
         "unscored": len(score.unscored),
         "cut": score.cut,
     }
     if per_token:
         found["token_texts"] = [codec.token(id) for id in score.ids]
-        found["token_log_probs"] = [*map(_number, score.log_probs.tolist())]
+        each = [*map(_number, score.log_probs.tolist())]
+        found["token_log_probs"] = None if score.whole else each
     return found
 
 

@@ -27,7 +27,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lm.errors import DataError
 from lm.models.base import Compute, Head
@@ -45,6 +45,7 @@ CHANGEABLE = ("backup",)
 
 Batch = dict[str, Any]
 
+CHARTS = 1 << 26  # entries of the charts that are computed at a time
 STEP = 8  # lengths are rounded up to a multiple of it, so that few programs are made
 
 
@@ -175,7 +176,7 @@ class Model(nn.Module):
                 "symbol": symbol.astype(np.int32),
                 "entry": entries[:, 1].astype(np.int32),
                 "weights": _logs(by_class / totals[symbol]),
-                "table": table_of(entries[:, 1], size),
+                "table": cky.table_of(entries[:, 1], size),
             },
             "unigrams": _logs((unigrams + 1) / (unigrams + 1).sum()),
             "length": _logs(np.array([words, sentences]) / (words + sentences)),
@@ -257,12 +258,30 @@ class Model(nn.Module):
     def log_inside(self, batch: Batch) -> Float[Array, "B"]:
         """Computes the log-probability of each sentence; -inf without a tree."""
         params = self.variables["params"]
-        return cky.inside(*_grammar(params), *_scores(self.words, params, batch))
+        words, lengths = _scores(self.words, params, batch)
+        S, B, T = words.shape
+        rows = min(max(CHARTS // (S * T * T), 1), B)
+        more = -B % rows
+        words = jnp.pad(jnp.swapaxes(words, 0, 1), ((0, more), (0, 0), (0, 0)))
+        groups = words.reshape(-1, rows, S, T), jnp.pad(lengths, (0, more))
+
+        def some(part: tuple[jax.Array, jax.Array]) -> Float[Array, "b"]:
+            return cky.inside(*_grammar(params), jnp.swapaxes(part[0], 0, 1), part[1])
+
+        found = jax.lax.map(some, (groups[0], groups[1].reshape(-1, rows)))
+        return found.reshape(-1)[:B]
+
+    def has_tree(self, batch: Batch) -> Bool[Array, "B"]:
+        """Tells of each sentence whether the grammar has it."""
+        params = self.variables["params"]
+        return cky.recognize(*_grammar(params), *_scores(self.words, params, batch))
 
     def log_prob(
         self, batch: Batch, inside: Float[Array, "B"] | None = None
     ) -> Float[Array, "B"]:
         """Computes the log-probability of each sentence, the unigram model mixed in.
+
+        It is -inf for a sentence without a tree where `backup` is 0.
 
         Args:
           inside: what `log_inside` gives, if it is known already.
@@ -272,8 +291,10 @@ class Model(nn.Module):
         entries = _entry_of(self.words, params, batch["inputs"], batch["classes"])
         each = params["unigrams"][entries] + params["length"][0]
         unigrams = jnp.sum(jnp.where(real, each, 0.0), axis=1) + params["length"][1]
-        shares = np.log1p(-self.backup), np.log(np.maximum(self.backup, 1e-38))
         inside = self.log_inside(batch) if inside is None else inside
+        if self.backup == 0:
+            return inside
+        shares = np.log1p(-self.backup), np.log(self.backup)
         return jnp.logaddexp(inside + shares[0], unigrams + shares[1])
 
     def parse(self, batch: Batch) -> cky.Parse:
@@ -311,16 +332,6 @@ def read_tree(
                 rows["start"].append((node[0],))
                 return  # the rest is padding
             above[-1].append(node[0])
-
-
-def table_of(entries: Int[np.ndarray, "L"], size: int) -> Int[np.ndarray, "E M"]:
-    """Returns for each entry the numbers of its rules, -1 where there are no more."""
-    order = np.argsort(entries, kind="stable")
-    counts = np.bincount(entries, minlength=size)
-    column = np.arange(len(entries)) - (np.cumsum(counts) - counts)[entries[order]]
-    table = np.full((size, max(int(counts.max()), 1)), -1, np.int32)
-    table[entries[order], column] = order
-    return table
 
 
 def _distinct(

@@ -6,14 +6,16 @@ them, and a binary tree as tokens. The tokenizer is one of whole words.
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from lm.data.index import Encoded, Index, Layout, Writer
 from lm.data.layouts import text_of
+from lm.data.scoring import Scored, Settings, Text
 from lm.data.sources.base import Record
 from lm.data.transforms import Example, filled, segments
 from lm.errors import DataError
@@ -67,10 +69,7 @@ class Sentences:
         for record, pieces in records:
             text = text_of(record, self.words)
             words = text.split()
-            if len(words) != len(pieces[0]) or not words:
-                found = f"{len(words)} words and {len(pieces[0])} tokens"
-                fix = 'set tokenizer=dict(name="word", kind="word")'
-                raise DataError(record.where, found, "a token for each word", fix)
+            check_words(words, pieces[0], record.where)
             if len(words) > self.length:
                 if self.too_long == "error":
                     found, expected = f"{len(words)} words", f"at most {self.length}"
@@ -81,6 +80,14 @@ class Sentences:
             classes = [word_class(word) for word in words]
             size = float(len(text.encode()))
             out.row(pieces, record=out.record, classes=classes, bytes=size)
+
+
+def check_words(words: Sequence[str], pieces: Sequence[int], where: str) -> None:
+    """Raises a DataError for a sentence without words, or without a token for each."""
+    if len(words) != len(pieces) or not words:
+        found = f"{len(words)} words and {len(pieces)} tokens"
+        fix = 'set tokenizer=dict(name="word", kind="word")'
+        raise DataError(where, found, "a token for each word", fix if words else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +125,7 @@ class Objective(base.Objective):
     tree: str = "tree"
     too_long: Literal["error", "skip"] = "skip"
 
-    can: ClassVar[frozenset[str]] = frozenset({"trees", "show"})
+    can: ClassVar[frozenset[str]] = frozenset({"trees", "show", "score"})
 
     @property
     def needs(self) -> frozenset[str]:
@@ -174,6 +181,33 @@ class Objective(base.Objective):
             "inside": inside,
             "log_prob": model.log_prob(batch, inside),
         }
+
+    @property
+    def score_fields(self) -> tuple[tuple[str, ...], ...]:
+        return (("text",),)
+
+    def score_rows(
+        self, codec: Codec, text: Text, settings: Settings, *, limit: int | None
+    ) -> Scored:
+        """Makes the row of a sentence, whose end is always part of its probability."""
+        words, ids = text.text.split(), codec.encode(text.text)
+        check_words(words, ids, text.where)
+        row = {
+            "inputs": np.asarray(ids, np.int32),
+            "segment_ids": np.ones(len(ids), np.int32),
+            "classes": np.asarray([word_class(word) for word in words], np.int32),
+            "weights": np.ones(len(ids), np.float32),
+        }
+        return Scored(ids, [row], whole=True)
+
+    def score(
+        self, model: Any, batch: Batch
+    ) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
+        """Returns log p of each sentence at its last word, and 0 at the others."""
+        real = batch["segment_ids"] != 0
+        last = jnp.arange(real.shape[1]) == jnp.sum(real, axis=1, keepdims=True) - 1
+        found = jnp.where(last, model.log_prob(batch)[:, None], 0.0)
+        return found, jnp.zeros_like(last)
 
     def show(self, batch: Rows, predictions: Rows, codec: Codec, row: int) -> str:
         """Shows the words and the best binary tree of a sentence."""

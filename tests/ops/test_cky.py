@@ -56,13 +56,15 @@ def everything(rules, start, words, lengths):
         )
     )
     counts = jax.grad(total, (0, 1, 2))(rules.weights, start, words)
-    return found, counts, cky.viterbi(rules, start, words, lengths)
+    best = cky.viterbi(rules, start, words, lengths)
+    return found, counts, best, cky.recognize(rules, start, words, lengths)
 
 
 def test_all_trees_of_a_sentence():
     grammar = random_grammar()
     rules, start, words, lengths = grammar
-    found, counts, best = jax.tree.map(np.asarray, everything(*grammar))
+    found, counts, best, member = jax.tree.map(np.asarray, everything(*grammar))
+    assert member.all()
     expected = np.zeros(len(rules.weights))
     for row, length in enumerate(np.asarray(lengths)):
         every = {
@@ -104,18 +106,43 @@ def test_all_trees_of_a_sentence():
 def test_a_sentence_without_a_tree():
     rules, start, words, lengths = random_grammar()
     words = words.at[:, 1, 1].set(-jnp.inf)
-    found, counts, best = everything(rules, start, words, lengths)
+    found, counts, best, member = everything(rules, start, words, lengths)
+    assert member.tolist() == [True, False, True]
     assert found[1] == best.scores[1] == -np.inf and np.isfinite(found[0])
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(counts))
     none = everything(rules, start, words, jnp.zeros(3, jnp.int32))
     assert (none[0] == -np.inf).all() and (none[2].scores == -np.inf).all()
+    assert not none[3].any()
+
+
+def test_a_tree_whose_probability_is_lost_beside_another_is_found():
+    rules = cky.Rules(*(jnp.asarray([x]) for x in (0, 1, 1)), jnp.zeros(1))
+    start = jnp.asarray([0.0, -jnp.inf, -jnp.inf])
+    words = jnp.asarray([-jnp.inf, -200.0, 0.0])[:, None, None]
+    given = rules, start, jnp.broadcast_to(words, (3, 1, 2)), jnp.asarray([2])
+    assert cky.inside(*given)[0] == -np.inf and cky.recognize(*given)[0]
+    assert cky.viterbi(*given).scores[0] == -400
+
+
+def test_a_sentence_in_a_longer_chart():
+    """Widths in two loops, and spans that would begin beyond the sentence."""
+    rules, start, words, _ = random_grammar(1)
+    words = jnp.tile(words, (1, 1, 2))[:, :1, :7]
+    both = jnp.concatenate([words, words], axis=1)
+    found, counts, best, _ = everything(rules, start, both, jnp.asarray([7, 6]))
+    rest = jax.jit(cky.inside)(rules, start, words[:, :, :6], jnp.asarray([6]))
+    assert rest[0] == pytest.approx(float(found[1]), rel=1e-5) != float(found[0])
+    assert counts[0].sum() == pytest.approx(6 + 5, rel=1e-4)
+    assert counts[2].sum() == pytest.approx(7 + 6, rel=1e-4)
+    assert best.nodes[1, :11, 1].min() == 1 and not best.nodes[1, 11:, 1].any()
+    assert (best.scores < found).all()
 
 
 def test_a_reference_grammar(test_data):
     """Inside, best parse and expected counts of sentences, as nltk finds them."""
     folder = test_data("ref_crf_hmm_pcfg")
     reference = json.loads((folder / "pcfg_toy.json").read_text())
-    grammar = formats.parse("\n".join(reference["grammar"]), "pcfg_toy", "S")
+    grammar = formats.parse([("toy", rule) for rule in reference["grammar"]], "toy")
     sentences = reference["sentences"]
     longest = max(len(s["words"]) for s in sentences)
     words = np.full(
@@ -127,14 +154,16 @@ def test_a_reference_grammar(test_data):
             for symbol, own, weight in grammar.lexical:
                 if own == word:
                     words[symbol, row, at] = weight
-    given = grammar.rules, grammar.start, jnp.asarray(words), jnp.asarray(lengths)
-    found, counts, best = jax.tree.map(np.asarray, everything(*given))
-    names, total = grammar.symbols, np.zeros(len(grammar.rules.weights))
+    rules = cky.Rules(*map(jnp.asarray, grammar.rules.values()))
+    given = rules, jnp.asarray(grammar.start), jnp.asarray(words), jnp.asarray(lengths)
+    found, counts, best, member = jax.tree.map(np.asarray, everything(*given))
+    names, total = grammar.symbols, np.zeros(len(rules.weights))
     for row, sentence in enumerate(sentences):
         wanted = sentence["log_inside"]
         if wanted is None:  # "the the man"
-            assert found[row] == best.scores[row] == -np.inf
+            assert found[row] == best.scores[row] == -np.inf and not member[row]
             continue
+        assert member[row]
         assert found[row] == pytest.approx(wanted, rel=1e-6)
         assert best.scores[row] == pytest.approx(
             np.log(sentence["viterbi_prob"]), rel=1e-6
@@ -147,7 +176,7 @@ def test_a_reference_grammar(test_data):
             return f"({names[symbol]} {' '.join(parts)})"
 
         assert text() == sentence["viterbi"]
-        for at, rule in enumerate(zip(*map(np.asarray, grammar.rules[:3]))):
+        for at, rule in enumerate(zip(*map(np.asarray, rules[:3]))):
             parent, left, right = (names[i] for i in rule)
             total[at] += sentence["expected_counts"].get(
                 f"{parent} -> {left} {right}", 0
