@@ -27,6 +27,7 @@ ALLOWED = {
     "objectives": "data models ops tokenizers",
     "decoding": "models.base ops tokenizers trees",
     "evaluators": "config data decoding host metrics objectives.base tokenizers",
+    "retrieval": "host",
     "training": "config host trees updates workdir",
     "updates": "ops trees",
     "workdir": "config host trees",
