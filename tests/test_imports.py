@@ -50,6 +50,7 @@ ALLOWED = {
     "predict": "ask config data host run workdir",
     "score": "config data evaluators host run workdir",
     "rescore": "config data formats host metrics run",
+    "search": "config formats host metrics retrieval",
     "verify": "checks config data hf host run trees vectors workdir",
     "main": "config hf host run",
     "__init__": "ask config data decoding evaluators hf host main run transfer workdir",
