@@ -2,9 +2,8 @@
 
 What:     3 layers of LSTM (1150 units, embeddings of 400, tied), weight drop, locked
           dropout, dropout of words, regularised states, windows of drawn lengths; SGD
-          with a learning rate that follows the length of the window and, in the last
-          third of the run, an average of the weights. The paper begins the average
-          where the validation perplexity stops improving; here it is fixed.
+          with a learning rate that follows the length of the window and, from where
+          the validation loss stops improving, an average of the weights.
 Data:     dir=FOLDER with train.txt.gz (or train.txt), valid.txt and test.txt of
           WikiText-2, or any text in lines.
 Command:  python -m lm.main --config=configs/awd_lstm.py:dir=FOLDER
@@ -69,7 +68,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         schedule="constant",
         clip=0.25,
         weight_decay=1.2e-6,
-        average_from="67%",
+        average_when="valid/loss",
+        average_patience=5,
     )
 
     packed = (Path(arg.dir) / "train.txt.gz").exists()

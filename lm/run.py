@@ -301,16 +301,11 @@ def open_training(
             halt=halt,
         )
         return step.compile_training(training, program, config.mesh.rules)
-    optimizer = optim.make(settings, program.params, schedule)
     drawn = corpus.stream.drawn is not None
-    if drawn and not optimizer.linear:
-        found = "'drawn' with optim.max_norm or a schedule-free optimiser"
-        expected = "an optimiser whose updates the length of a window can scale"
-        raise ConfigError("data.windows", found, expected)
     make = functools.partial(
         step.make_training,
         objective=corpus.objective,
-        optimizer=optimizer,
+        optimizer=optim.make(settings, program.params, schedule),
         schedule=schedule,
         seed=config.seed,
         grad_accum=config.grad_accum,

@@ -264,9 +264,6 @@ def _check_evaluations(
             )
         data = f"{where}.data"
         require(_stream_rules(config, model, own, section.data, data))
-        if section.data.windows != "fixed":
-            found = repr(section.data.windows)
-            raise ConfigError(f"{data}.windows", found, "'fixed' in an evaluation")
         require(evaluator.rules(config, where))
         yield name, evaluator.yields(own)
 
@@ -304,10 +301,11 @@ def _metric_rules(
     Args:
       yielded: the names of the metrics of each evaluation; None where they are unknown.
     """
-    for where in ("checkpoint.best", "stop.metric"):
+    for where in ("checkpoint.best", "stop.metric", "optim.average_when"):
         section, _, field = where.partition(".")
-        metric = config[section][field]
-        names = yielded[metric.partition("/")[0]] if metric else None
+        metric = config[section].get(field)
+        # Training checks that there is an evaluation of optim.average_when.
+        names = yielded.get(metric.partition("/")[0]) if metric else None
         if names is None:
             continue
         name = metric.partition("/")[0]

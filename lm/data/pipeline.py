@@ -65,7 +65,8 @@ class Data:
       windows: with order="stream", "drawn" trains on windows whose lengths are drawn
         about `seq_len` anew in each epoch (lm/data/lanes.py), and multiplies the
         learning rate of each step by the length of its window over `seq_len` (Merity et
-        al. 2018). For one source. A duration in tokens counts `seq_len` for a row.
+        al. 2018). For one source; a duration in tokens counts `seq_len` for a row.
+        Evaluations are cut every `seq_len` tokens.
       buckets: to how many lengths rows are padded where they are not packed: `seq_len`,
         and others down to a part of it, each a shape that is compiled when it is first
         needed. A batch has rows of similar length: training rows are sorted by length
@@ -359,7 +360,7 @@ def open_stream(
         opened.append(index)
     rows = sum(map(len, opened))
     drawn_windows = None
-    if data.windows == "drawn":
+    if train and data.windows == "drawn":
         drawn_windows = open_windows(opened[0], batch_size, seq_len, seed, multiple)
     warm = 0 if train or batch_size == 1 else -(-WARM_UP // seq_len)
     lengths = [objective.row_lengths(layout, i) for i in opened if not data.pack]
@@ -460,8 +461,8 @@ def rows_of(stream: Stream) -> list[dict[str, Any]]:
 
 def identity_of(section: Mapping[str, Any], stream: Stream) -> dict[str, Any]:
     """Returns what a checkpoint keeps of an evaluation: hash of the section, rows."""
-    # Without folds their fields are left out, so that older runs continue; an
-    # evaluation has no drawn windows.
+    # Without folds their fields are left out, so that older runs continue; those of
+    # training alone always are.
     folded = section["data"].get("fold")
     data = {
         name: value

@@ -63,11 +63,13 @@ def conclude(life: Life, at: Progress, row: Row, last: bool) -> tuple[Progress, 
             for name in life.times.to_evaluate(at.step):
                 life.watching.at(f"evaluation {name}", times=10)
                 values |= life.evals[name](weights, at.step)
-            at = at.observe(values)
+            began, at = at.trigger.step, at.observe(values)
         except Exception:
             keep(life, at)
             raise
     life.writer.row(at.step, values, lap)
+    if at.trigger.step != began:
+        life.writer.note(f"step {at.step}: {at.trigger.describe()}")
     for line in at.undefined(values):
         life.writer.note(f"warning: step {at.step}: {line}")
     over = last or at.enough

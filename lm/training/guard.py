@@ -99,15 +99,8 @@ class Best:
         Raises:
           ConfigError: the evaluation ran and has no metric of this name.
         """
-        if self.metric is None:
+        if (value := value_of(self.metric, metrics)) is None:
             return self
-        if self.metric not in metrics:
-            evaluation = self.metric.partition("/")[0]
-            known = sorted(k for k in metrics if k.startswith(f"{evaluation}/"))
-            if known:
-                raise _unknown_metric(self.metric, known)
-            return self
-        value = float(metrics[self.metric])
         if self._improves(value):
             return replace(self, value=value, step=step, stale=0)
         return replace(self, stale=self.stale + 1)
@@ -130,6 +123,21 @@ class Best:
         if not saved or (saved["metric"], saved["mode"]) != (self.metric, self.mode):
             return self
         return Best(**{**saved, "min_delta": self.min_delta})
+
+
+def value_of(metric: str | None, metrics: Mapping[str, Any]) -> float | None:
+    """Returns the value of a metric that is followed; None in a row without it.
+
+    Raises:
+      ConfigError: its evaluation ran and has no metric of this name.
+    """
+    if metric is None or metric in metrics:
+        return None if metric is None else float(metrics[metric])
+    evaluation = metric.partition("/")[0]
+    known = sorted(k for k in metrics if k.startswith(f"{evaluation}/"))
+    if known:
+        raise _unknown_metric(metric, known)
+    return None
 
 
 def follow(stop: Stop) -> Best:

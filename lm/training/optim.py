@@ -48,6 +48,7 @@ BOUNDS = {
     "decay_mask": "[0, inf)",
     "multipliers": "(0, inf)",
     "max_norm": "(0, inf)",
+    "average_patience": "[1, 1000000]",
 }
 CHANGEABLE = ("weights",)
 WORDS = {"schedule": "training.schedules:*"}
@@ -96,8 +97,12 @@ class Optim:
         keeps none. Early on the decay is less, (1 + t) / (10 + t) after t updates.
       average_from: when a plain average of the weights after each update begins, with a
         constant learning rate (Polyak and Juditsky 1992); before, averaged are the
-        trained. AWD-LSTM (Merity et al. 2018) begins it where its validation figure
-        stops improving.
+        trained.
+      average_when: the metric of an evaluation, such as "valid/loss", of which less is
+        better: the plain average begins where this stops improving, when its value is
+        worse than the best of those before the last `average_patience` (NT-ASGD, Merity
+        et al. 2018, Algorithm 1).
+      average_patience: a number of evaluations.
       weights: those that evaluations measure, "averaged" or "trained". Where there is
         no average (by `ema` or a schedule-free optimiser), averaged are the trained.
     """
@@ -121,6 +126,8 @@ class Optim:
     options: dict = field(default_factory=dict)
     ema: float | None = None
     average_from: Duration | None = None
+    average_when: str | None = None
+    average_patience: int = 5
     weights: Literal["averaged", "trained"] = "averaged"
 
 
@@ -146,14 +153,16 @@ class Optimizer(NamedTuple):
       init: parameters -> `OptimState`.
       update: (gradients, OptimState, parameters) -> what is added to the parameters,
         and the new state.
-      average: (parameters, OptimState, the last average) -> the average after an
-        update; None where the run keeps none.
+      average: (parameters, OptimState, the last average, the state's `average_from`) ->
+        the average after an update; None where the run keeps none.
+      triggered: whether the average begins where the state's `average_from` says.
       linear: whether an update times a factor is that of the learning rate times it.
     """
 
     init: Callable[[Tree], OptimState]
     update: Callable[[Tree, OptimState, Tree], tuple[Tree, OptimState]]
-    average: Callable[[Tree, OptimState, Tree], Tree] | None = None
+    average: averaging.Average | None = None
+    triggered: bool = False
     linear: bool = True
 
 
@@ -208,12 +217,7 @@ def make(optim: Optim, params: Tree, schedule: Schedule) -> Optimizer:
         parameter that no pattern of `decay_mask` covers, nothing left to train.
     """
     base = _BASES.get(optim.name)
-    if base is not None and optim.ema is not None:
-        found = f"{optim.ema} with {optim.name}"
-        raise ConfigError("optim.ema", found, "None: the optimiser averages itself")
-    if optim.average_from is not None and (base is not None or optim.ema is not None):
-        found = f"{optim.average_from} with {optim.name}, ema={optim.ema}"
-        raise ConfigError("optim.average_from", found, "one kind of average")
+    average = averaging.chosen(optim, itself=base is not None)
     if base is not None and optim.max_norm:
         raise ConfigError("optim.max_norm", f"one with {optim.name}", "another name")
     if base is not None:
@@ -223,13 +227,8 @@ def make(optim: Optim, params: Tree, schedule: Schedule) -> Optimizer:
         shapes = trees.flatten(params)
         update = bounded(made.update, optim.max_norm, shapes)
         made = made._replace(update=update, linear=False)
-    if optim.average_from is not None:
-        return made._replace(average=averaging.plain(int(optim.average_from)))
-    return (
-        made
-        if optim.ema is None
-        else made._replace(average=averaging.moving(optim.ema))
-    )
+    triggered = optim.average_when is not None
+    return made._replace(average=average, triggered=triggered)
 
 
 def _schedule_free(
@@ -278,7 +277,7 @@ def _schedule_free(
         # What is frozen comes through the averages changed by their rounding.
         return live(updates, jax.tree.map(jnp.zeros_like, updates)), state_of(groups)
 
-    def average(params: Tree, state: OptimState, last: Tree) -> Tree:
+    def average(params: Tree, state: OptimState, last: Tree, begins: Any) -> Tree:
         found = optax.contrib.schedule_free_eval_params(state.groups, params)
         return live(found, params)
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from lm.config import resolve as configs
 from lm.config.resolve import Config
-from lm.training import guard
+from lm.training import averaging, guard
+from lm.training.averaging import Trigger
 from lm.training.guard import Best, Faults, Stop
 from lm.training.step import State
 
@@ -24,6 +25,7 @@ class Progress:
       data: the identity of the data, which a resume compares.
       best: the metric that `config.checkpoint.best` follows.
       following: the metric that early stopping follows.
+      trigger: what begins the average of the weights (`optim.average_when`).
       faults: the batches and updates that were left out.
       row: the values of this step's row while its evaluations are still to come.
     """
@@ -34,6 +36,7 @@ class Progress:
     data: Mapping[str, Any]
     best: Best
     following: Best
+    trigger: Trigger = field(default_factory=Trigger)
     faults: Faults = field(default_factory=Faults)
     row: Mapping[str, Any] | None = None
 
@@ -43,7 +46,8 @@ class Progress:
         nothing: Any = {}
         stop = configs.build(Stop, config.stop)
         best = Best(config.checkpoint.best, config.checkpoint.best_mode)
-        return Progress(0, State(nothing), stop, data, best, guard.follow(stop))
+        followed = best, guard.follow(stop), Trigger.of(config)
+        return Progress(0, State(nothing), stop, data, *followed)
 
     def advance(self, state: State) -> "Progress":
         """Returns the progress after one more update, which gave `state`."""
@@ -55,10 +59,16 @@ class Progress:
         Raises:
           ConfigError: an evaluation ran and lacks the metric that is followed.
         """
+        state, trigger = self.state, self.trigger.observe(self.step, values)
+        if trigger.step != self.trigger.step:
+            begins = averaging.begin(state.average_from, self.step)
+            state = state._replace(average_from=begins)
         return replace(
             self,
+            state=state,
             best=self.best.observe(self.step, values),
             following=self.following.observe(self.step, values),
+            trigger=trigger,
             row=None,
         )
 
@@ -74,6 +84,11 @@ class Progress:
             "data": self.data,
             "stop": self.following.asdict(),
             "best": self.best.asdict(),
+            **(
+                {}
+                if self.trigger.metric is None
+                else {"average": self.trigger.asdict()}
+            ),
             **self.faults.asdict(),
             **({} if self.row is None else {"row": dict(self.row)}),
         }
@@ -97,6 +112,7 @@ class Progress:
             state=state,
             best=guard.Best(self.best.metric, self.best.mode).resume(host["best"]),
             following=guard.follow(self.stop).resume(host["stop"]),
+            trigger=self.trigger.resume(host.get("average")),
             faults=faults,
             row=host.get("row"),
         )

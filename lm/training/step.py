@@ -12,7 +12,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
-from lm.training import sharding
+from lm.errors import ConfigError
+from lm.training import averaging, sharding
 from lm.training.optim import Optimizer, global_norm
 from lm.updates.base import Rows, Update
 
@@ -29,6 +30,7 @@ class State(NamedTuple):
       carried: the model's state after the previous rows, rows on axis 0 (`Carries`).
       averaged: the average of the parameters (`optim.ema`, or a schedule-free
         optimiser's), in their tree.
+      average_from: the step after which that average begins (`optim.average_when`).
     """
 
     step: Int[Array, ""]
@@ -37,6 +39,7 @@ class State(NamedTuple):
     opt_state: PyTree = {}  # noqa: RUF012
     carried: PyTree = {}  # noqa: RUF012
     averaged: PyTree = {}  # noqa: RUF012
+    average_from: PyTree = {}  # noqa: RUF012
 
     def weights(self, which: str = "averaged") -> PyTree:
         """Returns the average, where it is asked for and kept, else the parameters."""
@@ -358,7 +361,14 @@ def make_training(
       rows: of the state that the model carries from one batch to the next, one for
         each row of the batch; 0: it carries none.
       pace: the factor of the learning rate for a batch; None is 1.
+
+    Raises:
+      ConfigError: a pace for an optimiser whose updates it cannot scale.
     """
+    if pace is not None and not optimizer.linear:
+        found = "'drawn' with optim.max_norm or a schedule-free optimiser"
+        expected = "an optimiser whose updates the length of a window can scale"
+        raise ConfigError("data.windows", found, expected)
 
     def start(params: PyTree) -> State:
         return State(
@@ -367,6 +377,7 @@ def make_training(
             opt_state=optimizer.init(params),
             carried=model.apply({}, rows, method="make_carry") if rows else {},
             averaged=jax.tree.map(jnp.copy, params) if optimizer.average else {},
+            average_from=jnp.int32(averaging.NEVER) if optimizer.triggered else {},
         )
 
     def loss(params: PyTree, rows: Rows, totals: dict, key: Array) -> tuple:
@@ -409,7 +420,8 @@ def make_training(
             sound &= jnp.isfinite(state.opt_state.gradient_norm)
         averaged = state.averaged
         if optimizer.average:
-            averaged = optimizer.average(params, opt_state, averaged)
+            begins = state.average_from
+            averaged = optimizer.average(params, opt_state, averaged, begins)
         params, opt_state, carried, averaged = jax.tree.map(
             lambda new, old: jnp.where(sound, new, old),
             (params, opt_state, carried, averaged),
@@ -427,7 +439,8 @@ def make_training(
             "optim/parameter_norm": global_norm(params),
             "optim/update_norm": global_norm(updates),
         }
-        new = State(state.step + 1, params, opt_state, carried, averaged)
+        parts = params, opt_state, carried, averaged, state.average_from
+        new = State(state.step + 1, *parts)
         return new, measurements
 
     return Training(

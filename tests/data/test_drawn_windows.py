@@ -215,10 +215,6 @@ def test_a_run_resumes_exactly_and_its_learning_rate_is_that_of_the_length(tmp_p
     [
         ({"data__order": "shuffled", "objective__borders": "row"}, "data.windows: .*"),
         ({"data__sources": RUN["data"]["sources"] * 2}, "with 2 sources"),
-        (
-            {"evals": {"dev": {"evaluator": "mean", "data": RUN["data"]}}},
-            r"evals\.dev\.data\.windows: found 'drawn'",
-        ),
     ],
 )
 def test_what_has_no_such_windows_is_refused(changes, message):

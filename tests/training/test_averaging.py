@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from lm import evaluate, trees
 from lm import run as runs
 from lm.errors import ConfigError
-from lm.training import optim
+from lm.training import averaging, optim
 from lm.training.step import State
 from lm.workdir import checkpoint
 from lm.workdir.checkpoint import Checkpointer
@@ -87,18 +88,34 @@ def test_init_source_takes_the_average_and_the_weights_themselves_by_choice(
             np.testing.assert_array_equal(x, expected[path])
 
 
+# So large a learning rate that the loss rises early.
+WHEN = {
+    "optim": {
+        "name": "sgd",
+        "lr": 3.0,
+        "schedule": "constant",
+        "average_when": "heldout/loss",
+        "average_patience": 1,
+    },
+    "evals__heldout__every": 1,
+    "checkpoint": {"every": 1, "keep_last": 9},
+}
 FREE = {"optim": {"name": "schedule_free_adamw", "lr": 1e-2, "schedule": "constant"}}
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"optim__ema": 0.7}, pytest.param(FREE, marks=pytest.mark.slow)],
-    ids=["ema", "schedule-free"],
+    [
+        {"optim__ema": 0.7},
+        pytest.param(FREE, marks=pytest.mark.slow),
+        pytest.param(WHEN, marks=pytest.mark.slow),
+    ],
+    ids=["ema", "schedule-free", "triggered"],
 )
 def test_a_resume_keeps_the_average_to_the_bit(tmp_path, monkeypatch, changes):
     from tests.test_train import stop_after
 
-    changes = {"steps": 6, "evals__heldout__every": 3, **changes}
+    changes = {"steps": 6, "evals__heldout__every": 3} | changes
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert tiny.run(changes, whole) == 0
     with monkeypatch.context() as patched:
@@ -159,7 +176,7 @@ def test_a_plain_average_begins_at_its_step():
         grads = {"w": params["w"] + step}
         updates, state = made.update(grads, state, params)
         params = jax.tree.map(jax.numpy.add, params, updates)
-        last = made.average(params, state, last)
+        last = made.average(params, state, last, {})
         seen.append(np.asarray(params["w"]))
         expected = np.mean(seen[2:], axis=0) if step > 2 else seen[-1]
         np.testing.assert_allclose(last["w"], expected, rtol=1e-6)
@@ -169,3 +186,60 @@ def test_there_is_one_kind_of_average():
     settings = optim.Optim("sgd", average_from=2, ema=0.9)
     with pytest.raises(ConfigError, match=r"optim\.average_from: found 2 with sgd"):
         optim.make(settings, {"w": jax.numpy.zeros(2)}, lambda _: 0.1)
+    settings = optim.Optim("sgd", average_from=2, average_when="dev/loss")
+    with pytest.raises(ConfigError, match=r"average_from: .*average_when='dev/loss'"):
+        optim.make(settings, {"w": jax.numpy.zeros(2)}, lambda _: 0.1)
+
+
+@pytest.mark.parametrize(
+    ("patience", "losses", "begins"),
+    [
+        (1, (3.0, 2.0, 1.0, 2.5), 4),  # worse than the best of 3 and 2
+        (1, (3.0, 2.0, 2.5, 2.2), 4),
+        (2, (3.0, 2.0, 2.5, 2.2, 2.1), 5),
+        (2, (3.0, 2.0, 2.5, 1.9, 1.8, 1.7), None),
+        (2, (3.0, 2.0, math.nan, 1.9, 1.8, 1.7), None),
+        (2, (3.0, 2.0, 1.0, math.nan), 4),
+        (5, (1.0, 2.0, 2.0, 2.0, 2.0), None),
+        (5, (1.0, 2.0, 2.0, 2.0, 2.0, 1.5, 1.2), 7),
+    ],
+)
+def test_the_trigger_looks_past_the_last_evaluations(patience, losses, begins):
+    """With a loss after each step; a resume between any two changes nothing."""
+    trigger = averaging.Trigger("dev/loss", patience)
+    for step, loss in enumerate(losses, 1):
+        trigger = trigger.observe(step, {"train/loss": 9.0})
+        assert trigger.step is None or trigger.step < step
+        trigger = trigger.observe(step, {"dev/loss": loss})
+        saved = json.loads(json.dumps(trigger.asdict()))
+        assert averaging.Trigger("dev/loss", patience).resume(saved) == trigger
+    assert trigger.step == begins
+    with pytest.raises(ConfigError, match=r"dev/loss: .*an evaluation that does not"):
+        averaging.Trigger("dev/loss").observe(1, {"dev/f1": 0.5})
+
+
+@pytest.mark.slow
+def test_a_triggered_average_is_that_of_all_weights_since(tmp_path):
+    assert tiny.run(WHEN | {"steps": 8}, tmp_path) == 0
+    rows = tiny.rows(tmp_path)
+    losses = [row["heldout/loss"] for row in rows]
+    begins = next(n for n in range(2, 8) if losses[n] > min(losses[: n - 1])) + 1
+    assert 2 < begins < 7
+    for step in range(1, 9):
+        known = [
+            leaves(tmp_path, n, "params") for n in range(min(begins, step), step + 1)
+        ]
+        for path, x in leaves(tmp_path, step, "averaged").items():
+            expected = np.mean([each[path] for each in known], axis=0)
+            np.testing.assert_allclose(x, expected, atol=1e-6)
+    log = (tmp_path / "run.log").read_text()
+    assert f"step {begins}: the average of the weights begins" in log
+
+
+def test_an_average_waits_for_an_evaluation_that_exists(tmp_path):
+    config = tiny.config(**WHEN | {"optim__average_when": "dev/loss"})
+    with pytest.raises(ConfigError, match=r"average_when: .*dev/loss.*heldout"):
+        tiny.run(config, tmp_path / "dev")
+    config = tiny.config(**WHEN | {"optim__average_when": "heldout/f1"})
+    with pytest.raises(ConfigError, match=r"average_when: .*heldout/f1"):
+        runs.check(config)

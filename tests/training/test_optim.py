@@ -407,7 +407,7 @@ def test_a_schedule_free_optimiser_is_that_of_optax(name):
         theirs = optax.apply_updates(theirs, change)
         for path, x in trees.flatten(ours).items():
             np.testing.assert_allclose(x, trees.flatten(theirs)[path], atol=1e-6)
-    found = trees.flatten(optimizer.average(ours, state, ours))
+    found = trees.flatten(optimizer.average(ours, state, ours, {}))
     expected = optax.contrib.schedule_free_eval_params(other, theirs)
     for path, x in trees.flatten(expected).items():
         np.testing.assert_allclose(found[path], x, atol=1e-5)
@@ -427,7 +427,7 @@ def test_a_schedule_free_optimiser_leaves_what_is_frozen_to_the_bit():
     for _ in range(5):
         change, state = optimizer.update(jax.tree.map(jnp.ones_like, now), state, now)
         now = optax.apply_updates(now, change)
-    average = optimizer.average(now, state, now)
+    average = optimizer.average(now, state, now, {})
     for tree in (now, average):
         np.testing.assert_array_equal(tree["embedding"], params["embedding"])
         np.testing.assert_array_equal(
