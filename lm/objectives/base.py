@@ -390,9 +390,16 @@ class Objective(abc.ABC):
 
 
 def whole_token(word: str, codec: Codec) -> int:
-    """Returns the id of the token that is a whole word; -1 if there is none."""
+    """Returns the id of the token that is a whole word; -1 if there is none.
+
+    Tokens without letters that a tokenizer adds do not count: the end of a line, or
+    SentencePiece's sign for the space before a text, which words of a script without
+    spaces seldom have within their own token.
+    """
     for text in (word, f" {word}"):
         ids = codec.encode(text)
+        if 1 < len(ids) <= 3:
+            ids = [id for id in ids if codec.decode([id]).strip() or id == codec.unk_id]
         if len(ids) == 1 and ids[0] not in codec.special_ids:
             return ids[0]
     return -1
