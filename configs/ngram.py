@@ -28,7 +28,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.job = "fit"
     c.seed = 0
     c.steps = 1  # passes
-    c.batch_size = 16
+    c.batch_size = 128
     c.seq_len = 2048  # longer than any line, so that no context is cut
 
     kind = "char" if arg.chars else "word"

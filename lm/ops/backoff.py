@@ -129,23 +129,41 @@ def make(
     unigrams[grams[0][0][:, 0]] = grams[0][1]
     kept = [(ids[value != 0], value[value != 0]) for ids, value in backoffs]
     orders, levels, picks = arrange([g for g, _ in grams], [ids for ids, _ in kept])
+    weights = []
+    for level, (ids, values) in zip(levels[1:], kept):
+        weights.append(np.zeros(len(level.symbols)))
+        weights[-1][rows_of(levels, ids)] = values
+    values = [given[pick] for (_, given), pick in zip(grams[1:], picks[1:])]
+    return assemble(unigrams, orders, levels, values, weights)
+
+
+def assemble(
+    unigrams: Float[np.ndarray, "V"],
+    orders: list[Order],
+    levels: list[Contexts],
+    values: list[Float[np.ndarray, "_"]],
+    weights: list[Float[np.ndarray, "_"]],
+) -> Tree:
+    """Makes the parameters, see `make`, of n-grams that are arranged.
+
+    Args:
+      orders, levels: of `arrange`.
+      values: log10 of each n-gram of order 2, 3, ...
+      weights: log10 of the weight of each context of length 1, 2, ...
+    """
     found: Tree = {"unigrams": unigrams, "contexts": {}, "grams": {}}
-    for m, level in enumerate(levels[1:], 1):
-        above = len(levels[m - 1].symbols)
-        backoff = np.zeros(len(level.symbols), np.float32)
-        ids, values = kept[m - 1]
-        backoff[rows_of(levels, ids)] = values
+    for m, (level, weight) in enumerate(zip(levels[1:], weights), 1):
+        above = np.arange(len(levels[m - 1].symbols) + 1)
         found["contexts"][str(m)] = {
-            "starts": np.searchsorted(level.parents, np.arange(above + 1)).astype("i4"),
+            "starts": np.searchsorted(level.parents, above).astype(np.int32),
             "words": level.symbols.astype(np.int32),
-            "backoff": backoff,
+            "backoff": weight.astype(np.float32),
         }
-    for j in range(2, len(grams) + 1):
-        order, pick = orders[j - 1], picks[j - 1]
+    for j, (order, log10) in enumerate(zip(orders[1:], values), 2):
         found["grams"][str(j)] = {
             "starts": order.starts.astype(np.int32),
             "words": order.ids[:, -1].astype(np.int32),
-            "log10": grams[j - 1][1][pick].astype(np.float32),
+            "log10": log10.astype(np.float32),
         }
     _add_best(found, levels)
     return found

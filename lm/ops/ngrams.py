@@ -200,22 +200,29 @@ def descend(
 ) -> Int[Array, "*any"]:
     """Finds the row of each row's continuation by a word, by bisection; -1 if absent.
 
+    There are as many steps as the longest list of continuations needs that is searched.
+
     Args:
       rows: of the level above; -1 has no continuation.
     """
     symbols = level["words"]
     above = jnp.maximum(rows, 0)
-    low, end = level["starts"][above], level["starts"][above + 1]
+    low = level["starts"][above]
+    end = jnp.where(rows >= 0, level["starts"][above + 1], low)
 
-    def halve(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+    def left(bounds: tuple[Array, Array]) -> Array:
+        low, high = bounds
+        return jnp.any(low < high)
+
+    def halve(bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = low + (high - low) // 2
         right = (low < high) & (symbols.at[middle].get(mode="clip") < words)
         return jnp.where(right, middle + 1, low), jnp.where(right, high, middle)
 
-    low, _ = jax.lax.fori_loop(0, len(symbols).bit_length(), halve, (low, end))
+    low, _ = jax.lax.while_loop(left, halve, (low, end))
     found = symbols.at[low].get(mode="clip") == words
-    return jnp.where((rows >= 0) & (low < end) & found, low, -1)
+    return jnp.where((low < end) & found, low, -1)
 
 
 def find(trie: dict[str, Level], contexts: Int[Array, "*any M"]) -> Int[Array, "*any"]:

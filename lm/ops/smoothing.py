@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int64
 
 from lm.errors import DataError
-from lm.ops import backoff
+from lm.ops import backoff, ngrams
 from lm.ops.backoff import Contexts, Order, Tree
 
 
@@ -63,7 +63,7 @@ def count(
     """
     begin, highest = len(words), grams.shape[1]
     backwards = cut(grams, words)[:, ::-1]
-    pick = np.lexsort(backwards.T[::-1])
+    pick = np.lexsort(ngrams.pack(backwards, begin + 1).T[::-1])
     backwards, counts = backwards[pick], counts[pick]
     lengths = (backwards != begin).sum(axis=1)
     ids, raw, left, exact = [], [], [], []
@@ -242,7 +242,7 @@ def estimate(
         }
         estimated, found = methods[method](counts, fallback)
         parts = interpolate(counts, estimated, size)
-    tree = table(counts, parts, words)
+    tree = table(counts, contexts, parts, words)
     found |= {f"ngrams_{j}": int(of.kept.sum()) for j, of in enumerate(counts, 1)}
     loss = 0.0
     for j, (of, (p, _)) in enumerate(zip(counts, parts), 1):
@@ -252,13 +252,27 @@ def estimate(
 
 
 def table(
-    counts: list[Counts], parts: list[Part], words: Bool[np.ndarray, "V"]
+    counts: list[Counts],
+    contexts: list[Contexts],
+    parts: list[Part],
+    words: Bool[np.ndarray, "V"],
 ) -> Tree:
     """Makes the back-off table of the n-grams that are kept and of every word."""
     first, (p, gamma) = counts[0], parts[0]
     ids = np.flatnonzero(words)
     unigrams = np.full(len(words), gamma[0] / len(ids))
     unigrams[first.order.ids[:, 0]] = p
+    if all(of.kept.all() for of in counts):
+        absent = np.full(len(words), -99.0, np.float32)
+        absent[ids] = log10(unigrams[ids])
+        orders = [of.order for of in counts]
+        values = [log10(p) for p, _ in parts[1:]]
+        # A context that nothing follows is there for longer ones, without a weight.
+        weights = [
+            np.where(np.diff(order.starts) > 0, log10(gamma), 0.0)
+            for order, (_, gamma) in zip(orders[1:], parts[1:])
+        ]
+        return backoff.assemble(absent, orders, contexts, values, weights)
     grams = [(ids[:, None], log10(unigrams[ids]))]
     backoffs = []
     for of, (p, gamma) in zip(counts[1:], parts[1:]):
