@@ -11,7 +11,8 @@ Data:     task=pos: en_ewt-ud-{train,dev,test}.conllu (train may be .gz) of
           test.char.bmes of github.com/jiesutd/LatticeLSTM; in a folder.
 Command:  python -m lm.main --config=configs/crf.py:task=pos,dir=data/ewt
 Arguments, joined by commas: quick (a few sentences of its own), task=pos (or wnut17, or
-          resume), dir=FOLDER, memm.
+          resume), dir=FOLDER, memm, train (by random batches instead of whole passes,
+          with features in 2^18 buckets).
 Results:  configs/README.md
 """
 
@@ -54,12 +55,15 @@ def record(text: str) -> dict:
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    arg = parse_arg(arg, quick=False, task="pos", dir="data/ewt", memm=False)
+    arg = parse_arg(
+        arg, quick=False, task="pos", dir="data/ewt", memm=False, train=False
+    )
     c = ml_collections.ConfigDict()
-    c.job = "fit"
+    c.job = "train" if arg.train else "fit"
     c.seed = 0
-    c.steps = 2  # passes, each of several steps of L-BFGS
-    c.batch_size = 64
+    # Passes, each of many steps of L-BFGS, or of OWL-QN where c1 is not 0.
+    c.steps = "10 epochs" if arg.train else 2
+    c.batch_size = 8 if arg.train else 64
     c.seq_len = 512  # characters
 
     labels, scheme = dict(
@@ -73,10 +77,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         templates=CHARACTERS if arg.task == "resume" else WORDS,
         normalise="word" if arg.memm else "sentence",
         min_count=2 if arg.task == "pos" else 1,
+        c1=0.05 if arg.task == "resume" else 0.0,
         c2=dict(pos=0.1, wnut17=1.0, resume=0.05)[arg.task],
-        iterations=60,
+        iterations=100,
     )
     c.objective = dict(name="chain_tagging", labels=labels, scheme=scheme)
+    if arg.train:
+        c.model.buckets = 2**18
+        c.optim = dict(lr=0.02, weight_decay=0.0, decay_mask=((".*", 1.0),))
 
     files = dict(
         pos=dict(
@@ -106,10 +114,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         part: dict(evaluator="tags", data=sources(part), every="100%")
         for part in ("dev", "test")
     }
-    c.checkpoint = dict(every=1, keep_last=1)
-    c.log = dict(every=1)
+    c.checkpoint = dict(every="20%" if arg.train else 1, keep_last=1)
+    c.log = dict(every=100 if arg.train else 1)
 
     if arg.quick:
+        if arg.train:
+            c.steps = "20 steps"
+            c.model.buckets = 1024
         c.seq_len = 64
         c.batch_size = 8
         c.model.update(min_count=1, iterations=5)

@@ -69,6 +69,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     if arg.quick:
         c.seq_len = 64
         c.batch_size = 8
-        c.model.order = 2
         del c.evals["test"]
     return c

@@ -279,8 +279,12 @@ def open_training(
     """Builds the optimiser and compiles the update of the program's model.
 
     Raises:
-      ConfigError: the batch does not divide over the mesh, or the optimiser refuses.
+      ConfigError: the batch does not divide over the mesh, the optimiser refuses, or
+        there is nothing to train.
     """
+    if not jax.tree.leaves(program.params):
+        found = f"{config.job!r}, with a model whose parameters are made of the data"
+        raise ConfigError("job", found, "fit")
     mesh = program.mesh
     sharding.check_batch(config.batch_size, config.grad_accum, mesh)
     settings, update = configs.build(optim.Optim, config.optim), config["update"]

@@ -70,7 +70,7 @@ class Model(nn.Module):
     heads: tuple[Head, ...] = ()
 
     can: ClassVar[frozenset[str]] = frozenset({"tags", "fit"})
-    reads: ClassVar[frozenset[str]] = frozenset()
+    reads: ClassVar[frozenset[str]] = word_features.READS
     context: ClassVar[None] = None
     statistics_on: ClassVar[Literal["host"]] = "host"
 
@@ -86,14 +86,14 @@ class Model(nn.Module):
     def exact(self, length: int) -> dict[str, Any]:
         return {}
 
-    def _hashes(self, tables: PyTree, batch: Batch, xp: Any) -> Any:
+    def _hashes(self, batch: Batch, xp: Any) -> Any:
         """Returns hashes (B, K, 2 + suffix): of the word, "capital", and its endings.
 
         The endings are those of 1 to `suffix` characters, each with the capital.
         """
         kinds = ["word", "capital", *(f"suffix:{n + 1}" for n in range(self.suffix))]
         parts = [words.parse(kind) for kind in kinds]
-        found = word_features.hashes(parts, tables, batch, xp)
+        found = word_features.hashes(parts, batch, xp)
         capital = (found[..., 1:2] != words.NONE).astype(xp.uint32)
         ends = xp.where(found[..., 2:] != words.NONE, found[..., 2:] ^ capital, 0)
         return xp.concatenate([found[..., :1], capital, ends.astype(xp.uint32)], -1)
@@ -101,8 +101,8 @@ class Model(nn.Module):
     # ── Fitted by counts ────────────────────────────────────────────────────────────
 
     def start(self, corpus: Any) -> tuple[PyTree, PyTree]:
-        """Makes the tables of characters; the first pass counts."""
-        return word_features.tables(corpus, self.vocab_size), {}
+        """Returns no more than the number of tags; the first pass counts."""
+        return {"tags": np.zeros(len(corpus.objective.labels), bool)}, {}
 
     def statistics(self, params: PyTree, batch: Batch) -> PyTree:
         """Collects the hashes and tags of the words of whole sentences.
@@ -112,7 +112,7 @@ class Model(nn.Module):
         """
         read, first = word_features.borders(batch)
         return {
-            "hashes": self._hashes(params, batch, np)[read],
+            "hashes": self._hashes(batch, np)[read],
             "labels": batch["labels"][read].astype(np.int32),
             "first": first,
         }
@@ -196,7 +196,7 @@ class Model(nn.Module):
     def tag_chain(self, batch: Batch) -> Chain:
         """Returns the chain of the tags, or of pairs of tags, of each sentence."""
         params = self.variables["params"]
-        found = self._hashes(params, batch, jnp)
+        found = self._hashes(batch, jnp)
         at = words.find(params["word_keys"], found[..., 0], jnp)
         W = len(params["word_keys"])
         known = params["word_tags"][jnp.minimum(at, W - 1)]
@@ -216,15 +216,11 @@ class Model(nn.Module):
         if self.order == 2:
             pairs = moves[C]  # a bigram does not depend on the first tag
             return Chain(emissions, pairs[:C, :C], pairs[C, :C], pairs[:C, C])
-        # State i (C + 1) + j is tag j after tag i; i = C begins a sentence.
-        D = C + 1
-        state = jnp.arange(D * C)
-        before, tag = state // C, state % C
-        follows = tag[:, None] == before[None, :]
-        into = moves[before[:, None], tag[:, None], tag[None, :]]
-        pairs = jnp.where(follows, into, -jnp.inf)
+        # State i C + j is tag j after tag i; i = C begins a sentence.
+        before, tag = jnp.divmod(jnp.arange((C + 1) * C), C)
         start = jnp.where(before == C, moves[C, C, tag], -jnp.inf)
-        return Chain(emissions[..., tag], pairs, start, moves[before, tag, C])
+        end = moves[before, tag, C]
+        return Chain(emissions[..., tag], moves[:, :C, :C], start, end)
 
     def state_tags(self) -> Int[Array, "S"]:
         """Returns the tag of each state of the chain."""

@@ -55,6 +55,8 @@ class Objective(abc.ABC):
                                                 tokens of a text from 0
         token_types (B, T)                      sentence A or B
         characters (B, T, M)                    UTF-8 bytes of each token's word, from 1
+        lowered, classes (B, T)                 of tokens that are characters, their
+                                                numbers in lm.ops.words.Letters
         prefix (B, T) bool                      positions visible to their whole text
         targets, weights (B, T)                 or (B, K) with target_positions (B, K)
         labels (B,), label_weights (B,)         one per row
@@ -110,8 +112,8 @@ class Objective(abc.ABC):
     def gives(self) -> frozenset[str]:
         """Lists the arrays of its batches that not every objective has.
 
-        These are `token_types`, `characters`, `prefix` and SOURCE. A model whose
-        `reads` requires another array is refused.
+        These are `token_types`, `characters`, `lowered`, `classes`, `prefix` and
+        SOURCE. A model whose `reads` requires another array is refused.
         """
         return frozenset()
 

@@ -6,15 +6,52 @@ A state of the chain stands for a tag, perhaps for the tag before it too.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lm.models.base import Head
+from lm.data.index import Index
+from lm.models.base import Head, Trunk
 from lm.objectives import tagging
 from lm.objectives.base import Batch, Terms
-from lm.ops import chain, losses
+from lm.ops import chain, losses, words
+from lm.tokenizers.base import Codec
+
+
+class Weights(nn.Module):
+    """The weights of features with tags (D, C), and of pairs of tags (C, C).
+
+    It is the module of a `Head` for models whose D features are known before the data
+    are. All weights begin at 0.
+    """
+
+    trunk: Trunk
+    tags: int
+
+    def setup(self):
+        zeros = nn.initializers.zeros
+        self.state = self.param("state", zeros, (self.trunk.d_model, self.tags))
+        self.transitions = self.param("transitions", zeros, (self.tags, self.tags))
+
+    def __call__(self) -> dict[str, jax.Array]:
+        return {"state": self.state, "transitions": self.transitions}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spelled:
+    """Adds the arrays `lowered` and `classes` of the characters of a row."""
+
+    letters: words.Letters
+
+    def __call__(self, example: dict[str, Any], rng: Any) -> dict[str, Any]:
+        ids = example["inputs"]
+        lowered, classes = self.letters.lowered[ids], self.letters.classes[ids]
+        return example | {"lowered": lowered, "classes": classes}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +68,23 @@ class Objective(tagging.Objective):
     def needs(self) -> frozenset[str]:
         return frozenset({"tags"})
 
+    @property
+    def gives(self) -> frozenset[str]:
+        return super().gives | {"lowered", "classes"}
+
+    @property
+    def along(self) -> frozenset[str]:
+        return super().along | {"lowered", "classes"}
+
     def heads(self) -> tuple[Head, ...]:
-        return ()
+        return (Head("chain", functools.partial(Weights, tags=len(self.labels))),)
+
+    def transforms(
+        self, index: Index, codec: Codec, *, seq_len: int
+    ) -> tuple[Callable, ...]:
+        names = [codec.token(i) for i in range(codec.vocab_size)]
+        first = super().transforms(index, codec, seq_len=seq_len)
+        return (*first, Spelled(words.alphabet(names)))
 
     def loss(self, model: Any, batch: Batch, *, train: bool) -> Terms:
         """Returns -log p of the tags, summed, and the number of words.
@@ -69,7 +121,9 @@ class Objective(tagging.Objective):
         zeros = jnp.zeros((*batch["labels"].shape, count))
         never = self._constrained(chain.Chain(zeros, jnp.zeros((count, count))), batch)
         emissions = scores.emissions + never.emissions[..., tags]
-        pairs = never.transitions[tags[:, None], tags]
+        pairs = never.transitions
+        if scores.transitions.ndim != 3:
+            pairs = pairs[tags[:, None], tags]
         return scores._replace(
             emissions=emissions, transitions=scores.transitions + pairs
         )

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from lm.ops.recurrence import boundaries
 
@@ -31,14 +31,16 @@ class Chain(NamedTuple):
     Attributes:
       emissions: of each label at each step.
       transitions: [i, j] from label i to label j; with four axes, [b, t, i, j] into
-        step t of row b, which is not read where a sequence begins.
+        step t of row b, which is not read where a sequence begins. With three axes the
+        labels are pairs, a chain of second order: [h, i, j] from label h C + i to label
+        i C + j, and no other follows. H may exceed C, for pairs that only begin.
       start: of each label as the first of a sequence, with three axes at each step;
         None: 0.
       end: of each label as the last; None: 0.
     """
 
     emissions: Float[Array, "B T K"]
-    transitions: Float[Array, "K K"] | Float[Array, "B T K K"]
+    transitions: Float[Array, "K K"] | Float[Array, "B T K K"] | Float[Array, "H C C"]
     start: Float[Array, "K"] | Float[Array, "B T K"] | None = None
     end: Float[Array, "K"] | None = None
 
@@ -113,7 +115,9 @@ def log_partition(
       log_space: whether the scan keeps logarithms instead, which loses nothing and
         takes two to three times as long.
     """
-    return _log_space(chain, segments) if log_space else _scaled(chain, segments)
+    if log_space:
+        return _log_space(first_order(chain), segments)
+    return _scaled(chain, segments)
 
 
 def _exp(scores: Float[Array, "*any"], axis: Any) -> tuple[jax.Array, jax.Array]:
@@ -133,6 +137,37 @@ def _product(
 ) -> Float[Array, "B L"]:
     names = "bi,ij->bj" if matrix.ndim == 2 else "bi,bij->bj"
     return jnp.einsum(names, alpha, matrix, precision="highest")
+
+
+def _moved(
+    alpha: Float[Array, "B K"], matrix: Float[Array, "K K"] | Float[Array, "H C C"]
+) -> Float[Array, "B K"]:
+    """Takes a step by transitions that all steps share."""
+    if matrix.ndim == 2:
+        return _product(alpha, matrix)
+    pairs = alpha.reshape(-1, *matrix.shape[:2])
+    made = jnp.einsum("bhi,hij->bij", pairs, matrix, precision="highest")
+    return _from_pairs(made, alpha.shape[1], 0.0)
+
+
+def _from_pairs(
+    pairs: Shaped[Array, "B C C"], K: int, fill: float | int
+) -> Shaped[Array, "B K"]:
+    """Puts pairs on one axis, and after them those that only begin."""
+    flat = pairs.reshape(len(pairs), -1)
+    rest = ((0, 0), (0, K - flat.shape[1]))
+    return jnp.pad(flat, rest, constant_values=fill)
+
+
+def first_order(chain: Chain) -> Chain:
+    """Returns a chain of second order as one of first order, whose labels are pairs."""
+    if chain.transitions.ndim != 3:
+        return chain
+    H, C, _ = chain.transitions.shape
+    before, label = jnp.divmod(jnp.arange(H * C), C)
+    follows = label[:, None] == before
+    into = chain.transitions[before[:, None], label[:, None], label]
+    return chain._replace(transitions=jnp.where(follows, into, -jnp.inf))
 
 
 def log_product(
@@ -161,13 +196,15 @@ def filtered(
     first, last = _ends(chain)
     (first, first_top), (last, last_top) = _exp(first, -1), _exp(last, -1)
     if steps.transitions is None:
-        matrix, matrix_top = _exp(chain.transitions, (0, 1))
-        matrix_top = matrix_top[0]
+        matrix, matrix_top = _exp(
+            chain.transitions, tuple(range(chain.transitions.ndim))
+        )
+        matrix_top = matrix_top.reshape(1)
 
     def step(carry: tuple, at: Steps) -> tuple[tuple, jax.Array]:
         alpha, scale = carry
         if at.transitions is None:
-            moved, top = _product(alpha, matrix), matrix_top
+            moved, top = _moved(alpha, matrix), matrix_top
         else:
             moves, top = _exp(at.transitions, (1, 2))
             moved, top = _product(alpha, moves), top[..., 0]
@@ -246,6 +283,29 @@ def score(
 
     Labels at padding may be any numbers.
     """
+    each, final = _along(chain, labels, segments)
+    return jnp.sum(each, axis=1) + final
+
+
+def nats(
+    chain: Chain, labels: Int[Array, "B T"], segments: Int[Array, "B T"]
+) -> Float[Array, "B"]:
+    """Computes -log p of a label sequence for each row, log Z - `score`.
+
+    The score of each step is taken from the emissions of all labels there, so that
+    the scan adds up the result alone: it keeps more digits than the difference of two
+    sums that are far larger.
+    """
+    each, final = _along(chain, labels, segments)
+    less = chain._replace(emissions=chain.emissions - each[..., None])
+    return log_partition(less, segments) - final
+
+
+def _along(
+    chain: Chain, labels: Int[Array, "B T"], segments: Int[Array, "B T"]
+) -> tuple[Float[Array, "B T"], Float[Array, "B"]]:
+    """Computes what each step adds to the score of a label sequence, and the end."""
+    chain = first_order(chain)
     steps = in_time(chain, segments)
     begins, opened, real = (x[..., 0].T for x in steps[3:])
     first, last = _ends(chain)
@@ -270,8 +330,8 @@ def score(
     start = start + jnp.where(opened, last[previous], 0.0)
     each = pick(chain.emissions) + jnp.where(begins, start, moves)
     final = jnp.take_along_axis(labels, latest[:, -1:], axis=1)[:, 0]
-    total = jnp.sum(jnp.where(real, each, 0.0), axis=1) + last[final]
-    return jnp.where(jnp.any(real, axis=1), total, 0.0)
+    some = jnp.any(real, axis=1)
+    return jnp.where(real, each, 0.0), jnp.where(some, last[final], 0.0)
 
 
 def expectations(chain: Chain, segments: Int[Array, "B T"]) -> Chain:
@@ -314,6 +374,9 @@ def best(chain: Chain, segments: Int[Array, "B T"], n: int = 1) -> Best:
     Args:
       n: for each label and step the scan keeps the n best ways that lead there.
     """
+    if n == 1 and chain.transitions.ndim == 3:
+        return _best_pairs(chain, segments)
+    chain = first_order(chain)
     first, last = _ends(chain)
     B, _, K = chain.emissions.shape
 
@@ -336,10 +399,26 @@ def best(chain: Chain, segments: Int[Array, "B T"], n: int = 1) -> Best:
 
     delta = jnp.where(stay == 0, 0.0, jnp.full((B, n, K), -jnp.inf))
     delta, pointers = jax.lax.scan(step, delta, in_time(chain, segments))
-    scores, way = jax.lax.top_k((delta + last).reshape(B, n * K), n)
+    return _follow((delta + last).reshape(B, n * K), pointers, segments, K, n)
+
+
+def _follow(
+    ends: Float[Array, "B W"],
+    pointers: Int[Array, "T B *ways"],
+    segments: Int[Array, "B T"],
+    K: int,
+    n: int,
+) -> Best:
+    """Reads the n best ways from their ends to their beginnings.
+
+    Args:
+      ends: the scores of the W = n K ways; way r K + k ends in label k.
+      pointers: from the ways of each step to those of the step before.
+    """
+    scores, way = jax.lax.top_k(ends, n)
 
     def follow(way: Int[Array, "B N"], back: jax.Array) -> tuple[jax.Array, jax.Array]:
-        before = jnp.take_along_axis(back.reshape(B, n * K), way, axis=1)
+        before = jnp.take_along_axis(back.reshape(ends.shape), way, axis=1)
         return before, way % K
 
     _, labels = jax.lax.scan(follow, way, pointers, reverse=True)
@@ -349,6 +428,31 @@ def best(chain: Chain, segments: Int[Array, "B T"], n: int = 1) -> Best:
     return Best(labels, jnp.where(real, scores, nothing))
 
 
+def _best_pairs(chain: Chain, segments: Int[Array, "B T"]) -> Best:
+    """Computes `best` of a chain of second order, looking at H labels for each."""
+    first, last = _ends(chain)
+    H, C, _ = chain.transitions.shape
+    B, K = len(segments), H * C
+    stay = jnp.arange(K)
+
+    def step(delta: jax.Array, at: Steps) -> tuple[jax.Array, jax.Array]:
+        ways = delta.reshape(B, H, C, 1) + chain.transitions
+        back = jnp.argmax(ways, axis=1) * C + jnp.arange(C)[:, None]
+        moved = _from_pairs(jnp.max(ways, axis=1), K, -jnp.inf)
+        # A sequence begins after the best of all ways that the one before ends in.
+        closed = delta + jnp.where(at.opened, last, 0.0)
+        start = first if at.start is None else at.start
+        into = jnp.max(closed, axis=1, keepdims=True) + start
+        end = jnp.argmax(closed, axis=1)[:, None]
+        new = jnp.where(at.begins, into, moved) + at.emissions
+        back = jnp.where(at.begins, end, _from_pairs(back, K, 0))
+        return jnp.where(at.real, new, delta), jnp.where(at.real, back, stay)
+
+    delta = jnp.where(stay == 0, 0.0, jnp.full((B, K), -jnp.inf))
+    delta, pointers = jax.lax.scan(step, delta, in_time(chain, segments))
+    return _follow(delta + last, pointers, segments, K, 1)
+
+
 def sample(
     key: PRNGKeyArray, chain: Chain, segments: Int[Array, "B T"]
 ) -> Int[Array, "B T"]:
@@ -356,6 +460,7 @@ def sample(
 
     The labels are drawn from the last to the first, given the one after (Scott 2002).
     """
+    chain = first_order(chain)
     steps = in_time(chain, segments)
     zeros = jnp.zeros_like(chain.emissions[:, 0])
     _, alphas = filtered(chain, steps, zeros)

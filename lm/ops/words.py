@@ -30,16 +30,18 @@ PART = re.compile(r"(?:([+-]?\d+):)?([a-z]+)(?::(\d+))?")
 NONE = np.uint32(0)  # a feature that a word does not have
 
 
-class Alphabet(NamedTuple):
-    """Tables by the id of a character, (V,).
+class Letters(NamedTuple):
+    """Numbers of characters: of each of a vocabulary (V,), or in rows (B, T).
 
     Attributes:
-      lower: a number for the character in lower case.
-      shape: a number for its class: capital 1, other letter 2, digit 3, others above.
+      ids: the characters.
+      lowered: the characters in lower case.
+      classes: capital 1, other letter 2, digit 3, others above.
     """
 
-    lower: Any
-    shape: Any
+    ids: Any
+    lowered: Any
+    classes: Any
 
 
 class Part(NamedTuple):
@@ -70,10 +72,10 @@ def parse(template: str) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def alphabet(characters: Sequence[str]) -> Alphabet:
-    """Makes the tables of the characters of a vocabulary, in the order of their ids."""
-    lower = np.array([ord(c.lower()[0]) if len(c) == 1 else 1 for c in characters])
-    shape = [
+def alphabet(characters: Sequence[str]) -> Letters:
+    """Returns the numbers of the characters of a vocabulary, int32."""
+    lowered = [ord(c.lower()[0]) if len(c) == 1 else 1 for c in characters]
+    classes = [
         0
         if len(c) != 1
         else 1
@@ -85,7 +87,8 @@ def alphabet(characters: Sequence[str]) -> Alphabet:
         else 4 + ord(c)
         for c in characters
     ]
-    return Alphabet(lower.astype(np.uint32), np.array(shape, np.uint32))
+    columns = np.arange(len(characters)), lowered, classes
+    return Letters(*(np.array(column, np.int32) for column in columns))
 
 
 def _mix(x: Any) -> Any:
@@ -106,8 +109,7 @@ def _hash(values: Any, real: Any, xp: ModuleType) -> Any:
 
 def hashes(
     templates: Sequence[tuple[Part, ...]],
-    tables: Alphabet,
-    inputs: Any,
+    letters: Letters,
     starts: Any,
     ends: Any,
     segments: Any,
@@ -116,7 +118,7 @@ def hashes(
     """Computes the features of the words of packed rows.
 
     Args:
-      inputs: (B, T) ids of characters.
+      letters: (B, T) each.
       starts, ends: (B, K) places of each word in its row.
       segments: (B, K) the sentences of a row from 1; 0 for padding.
       xp: numpy, or jax.numpy.
@@ -132,7 +134,7 @@ def hashes(
         for part in parts:
             key = part.kind, part.size
             if key not in values:
-                values[key] = _property(part, tables, inputs, starts, ends, xp)
+                values[key] = _property(part, letters, starts, ends, xp)
             here, has = values[key]
             if part.offset:
                 at = np.arange(K) + part.offset
@@ -149,27 +151,27 @@ def hashes(
 
 
 def _property(
-    part: Part, tables: Alphabet, inputs: Any, starts: Any, ends: Any, xp: ModuleType
+    part: Part, letters: Letters, starts: Any, ends: Any, xp: ModuleType
 ) -> tuple[Any, Any]:
     """Returns a hash (B, K) of a property of each word, and whether the word has it."""
     kind, size = part.kind, part.size
     every = xp.ones(starts.shape, bool)
     if kind == "bias":
         return xp.ones(starts.shape, xp.uint32), every
-    last = inputs.shape[1] - 1
+    last = letters.ids.shape[1] - 1
     if kind in SIZED:
         first = starts if kind.endswith("prefix") else ends - size
         places = first[..., None] + np.arange(size)
-        letters = _take(inputs, xp.clip(places, 0, last), xp)
-        values = tables.lower[letters] if kind[0] == "l" else letters
+        row = letters.lowered if kind[0] == "l" else letters.ids
+        values = _take(row, xp.clip(places, 0, last), xp)
         return _hash(values, xp.ones(places.shape, bool), xp), ends - starts >= size
     places = starts[..., None] + np.arange(MOST)
     real = places < ends[..., None]
-    letters = _take(inputs, xp.clip(places, 0, last), xp)
-    classes = tables.shape[letters]
+    places = xp.clip(places, 0, last)
     if kind in ("word", "lower"):
-        values = tables.lower[letters] if kind == "lower" else letters
-        return _hash(values, real, xp), every
+        row = letters.lowered if kind == "lower" else letters.ids
+        return _hash(_take(row, places, xp), real, xp), every
+    classes = _take(letters.classes, places, xp)
     if kind == "shape":
         new = xp.concatenate(
             [real[..., :1], real[..., 1:] & (classes[..., 1:] != classes[..., :-1])], -1
@@ -184,9 +186,9 @@ def _property(
     return tests[kind].astype(xp.uint32), tests[kind]
 
 
-def _take(inputs: Any, places: Any, xp: ModuleType) -> Any:
+def _take(row: Any, places: Any, xp: ModuleType) -> Any:
     flat = places.reshape(len(places), -1)
-    return xp.take_along_axis(inputs, flat, axis=1).reshape(places.shape)
+    return xp.take_along_axis(row, flat, axis=1).reshape(places.shape)
 
 
 def find(keys: Any, features: Any, xp: ModuleType) -> Any:
@@ -194,3 +196,9 @@ def find(keys: Any, features: Any, xp: ModuleType) -> Any:
     at = xp.searchsorted(keys, features)
     at = xp.minimum(at, len(keys) - 1)
     return xp.where((keys[at] == features) & (features != NONE), at, len(keys))
+
+
+def bucket(features: Any, count: int, xp: ModuleType) -> Any:
+    """Returns which of `count` buckets each feature falls into, or `count` for NONE."""
+    at = (features % xp.uint32(count)).astype(xp.int32)
+    return xp.where(features != NONE, at, count)

@@ -10,17 +10,18 @@ import pytest
 
 from lm.main import main
 from lm.models import crf
-from lm.ops import chain
+from lm.ops import chain, sparse, words
 from lm.workdir.writer import read_rows
 
 
-def minimised(packed, F, C, *, local=False, c2=0.3, steps=60, state=None):
+def minimised(packed, F, C, *, local=False, c1=0.0, c2=0.3, steps=60, memory=None):
     zeros = {
         "state": np.zeros((F, C), np.float32),
         "transitions": np.zeros((C, C), np.float32),
     }
     seen = jax.tree.map(lambda x: np.ones(x.shape, bool), zeros)
-    return crf._minimise(local, steps, 6, c2, zeros, seen, packed, state)
+    packed = packed | {"order": sparse.by_row(np.asarray(packed["features"]), F)}
+    return crf.minimise(local, steps, 6, c1, c2, zeros, seen, packed, memory)
 
 
 def test_the_optimum_of_a_reference(test_data):
@@ -37,12 +38,12 @@ def test_the_optimum_of_a_reference(test_data):
             labels[n, t], segments[n, t] = names.index(y), 1
     packed = {"features": features, "labels": labels, "segments": segments}
     packed = jax.tree.map(jnp.asarray, packed)
-    weights, _, found = minimised(packed, 4, 3)
+    found = minimised(packed, 4, 3)
     wanted = reference["objective_nll_plus_c2_w2"]
-    assert float(found["loss"]) == pytest.approx(wanted, rel=2e-6)
+    assert float(found.value) == pytest.approx(wanted, rel=2e-6)
     for key, weight in reference["state"].items():
         a, y = key.split("|")
-        own = weights["state"][attributes.index(a), names.index(y)]
+        own = found.weights["state"][attributes.index(a), names.index(y)]
         assert float(own) == pytest.approx(weight, abs=2e-3)
 
 
@@ -61,9 +62,9 @@ def toy(local):
         "labels": jnp.asarray([y for _, y in texts], jnp.int32),
         "segments": jnp.ones((4, 3), jnp.int32),
     }
-    weights, _, _ = minimised(packed, 4, 6, local=local, c2=1e-3)
-    made = crf.scores(weights, packed["features"], local)
-    return weights, packed, made
+    weights = minimised(packed, 4, 6, local=local, c2=1e-3).weights
+    emissions = sparse.row_sums(weights["state"], packed["features"])
+    return weights, packed, crf.scores(weights, emissions, local)
 
 
 def test_a_memm_has_probabilities_without_a_sum_and_label_bias():
@@ -75,7 +76,8 @@ def test_a_memm_has_probabilities_without_a_sum_and_label_bias():
         each = jnp.broadcast_to(jnp.asarray(labels, jnp.int32), (4, 3))
         total += np.exp(chain.score(made, each, segments)[0])
     assert total == pytest.approx(1, rel=1e-4)
-    nats = crf.nats(weights, packed, True)
+    order = sparse.by_row(np.asarray(packed["features"]), 4)
+    nats = crf.nats(weights, packed | {"order": order}, True)
     right = chain.score(made, packed["labels"], segments).sum()
     assert float(nats) == pytest.approx(-float(right), rel=1e-5)
     # The MEMM begins the rare text like the frequent one; the CRF reads it rightly.
@@ -96,13 +98,16 @@ def test_sentences_of_any_length_are_packed(monkeypatch):
         "labels": rng.integers(0, 3, 18).astype(np.int32),
         "first": first,
     }
-    packed = crf.pack(keys, statistics)
+    packed = crf.pack(words.find(keys, statistics["features"], np), 3, statistics)
     real = packed["segments"] > 0
     assert real.sum() == 18 and packed["segments"].shape[1] == 6
     np.testing.assert_array_equal(packed["labels"][real], statistics["labels"])
     wanted = [[3 if f not in keys else int(np.searchsorted(keys, f)) for f in row]
               for row in statistics["features"]]  # fmt: skip
     np.testing.assert_array_equal(packed["features"][real], wanted)
+    rows, by = packed["order"]
+    assert (np.diff(rows) >= 0).all() and len(rows) == (np.asarray(wanted) < 3).sum()
+    assert (packed["features"].reshape(-1, 2)[by] == rows[:, None]).any(axis=1).all()
     before = np.diff(packed["segments"], axis=1, prepend=0)
     assert ((before != 0) & real).sum() == len(sizes)
 
@@ -120,3 +125,50 @@ def test_a_run_that_goes_on(tmp_path, capsys):
     wrong = [*flags, f"--workdir={tmp_path}/b", "--config.model.templates=['suffix']"]
     assert main(wrong) == 2
     assert "model.templates" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_batches_and_passes_reach_the_same_loss(tmp_path, capsys):
+    """By job train and by job fit, with so few features that words share them."""
+    found = {}
+    for job in ("fit", "train"):
+        flags = [
+            f"--config=configs/crf.py:quick{',train' * (job == 'train')}",
+            f"--workdir={tmp_path}/{job}",
+            "--config.model.buckets=8",
+            "--config.model.templates=['bias', 'shape']",
+            "--config.model.every=all",
+            "--config.model.c2=0",
+            "--config.model.iterations=300",
+            "--config.evals.dev.evaluator=mean",
+            f"--config.steps={'100 steps' if job == 'train' else 1}",
+            "--config.log.every=100",
+            "--config.batch_size=2",  # all rows
+        ]
+        if job == "train":
+            flags.append("--config.optim.lr=1.0")
+        assert main(flags) == 0
+        found[job] = read_rows(tmp_path / job / "metrics.jsonl")[-1]["dev/tag_loss"]
+    assert 0.1 < found["fit"] < 0.3
+    assert found["fit"] - 1e-4 < found["train"] < found["fit"] + 2e-3
+    capsys.readouterr()
+    # Without buckets the parameters are those of the data.
+    flags = ["--config=configs/crf.py:quick,train", "--config.model.buckets=None"]
+    assert main([*flags, f"--workdir={tmp_path}/none"]) == 2
+    assert "error[config] job: found 'train'" in capsys.readouterr().err
+
+
+def test_an_elastic_net_of_a_crf():
+    """At the minimum |gradient| <= c1 where w = 0, else it is -c1 sign(w)."""
+    _, packed, _ = toy(local=False)
+    c1, c2 = 0.3, 0.01
+    found = minimised(packed, 4, 6, c1=c1, c2=c2, steps=200)
+    packed = packed | {"order": sparse.by_row(np.asarray(packed["features"]), 4)}
+    slopes = jax.grad(lambda w: crf.nats(w, packed, False))(found.weights)
+    zeros = 0
+    for name, w in jax.tree.map(np.asarray, found.weights).items():
+        slope = np.asarray(slopes[name]) + 2 * c2 * w
+        zeros += (w == 0).sum()
+        assert (np.abs(slope[w == 0]) <= c1 + 1e-3).all()
+        np.testing.assert_allclose(slope[w != 0], -c1 * np.sign(w[w != 0]), atol=2e-3)
+    assert 10 < zeros < 60 - 2

@@ -79,6 +79,7 @@ def everything(chain, labels, segments=SEGMENTS):
         "scaled": chains.log_partition(chain, segments),
         "log": chains.log_partition(chain, segments, log_space=True),
         "score": chains.score(chain, labels, segments),
+        "nats": chains.nats(chain, labels, segments),
         "marginals": chains.marginals(chain, segments),
         "expected": chains.expectations(chain, segments),
         "slow": jax.grad(
@@ -104,6 +105,8 @@ def test_all_functions_against_enumeration(kind):
         close(found["scaled"][row], total)
         close(found["log"][row], total)
         close(found["score"][row], scores[tuple(labels[row, steps])])
+        if np.isfinite(found["score"][row]):
+            close(found["nats"][row], total - scores[tuple(labels[row, steps])])
         expected = np.zeros((T, K))
         for y, share in p.items():
             for i, t in enumerate(steps):
@@ -129,6 +132,42 @@ def test_all_functions_against_enumeration(kind):
         jax.tree.leaves(found["expected"]), jax.tree.leaves(found["slow"])
     ):
         np.testing.assert_allclose(fast, slow, atol=2e-5)
+
+
+def test_a_chain_of_pairs_is_one_of_first_order():
+    """Labels are pairs h C + j with H = 4 and C = 3; those of h = 3 only begin."""
+    rng = np.random.default_rng(4)
+    H, C = 4, 3
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32) * 2  # noqa: E731
+    moves, start = draw(H, C, C), draw(H * C)
+    moves[1, 2, 0], start[: C * C] = -np.inf, -np.inf
+    pairs = Chain(draw(B, T, H * C), moves, start, draw(H * C))
+    pairs = Chain(*map(jnp.asarray, pairs))
+    segments = jnp.asarray(SEGMENTS)
+    plain = chains.first_order(pairs)
+    assert plain.transitions.shape == (H * C, H * C)
+    assert plain.transitions[2 * C + 1, 1 * C + 0] == moves[2, 1, 0]
+    assert plain.transitions[2 * C + 1, 2 * C + 1] == -np.inf
+
+    @jax.jit
+    def both(chain):
+        best = chains.best(chain, segments)
+        total = lambda c: chains.log_partition(c, segments).sum()  # noqa: E731
+        return (
+            chains.log_partition(chain, segments),
+            chains.marginals(chain, segments),
+            best,
+            jax.grad(lambda m: total(chain._replace(transitions=m)))(chain.transitions),
+            chains.score(chain, best.labels[:, 0], segments),
+        )
+
+    *found, gradient, scores = both(pairs)
+    *wanted, dense, _ = both(plain)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted)):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+    np.testing.assert_allclose(scores, found[-1].scores[:, 0], rtol=1e-5)
+    h, i, j = np.meshgrid(range(H), range(C), range(C), indexing="ij")
+    np.testing.assert_allclose(gradient, dense[h * C + i, i * C + j], atol=2e-5)
 
 
 def test_a_row_without_a_permitted_sequence():

@@ -1,5 +1,6 @@
 """Features of words: templates by hand, the same on the host and on the device."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,19 +22,16 @@ def rows():
     sizes = [len(word) for s in SENTENCES for word in s]
     ends = np.cumsum(sizes)
     segments = [n for n, s in enumerate(SENTENCES, 1) for _ in s]
-    parts = text, ends - sizes, ends, segments
-    return [np.pad(np.array(part, np.int32), (0, 3))[None] for part in parts]
+    columns = [table[text] for table in words.alphabet(LETTERS)]
+    parts = *columns, ends - sizes, ends, segments
+    padded = [np.pad(np.array(part, np.int32), (0, 3))[None] for part in parts]
+    return words.Letters(*padded[:3]), *padded[3:]
 
 
 def test_equal_values_have_equal_hashes_and_others_have_not():
-    tables, parsed = words.alphabet(LETTERS), [words.parse(t) for t in TEMPLATES]
-    found = words.hashes(parsed, tables, *rows(), np)
-    other = words.hashes(
-        parsed,
-        words.Alphabet(*map(jnp.asarray, tables)),
-        *map(jnp.asarray, rows()),
-        jnp,
-    )
+    parsed = [words.parse(t) for t in TEMPLATES]
+    found = words.hashes(parsed, *rows(), np)
+    other = words.hashes(parsed, *jax.tree.map(jnp.asarray, rows()), jnp)
     np.testing.assert_array_equal(found, other)
     assert (found[0, 6:] == words.NONE).all()  # padding
     # For each template which words have the same value, 0 for those that have none.
@@ -73,6 +71,12 @@ def test_keys_are_found():
     keys = np.array([3, 7, 900], np.uint32)
     features = np.array([900, 3, 5, 0, 1000], np.uint32)
     assert words.find(keys, features, np).tolist() == [2, 0, 3, 3, 3]
+
+
+def test_buckets():
+    features = np.array([0, 3, 13, 2**32 - 1], np.uint32)
+    assert words.bucket(features, 10, np).tolist() == [10, 3, 3, 5]
+    assert words.bucket(jnp.asarray(features), 10, jnp).tolist() == [10, 3, 3, 5]
 
 
 @pytest.mark.parametrize(

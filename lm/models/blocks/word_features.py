@@ -1,4 +1,4 @@
-"""What taggers over the characters of words have in common: tables, hashes, borders."""
+"""What taggers over the characters of words have in common: hashes and borders."""
 
 from typing import Any
 
@@ -6,34 +6,19 @@ import numpy as np
 
 from lm.ops import words
 
-
-def tables(corpus: Any, vocab_size: int | None) -> dict[str, np.ndarray]:
-    """Makes the tables of the characters, and `tags` (tags,), which counts them.
-
-    Args:
-      corpus: of the run, whose tokens are characters.
-      vocab_size: of the model, at least the tokenizer's.
-    """
-    assert vocab_size is not None  # filled in by the run
-    codec = corpus.codec
-    names = [codec.token(i) for i in range(codec.vocab_size)]
-    names += [""] * (vocab_size - len(names))
-    tags = np.zeros(len(corpus.objective.labels), bool)
-    return {**words.alphabet(names)._asdict(), "tags": tags}
+READS = frozenset({"lowered", "classes"})  # arrays of a batch, beside the usual ones
 
 
-def hashes(parts: Any, params: Any, batch: dict[str, Any], xp: Any) -> Any:
+def hashes(parts: Any, batch: dict[str, Any], xp: Any) -> Any:
     """Returns the hashes of the features of each word of a batch; see lm/ops/words.py.
 
     Args:
       parts: the features.
-      params: of the model, with the tables.
       xp: numpy or jax.numpy.
     """
     return words.hashes(
         parts,
-        words.Alphabet(params["lower"], params["shape"]),
-        batch["inputs"],
+        words.Letters(batch["inputs"], batch["lowered"], batch["classes"]),
         batch["word_starts"],
         batch["word_ends"],
         batch["word_segments"],
