@@ -35,7 +35,8 @@ ALLOWED = {
     "formats": "host ops",
     "transfer": "hf trees workdir",
     "vectors": "config formats trees",
-    "checks": "config host.storage models.base run training trees workdir",
+    "checks": "config data host.storage models.base run tokenizers training trees "
+    "workdir",
     "run": "config data decoding evaluators hf models tokenizers training transfer "
     "trees vectors workdir",
     # the loop and the commands
@@ -51,6 +52,7 @@ ALLOWED = {
     "score": "config data evaluators host run workdir",
     "rescore": "config data formats host metrics run",
     "search": "config formats host metrics retrieval",
+    "doctor": "checks config data hf host run",
     "verify": "checks config data hf host run trees vectors workdir",
     "main": "config hf host run",
     "__init__": "ask config data decoding evaluators hf host main run transfer workdir",
