@@ -33,8 +33,8 @@ cut           what did not fit into a row
 unknown       unknown tokens; wrong above 5%
 blank         records without text
 labels        how often each occurs; wrong: one that is never trained on
-leakage       tokens that give a label away: 99% of the rows with it, at least 20,
-              have one label, and 20% of that label's rows have it
+leakage       tokens that give a label away: 99% of the rows with it, at least
+              20, have one label, and 20% of that label's rows have it
 overlap       texts of an evaluation that are trained on, to the word or nearly (a
               Jaccard similarity of 0.8 of runs of three words, by MinHash); wrong
               above 1% of the evaluation's words

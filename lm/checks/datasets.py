@@ -324,7 +324,9 @@ def _label_of(index: Index) -> Callable[[int], int | None] | None:
         row = int(np.searchsorted(records, number))
         if row == len(records) or records[row] != number:
             return None
-        return hash(tuple(several[row].tolist())) if one is None else int(one[row])
+        if several is not None:
+            return hash(tuple(several[row].tolist()))
+        return None if one is None else int(one[row])
 
     return label_of
 
