@@ -35,15 +35,15 @@ blank         records without text
 labels        how often each occurs; wrong: one that is never trained on
 leakage       tokens that give a label away: 99% of the rows with it, at least
               20, have one label, and 20% of that label's rows have it
-overlap       texts of an evaluation that are trained on, to the word or nearly (a
-              Jaccard similarity of 0.8 of runs of three words, by MinHash); wrong
-              above 1% of the evaluation's words
+overlap       texts of an evaluation that are trained on, to the word or nearly
+              (a Jaccard similarity of 0.8 of runs of three words, by MinHash);
+              wrong above 1% of the evaluation's words
 repeated      texts that a set has several times
 conflicts     equal texts with different labels; wrong above 5% of the records
 characters    signs of a wrong encoding; wrong above 5% of lost or misread ones
 
-Texts are compared by their words, without case and punctuation. The report is kept
-in the workdir, as doctor.json. Exit code 3 if something is wrong, else 0."""
+Texts are compared by their words, without case and punctuation. The report is
+kept in the workdir, as doctor.json. Exit code 3 if something is wrong, else 0."""
 CHECKS = (
     *("lengths", "cut", "unknown", "blank", "labels", "leakage", "overlap"),
     *("repeated", "conflicts", "characters"),
