@@ -2,14 +2,15 @@
 
 python -m lm.convert --from=hf:DIR --workdir=DIR
 python -m lm.convert --to=hf:DIR --workdir=RUN
+python -m lm.convert --from=peft:DIR --workdir=DIR
+python -m lm.convert --to=peft:DIR --workdir=RUN
 python -m lm.convert --from=arpa:FILE --workdir=DIR
 python -m lm.convert --to=arpa:FILE --workdir=RUN
 python -m lm.convert --from=grammar:FILE --workdir=DIR
 
-Formats other than hf: are the files of lm/formats.
+Formats other than hf: and peft: are the files of lm/formats.
 """
 
-import contextlib
 import importlib
 import re
 import sys
@@ -24,20 +25,25 @@ from lm.config.resolve import Config
 from lm.errors import CheckpointError, ConfigError
 from lm.hf import adopting, checkpoint, exporting, generation
 from lm.host import process, storage
+from lm.workdir.making import check_new, made_beside, save_weights
 
 USAGE = """python -m lm.convert --from=hf:DIR --workdir=DIR [--init-missing=REGEX]
            [--config.a.b=VALUE ...]
        python -m lm.convert --to=hf:DIR --workdir=RUN
            [--checkpoint=latest|best|STEP] [--family=NAME]
            [--dtype=float32|bfloat16] [--drop=REGEX]
+       python -m lm.convert --from=peft:DIR|--to=peft:DIR --workdir=DIR
        python -m lm.convert --from=arpa:FILE|--to=arpa:FILE --workdir=DIR
        python -m lm.convert --from=grammar:FILE|--to=grammar:FILE --workdir=DIR
 
 The first makes a workdir from a directory with config.json, weights and
 tokenizer, or from a model of the hub (hf:org/model or hf:org/model@revision,
 fetched once). lm.evaluate evaluates the workdir, and init.source starts a run
-from it. The second writes a run as such a directory. The third reads or writes
-an n-gram model as a file (FILE.gz is packed), the fourth a grammar as text."""
+from it. The second writes a run as such a directory, its adapter merged. The
+third reads or writes an adapter alone, in the form of PEFT, whose base is that
+of adapter_config.json or --config.init.source. The fourth reads or writes an
+n-gram model as a file (FILE.gz is packed), the fifth a grammar as text."""
+PEFT = "peft:"
 
 
 def run(argv: list[str]) -> int:
@@ -47,13 +53,14 @@ def run(argv: list[str]) -> int:
         "--from",
         dest="source",
         metavar="FORMAT:PLACE",
-        help="what to read: hf:DIR or a model of the hub, arpa:FILE, grammar:FILE",
+        help="what to read: hf:DIR or a model of the hub, peft:DIR, arpa:FILE, "
+        "grammar:FILE",
     )
     parser.add_argument(
         "--to",
         dest="target",
         metavar="FORMAT:PLACE",
-        help="what to make: hf:DIR, arpa:FILE, grammar:FILE",
+        help="what to make: hf:DIR, peft:DIR, arpa:FILE, grammar:FILE",
     )
     parser.add_argument(
         "--workdir",
@@ -101,8 +108,10 @@ def run(argv: list[str]) -> int:
             return import_file(flags, kind, Path(place), overrides)
         if not overrides:
             return export_file(flags, kind, Path(place))
-    elif not name.startswith(checkpoint.PREFIX):
-        expected = ", ".join(["hf:DIR", *(f"{known}:FILE" for known in formats)])
+    elif not name.startswith((checkpoint.PREFIX, PEFT)):
+        expected = ", ".join(
+            ["hf:DIR", "peft:DIR", *(f"{known}:FILE" for known in formats)]
+        )
         raise ConfigError("--from" if flags.source else "--to", name, expected)
     for option in ("init_missing", "drop"):
         try:
@@ -110,10 +119,14 @@ def run(argv: list[str]) -> int:
         except re.error as error:
             flag = f"--{option.replace('_', '-')}"
             raise ConfigError(flag, str(error), "a regex") from error
+    if flags.source and name.startswith(PEFT):
+        return import_adapter(flags, Path(name.removeprefix(PEFT)), overrides)
     if flags.source:
         return import_checkpoint(flags, name, overrides)
     if overrides:
         raise ConfigError("flags", overrides[0], "no config: it is the run's own")
+    if name.startswith(PEFT):
+        return export_adapter(flags, Path(name.removeprefix(PEFT)))
     return export_run(flags, Path(name.removeprefix(checkpoint.PREFIX)))
 
 
@@ -205,12 +218,17 @@ def export_file(flags: Any, kind: str, path: Path) -> int:
 
     from lm.data import pipeline
     from lm.transfer import saved_shapes
+    from lm.trees import nest
     from lm.workdir.checkpoint import read_state
 
     form = importlib.import_module(f"lm.formats.{kind}")
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = {"params": saved_shapes(step, here)["params"]}
-    params = jax.device_get(read_state(step, shapes, partial=True)["params"])
+    params = merged(flags, config, step)
+    if params is not None:
+        params = nest(params)
+    else:
+        shapes = {"params": saved_shapes(step, here)["params"]}
+        params = jax.device_get(read_state(step, shapes, partial=True)["params"])
     codec = pipeline.open_tokenizer(
         config.tokenizer, workdir / "tokenizer", no_texts, pipeline.Shares(), print
     )
@@ -259,55 +277,29 @@ def import_checkpoint(flags: Any, name: str, overrides: list[str]) -> int:
     return 0
 
 
-def save_weights(workdir: Path, config: Config, params: Any) -> None:
-    """Writes imported parameters as the checkpoint of step 0, then config.json."""
-    import jax
-
-    from lm.workdir.checkpoint import Checkpoint, Checkpointer
-
-    saver = Checkpointer(workdir, Checkpoint(), config=config)
-    saver.save(0, {"step": jax.numpy.int32(0), "params": params}, {})
-    saver.close()
-    storage.write_text(workdir / "config.json", configs.to_json(config))
-
-
-def check_new(workdir: Path) -> None:
-    """Checks that a workdir is absent or empty.
+def import_adapter(flags: Any, directory: Path, overrides: list[str]) -> int:
+    """Makes a workdir of a folder of PEFT, complete or not at all.
 
     Raises:
-      ConfigError: it holds files.
+      ConfigError: an override does not hold, or the workdir is not new.
+      CheckpointError: the folder or its base cannot be read, or do not fit.
     """
-    if not workdir.is_dir():
-        return
-    names = sorted(path.name for path in workdir.iterdir())
-    if "config.json" in names:
-        fix = "choose another --workdir."
-        raise ConfigError("--workdir", f"{workdir}, a run", "a new folder", fix)
-    if names:
-        found = f"{workdir}, which holds {', '.join(names[:4])}"
-        fix = "remove them, if an earlier command left them, or choose another name."
-        raise ConfigError("--workdir", found, "a new folder", fix)
+    workdir = Path(flags.workdir)
+    check_new(workdir)
+    storage.check_directory(workdir)
+    process.platform_setup()
 
+    from lm import peft
 
-@contextlib.contextmanager
-def made_beside(target: Path) -> Iterator[Path]:
-    """Yields a new folder "<target>.partial", renamed to `target` at the end.
-
-    A failure removes it. What a killed command has left is removed first, so the same
-    command can be given again.
-    """
-    partial = target.with_name(f"{target.name}.partial")
-    storage.remove_tree(partial)
-    try:
-        with storage.refusing(partial):
-            partial.mkdir(parents=True)
-            yield partial
-            if target.is_dir():
-                target.rmdir()  # It is empty.
-            storage.rename(partial, target)
-    except BaseException:
-        storage.remove_tree(partial)
-        raise
+    config, notes, params = peft.read(directory, overrides)
+    for note in notes:
+        print(note)
+    with made_beside(workdir) as partial:
+        tree, base = peft.checked(config, partial, params)
+        save_weights(partial, config, tree, {"base": base})
+    count = sum(leaf.size for leaf in params.values())
+    print(f"{directory}: {count:,} parameters over {config.init.source} into {workdir}")
+    return 0
 
 
 def no_texts() -> Iterator[str]:
@@ -328,18 +320,60 @@ def export_run(flags: Any, target: Path) -> int:
     from lm.transfer import weights_of
     from lm.workdir.checkpoint import read_leaves
 
-    drop = re.compile(flags.drop)
+    drop, whole = re.compile(flags.drop), merged(flags, config, step)
     part, leaves = weights_of(read_leaves(step), flags.weights)
-    shapes = {
-        path: tuple(shape)
-        for path, (_, shape) in leaves.items()
-        if not drop.fullmatch(path)
-    }
+    sides = {path: tuple(shape) for path, (_, shape) in leaves.items()}
+    if whole is not None:
+        sides = {path: leaf.shape for path, leaf in whole.items()}
+    shapes = {path: shape for path, shape in sides.items() if not drop.fullmatch(path)}
     plan = exporting.plan(config, shapes, flags.family)
     with made_beside(target) as partial:
-        write(config, workdir, step, part, plan, partial, flags.dtype)
+        write(config, workdir, step, whole or part, plan, partial, flags.dtype)
     names = ", ".join(sorted(path.name for path in target.iterdir()))
     print(f"{plan.architecture} of step {step.name} into {target}: {names}")
+    return 0
+
+
+def merged(flags: Any, config: Config, step: Path) -> dict[str, Any] | None:
+    """Returns the merged parameters of a run with an adapter; None without one.
+
+    Raises:
+      CheckpointError: its base is missing, or has changed.
+    """
+    from lm.config import match
+
+    if not match.open_adapter(config).freezes:
+        return None
+
+    from lm import adapted
+
+    return adapted.merged(config, open_step(flags, step).params)
+
+
+def open_step(flags: Any, step: Path) -> Any:
+    """Opens the run to export with the weights of a checkpoint."""
+    from lm import run as runs
+
+    which, workdir = int(step.name), Path(flags.workdir)
+    return runs.open_run(workdir, which, weights=flags.weights, note=lambda line: None)
+
+
+def export_adapter(flags: Any, target: Path) -> int:
+    """Writes the adapter of a run as a folder of PEFT, completely or not at all.
+
+    Raises:
+      ConfigError: the target exists, or PEFT has no such adapter.
+      CheckpointError: no such checkpoint, or its base is missing or has changed.
+    """
+    _, step = open_export(flags, target, "a new folder")
+
+    from lm import peft
+
+    opened, drop = open_step(flags, step), re.compile(flags.drop)
+    with made_beside(target) as partial:
+        name = peft.export(opened, flags.family, drop, partial)
+    names = ", ".join(sorted(path.name for path in target.iterdir()))
+    print(f"adapter of step {step.name}, for a {name}, into {target}: {names}")
     return 0
 
 
@@ -347,7 +381,7 @@ def write(
     config: Config,
     workdir: Path,
     step: Path,
-    part: str,
+    weights: str | dict[str, Any],
     plan: exporting.Plan,
     directory: Path,
     dtype: str,
@@ -358,7 +392,8 @@ def write(
       config: the run's config.
       workdir: the run's folder.
       step: the verified folder of the checkpoint.
-      part: of the state, "params" or "averaged".
+      weights: the parameters by path; or the part of the state that has them, "params"
+        or "averaged".
       plan: what `exporting.plan` returns.
       directory: an existing folder, in which the files are written.
       dtype: of the weights, "float32" or "bfloat16".
@@ -401,13 +436,15 @@ def write(
         kept.pop("eos_token_id", None)
         text = storage.to_json(kept | ids | named)
         storage.write_text(directory / "generation_config.json", text)
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = {
-        path: jax.ShapeDtypeStruct(source.shape, np.float32, sharding=here)
-        for path, source in plan.sources.items()
-    }
-    state = read_state(step, {part: nest(abstract)}, partial=True)
-    exporting.write(plan, flatten(state[part]), directory, dtype=dtype)
+    if isinstance(weights, str):
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        abstract = {
+            path: jax.ShapeDtypeStruct(source.shape, np.float32, sharding=here)
+            for path, source in plan.sources.items()
+        }
+        state = read_state(step, {weights: nest(abstract)}, partial=True)
+        weights = flatten(state[weights])
+    exporting.write(plan, weights, directory, dtype=dtype)
     file = workdir / "metrics.jsonl"
     rows = read_rows(file) if file.exists() else []
     at: dict[str, Any] = next((r for r in rows if r.get("step") == int(step.name)), {})

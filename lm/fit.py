@@ -38,7 +38,11 @@ from lm.workdir.summary import finished
 from lm.workdir.writer import Log, Writer
 
 # The properties of this job, which lm/config/jobs.py reads.
-JOB = {"loss": False, "needs": ("fit",), "unused": ("optim", "update", "grad_accum")}
+JOB = {
+    "loss": False,
+    "needs": ("fit",),
+    "unused": ("optim", "update", "adapter", "grad_accum"),
+}
 
 
 class Parts(NamedTuple):

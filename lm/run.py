@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from lm import transfer, vectors
+from lm import adapted, vectors
 from lm.config import match
 from lm.config import resolve as configs
 from lm.config.resolve import Config
@@ -98,7 +98,8 @@ def open_run(
 
     Raises:
       ConfigError: the folder holds no run, or the config is refused.
-      CheckpointError: no such checkpoint, a damaged one, or one of another model.
+      CheckpointError: no such checkpoint, a damaged one, or one of another model; or
+        the base of its adapter is missing or has changed.
       DataError: the tokenizer is missing or damaged.
     """
     config = with_tokenizer(config or configs.of_run(workdir), workdir)
@@ -108,9 +109,7 @@ def open_run(
         at = int(directory.name)
         init = checkpoint.Init(str(workdir), checkpoint=at, weights=weights)
         with jax.set_mesh(program.mesh):
-            params, _ = transfer.load_params(
-                init, transfer.shapes_in(directory, program)
-            )
+            params = adapted.load(init, directory, config, program)
     return Run(config, workdir, corpus, program, params, at)
 
 
@@ -247,7 +246,7 @@ def open_program(
     mesh_config = configs.build(sharding.MeshConfig, config.mesh)
     mesh = sharding.make_mesh(mesh_config, devices)
     model = open_model(config, corpus.objective, vocab_size(config, corpus))
-    program = step.make(model, corpus.objective)
+    program = adapted.make(config, model, corpus.objective)
     return step.compile_program(program, mesh, mesh_config.rules)
 
 
@@ -309,7 +308,7 @@ def open_training(
     make = functools.partial(
         step.make_training,
         objective=corpus.objective,
-        optimizer=optim.make(settings, program.params, schedule),
+        optimizer=optim.make(settings, program.trained(program.params), schedule),
         schedule=schedule,
         seed=config.seed,
         grad_accum=config.grad_accum,
@@ -317,6 +316,7 @@ def open_training(
         rows=config.batch_size if carries(config.data, program.model) else 0,
         pace=step.share_of(config.seq_len) if drawn else None,
         halt=halt,
+        trains=program.trains,
     )
     training = make(program.model)
     # The search for the first bad value needs each module's output, which

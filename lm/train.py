@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lm import adapted, vectors
 from lm import run as runs
-from lm import transfer, vectors
 from lm.config import resolve as configs
 from lm.config.durations import Times
 from lm.config.resolve import Config
@@ -24,7 +24,7 @@ from lm.training import diagnose, guard, optim, sharding
 from lm.training.conclude import Life, Row, conclude
 from lm.training.progress import Progress
 from lm.training.step import Batch, PerShape, Program, State, Training
-from lm.workdir import adopt, checkpoint
+from lm.workdir import adopt
 from lm.workdir.checkpoint import Checkpointer
 from lm.workdir.summary import finished
 from lm.workdir.writer import Log, Writer
@@ -119,6 +119,9 @@ def train(
             # ── Start: the own workdir, else init.source, else scratch ──────────────
             watching.at("restore", times=10)
             if latest is not None:
+                base = adapted.open_base(config, program)
+                at = replace(at, state=at.state._replace(frozen=base))
+                at = replace(at, base=adapted.identify(config, base))
                 at = restore(checkpointer, training, at, resized=before is not None)
                 if at.row is None and (at.enough or at.step >= times.total):
                     writer.note(finished(workdir, at.step, times.total, at.why))
@@ -128,7 +131,9 @@ def train(
                     writer.note(line)
                 adopt.adopt(config, workdir, changes)
             else:
-                at = replace(at, state=begin(config, corpus, program, training, writer))
+                state = begin(config, corpus, program, training, writer)
+                base = adapted.identify(config, state.frozen)
+                at = replace(at, state=state, base=base)
 
             # ── The first batch ──────────────────────────────────────────────────────
             watching.at("first batch", times=10)
@@ -230,10 +235,10 @@ def begin(
         params = program.model.counted(params, corpus.token_counts())
     if vectors.split(config.init.source):
         source, model = config.init.source, program.model
+        adapted.check_source(config)
         params = vectors.start(source, params, model, corpus, writer.note)
         return training.start(params)
-    init = configs.build(checkpoint.Init, config.init)
-    return training.start(transfer.from_source(init, params, writer.note))
+    return training.start(adapted.begin(config, program, params, writer.note))
 
 
 def restore(
@@ -249,11 +254,13 @@ def restore(
       resized: whether the batch size may differ from the checkpoint's.
 
     Raises:
-      CheckpointError: there is none, or it is of other data or another model.
+      CheckpointError: there is none, or it is of other data, of another model or of
+        another base.
     """
     saved, host = checkpointer.restore(training.state.saved(), step)
     adopt.check_data(host["data"], at.data, resized=resized)
-    return at.resume(host, State(**saved))
+    adapted.check(host, at.base)
+    return at.resume(host, State(**saved, frozen=at.state.frozen))
 
 
 def resumed(

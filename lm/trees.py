@@ -63,6 +63,18 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def select(tree: Tree, keep: Callable[[str], bool]) -> Tree:
+    """Returns the nested dictionaries with the leaves alone whose paths are kept."""
+    flat = flatten(tree)
+    kept = {path: leaf for path, leaf in flat.items() if keep(path)}
+    return tree if len(kept) == len(flat) else nest(kept)
+
+
+def merge(tree: Tree, other: Tree) -> Tree:
+    """Returns nested dictionaries with the leaves of both; {} adds nothing."""
+    return nest(flatten(tree) | flatten(other)) if tree and other else tree or other
+
+
 def map_with_path(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """Applies `fn(path, leaf, *other_leaves)` to every leaf."""
     return jax.tree_util.tree_map_with_path(

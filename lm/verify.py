@@ -218,9 +218,10 @@ def small(config: Config, given: set[str], cache: Path, full: bool) -> dict[str,
 def narrow(config: Config) -> dict[str, Any]:
     """Returns the fields of short rows and a small model of the same kind."""
     from lm import run as runs
+    from lm.config import match
 
     objective = runs.open_objective(config)
-    model = runs.open_model(config, objective)
+    model, adapter = runs.open_model(config, objective), match.open_adapter(config)
     return {
         "seq_len": min(config.seq_len, 128),
         # Patterns may name layers that the small model lacks.
@@ -228,6 +229,7 @@ def narrow(config: Config) -> dict[str, Any]:
         "optim.freeze": [],
         **{f"objective.{path}": value for path, value in objective.small().items()},
         **{f"model.{path}": value for path, value in model.small().items()},
+        **{f"adapter.{path}": value for path, value in adapter.small().items()},
     }
 
 

@@ -26,6 +26,7 @@ FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
         "word2vec:quick,one_hot",
         "glue:task=stsb,quick",
         "glue:task=mnli,dir=elsewhere,scratch",
+        "lora:task=stsb,dir=elsewhere,full",
         "multi30k:dir=elsewhere",
         "scitldr:dir=elsewhere,run=runs/t5",
         "t5_small:text=notes.txt",
@@ -37,7 +38,7 @@ def test_loads(config, monkeypatch):
     monkeypatch.chdir(ROOT)
     name, _, arg = config.partition(":")
     overrides = []
-    if name in ("sst2", "glue") and "quick" not in arg and "scratch" not in arg:
+    if name in ("sst2", "glue", "lora") and "quick" not in arg and "scratch" not in arg:
         overrides = ["--config.init.source=runs/bert_tiny"]
     config = configs.load(f"configs/{name}.py:{arg}".rstrip(":"), overrides)
     assert config.steps

@@ -30,6 +30,8 @@ ALLOWED = {
     "retrieval": "host",
     "training": "config host trees updates workdir",
     "updates": "ops trees",
+    "adapters": "models ops",
+    "adapted": "config host.files models.base training transfer trees vectors workdir",
     "workdir": "config host trees",
     "hf": "config host.storage tokenizers",
     "formats": "host ops",
@@ -37,12 +39,13 @@ ALLOWED = {
     "vectors": "config formats trees",
     "checks": "config data host.storage models.base run tokenizers training trees "
     "workdir",
-    "run": "config data decoding evaluators hf models tokenizers training transfer "
-    "trees vectors workdir",
+    "run": "adapted config data decoding evaluators hf models tokenizers training "
+    "transfer trees vectors workdir",
     # the loop and the commands
-    "train": "config data host run training transfer vectors workdir",
+    "train": "adapted config data host run training transfer vectors workdir",
     "fit": "config data host run training transfer workdir",
-    "convert": "config data formats hf host transfer trees workdir",
+    "convert": "adapted config data formats hf host peft run transfer trees workdir",
+    "peft": "adapted config hf run trees",
     "evaluate": "config host run transfer workdir",
     "generate": "config decoding hf host objectives.base run tokenizers transfer "
     "workdir",

@@ -17,6 +17,7 @@ import numpy as np
 
 from lm import run as runs
 from lm import trees
+from lm.config import match
 from lm.config import resolve as configs
 from lm.config.resolve import Config
 from lm.training import sharding
@@ -68,6 +69,8 @@ def exact(config: Config) -> Config:
     longest = max(objective.lengths(config.seq_len).values())
     for path, value in model.exact(2 * longest + PADDING).items():
         change(tree["model"], path, value)
+    for path, value in match.open_adapter(config).exact().items():
+        change(tree["adapter"], path, value)
     tree["compute"] |= {"dtype": "float32", "attention": "xla", "precision": "highest"}
     tree["batch_size"], tree["grad_accum"] = ROWS, 1
     for axis in sharding.AXES:

@@ -25,6 +25,7 @@ NAMED = {
     "data.sources": ("data.sources", "Source"),
     "evaluator": ("evaluators", "Evaluator"),
     "update": ("updates", "Update"),
+    "adapter": ("adapters", "Adapter"),
 }
 # kind -> (module of lm, class)
 FIXED = {

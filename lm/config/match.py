@@ -66,7 +66,7 @@ def build_class(
     """Builds the object whose class a section names.
 
     Args:
-      kind: "model", "objective", "evaluator" or "update".
+      kind: "model", "objective", "evaluator", "update" or "adapter".
       where: the path of the section, for the error.
       wiring: arguments of the class that no config sets.
 
@@ -88,6 +88,12 @@ def build_class(
                 expected = f"another name: it hides {field.name} of {parent.__module__}"
                 raise ConfigError(f"{where}.{choice}", found, expected)
     return configs.build(cls, section, **wiring)
+
+
+def open_adapter(config: Config) -> Any:
+    """Builds the adapter of a config (lm/adapters); a job may have none."""
+    section = config.get("adapter") or configs.DEFAULT_NAMES["adapter"]
+    return build_class("adapter", section, "adapter")
 
 
 def _lacks(config: Config, model: Any, objective: Any) -> list[str]:
@@ -174,6 +180,9 @@ def _general(config: Config, model: Any, objective: Any) -> Iterator[Rule]:
         expected = f"plain: objective {name} does not offer {lacks}"
         yield Rule(not lacks, "update.name", repr(section["name"]), expected)
         yield from update.rules(config)
+        expected = "plain: an adapter has no tables whose rows could change"
+        holds = not (update.in_place and open_adapter(config).freezes)
+        yield Rule(holds, "update.name", repr(section["name"]), expected)
     sections = {"data": config.data}
     sections |= {f"evals.{key}.data": e.data for key, e in config.evals.items()}
     for where, data in sections.items():

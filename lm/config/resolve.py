@@ -43,11 +43,11 @@ Duration = int | str
 
 # The sections of the top level, in the order in which config.json has them.
 SECTIONS = (
-    *("model", "objective", "tokenizer", "optim", "update", "data", "compute", "mesh"),
-    *("checkpoint", "evals", "stop", "init", "log"),
+    *("model", "adapter", "objective", "tokenizer", "optim", "update", "data"),
+    *("compute", "mesh", "checkpoint", "evals", "stop", "init", "log"),
 )
 # The class of a section that chooses none.
-DEFAULT_NAMES = {"update": {"name": "plain"}}
+DEFAULT_NAMES = {"update": {"name": "plain"}, "adapter": {"name": "none"}}
 
 BOUNDS = {
     "seed": "[0, 4294967295]",

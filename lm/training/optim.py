@@ -89,7 +89,8 @@ class Optim:
       decay_mask: (pattern, factor of `weight_decay`); every parameter must match one.
       clip: largest global norm of the gradient; 0 clips nothing.
       multipliers: (pattern, factor of the learning rate); 1 where none matches.
-      freeze: patterns of parameters that are not trained.
+      freeze: patterns of parameters that are not trained; (r"(?!heads/|.*bias$).*",)
+        leaves heads and biases alone (BitFit; Ben Zaken et al. 2022).
       max_norm: (pattern, the largest norm of the weights of one output of a kernel), to
         which they are scaled down after each update; see lm/training/maxnorm.py.
       options: the optax function's own keywords, {"b2": 0.98}.

@@ -28,6 +28,8 @@ class Progress:
       trigger: what begins the average of the weights (`optim.average_when`).
       faults: the batches and updates that were left out.
       row: the values of this step's row while its evaluations are still to come.
+      base: names the frozen weights under an adapter (lm/adapted.py); None: there are
+        none.
     """
 
     step: int
@@ -39,6 +41,7 @@ class Progress:
     trigger: Trigger = field(default_factory=Trigger)
     faults: Faults = field(default_factory=Faults)
     row: Mapping[str, Any] | None = None
+    base: Mapping[str, str] | None = None
 
     @staticmethod
     def begin(config: Config, data: Mapping[str, Any]) -> "Progress":
@@ -91,6 +94,7 @@ class Progress:
             ),
             **self.faults.asdict(),
             **({} if self.row is None else {"row": dict(self.row)}),
+            **({} if self.base is None else {"base": dict(self.base)}),
         }
 
     def resume(self, host: Mapping[str, Any], state: State) -> "Progress":

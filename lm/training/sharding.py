@@ -170,11 +170,16 @@ def state_shardings(state: Tree, axes: Tree, mesh: Mesh, rules: Rules) -> Tree:
     state is sharded like the rows of a batch. All other leaves are whole.
 
     Args:
-      state: shapes of a tree that has the parameters under `params`.
+      state: shapes of a tree that has the parameters under `params` or `frozen`.
       axes: tuples of logical axis names, in the structure of the parameters.
     """
     flat = trees.flatten(state)
-    shapes = {path: flat[f"params/{path}"] for path in _flatten_axes(axes)}
+    shapes = {
+        path: flat[name]
+        for path in _flatten_axes(axes)
+        for name in (f"params/{path}", f"frozen/{path}")
+        if name in flat
+    }
     specs = _param_specs(axes, shapes, mesh, rules)
 
     def sharding(path: str, leaf: Any) -> NamedSharding:
@@ -264,21 +269,29 @@ def bytes_per_device(shapes: Tree, shardings: Tree) -> int:
     )
 
 
-def describe_memory(state: Tree) -> str:
+def describe_memory(state: Any) -> str:
     """Returns a line on the bytes that parameters and optimiser need on each device.
 
     Args:
-      state: shapes with shardings, of parameters under `params`.
+      state: shapes with shardings, of a `State`.
     """
+
+    def number(tree: Tree) -> int:
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
     def size(tree: Tree) -> str:
         places = jax.tree.map(lambda leaf: leaf.sharding, tree)
         return f"{bytes_per_device(tree, places) / 2**20:,.1f} MiB"
 
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+    trained, frozen = number(state.params), number(state.frozen)
+    optimiser = f"optimiser {size(state.opt_state)}"
+    if not frozen:
+        head = f"{trained:,} parameters; per device: parameters {size(state.params)}"
+        return f"{head}, {optimiser}"
     return (
-        f"{count:,} parameters; per device: parameters {size(state.params)}, "
-        f"optimiser {size(state.opt_state)}"
+        f"{trained + frozen:,} parameters, of which {trained:,} "
+        f"({trained / (trained + frozen):.2%}) are trained; per device: trained "
+        f"{size(state.params)}, frozen {size(state.frozen)}, {optimiser}"
     )
 
 

@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
+from lm import trees
 from lm.errors import ConfigError
 from lm.training import averaging, sharding
 from lm.training.optim import Optimizer, global_norm
@@ -31,6 +32,8 @@ class State(NamedTuple):
       averaged: the average of the parameters (`optim.ema`, or a schedule-free
         optimiser's), in their tree.
       average_from: the step after which that average begins (`optim.average_when`).
+      frozen: the parameters under an adapter (lm/adapters). No update changes them, and
+        no checkpoint holds them.
     """
 
     step: Int[Array, ""]
@@ -40,16 +43,24 @@ class State(NamedTuple):
     carried: PyTree = {}  # noqa: RUF012
     averaged: PyTree = {}  # noqa: RUF012
     average_from: PyTree = {}  # noqa: RUF012
+    frozen: PyTree = {}  # noqa: RUF012
 
     def weights(self, which: str = "averaged") -> PyTree:
-        """Returns the average, where it is asked for and kept, else the parameters."""
-        return self.averaged if which == "averaged" and self.averaged else self.params
+        """Returns all parameters of the model.
+
+        They are the average, where it is asked for and kept, or those that the next
+        update changes, and the frozen ones.
+        """
+        asked = which == "averaged" and self.averaged
+        return trees.merge(self.frozen, self.averaged if asked else self.params)
 
     def saved(self) -> dict[str, PyTree]:
-        """Returns what a checkpoint holds; `State(**saved)` gives the state back."""
-        return {
-            name: tree for name, tree in self._asdict().items() if jax.tree.leaves(tree)
-        }
+        """Returns what a checkpoint holds.
+
+        `State(**saved, frozen=...)` gives the state back.
+        """
+        parts = self._asdict() | {"frozen": {}}
+        return {name: tree for name, tree in parts.items() if jax.tree.leaves(tree)}
 
 
 class Continued(NamedTuple):
@@ -82,6 +93,8 @@ class Program(NamedTuple):
       mesh: the devices; None before it is laid out over some.
       params: the parameters' shapes, types and shardings.
       axes: the logical names of each parameter's axes.
+      trains: tells of a parameter's path whether it is trained, and not frozen under an
+        adapter.
     """
 
     model: Any
@@ -94,6 +107,15 @@ class Program(NamedTuple):
     mesh: Any = None
     params: PyTree = None
     axes: PyTree = None
+    trains: Callable[[str], bool] = lambda path: True
+
+    def trained(self, params: PyTree) -> PyTree:
+        """Returns the parameters that are trained."""
+        return trees.select(params, self.trains)
+
+    def frozen(self, params: PyTree) -> PyTree:
+        """Returns the other parameters; {} if there are none."""
+        return trees.select(params, lambda path: not self.trains(path))
 
 
 class Training(NamedTuple):
@@ -346,6 +368,7 @@ def make_training(
     rows: int = 0,
     pace: Callable[[Batch], Array] | None = None,
     halt: bool = True,
+    trains: Callable[[str], bool] = lambda path: True,
 ) -> Training:
     """Binds a model, an objective and an optimiser into the update of a state.
 
@@ -361,6 +384,7 @@ def make_training(
       rows: of the state that the model carries from one batch to the next, one for
         each row of the batch; 0: it carries none.
       pace: the factor of the learning rate for a batch; None is 1.
+      trains: as in `Program`; the optimiser is for these parameters alone.
 
     Raises:
       ConfigError: a pace for an optimiser whose updates it cannot scale.
@@ -371,6 +395,8 @@ def make_training(
         raise ConfigError("data.windows", found, expected)
 
     def start(params: PyTree) -> State:
+        frozen = trees.select(params, lambda path: not trains(path))
+        params = trees.select(params, trains)
         return State(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -378,12 +404,15 @@ def make_training(
             carried=model.apply({}, rows, method="make_carry") if rows else {},
             averaged=jax.tree.map(jnp.copy, params) if optimizer.average else {},
             average_from=jnp.int32(averaging.NEVER) if optimizer.triggered else {},
+            frozen=frozen,
         )
 
-    def loss(params: PyTree, rows: Rows, totals: dict, key: Array) -> tuple:
+    def loss(
+        frozen: PyTree, params: PyTree, rows: Rows, totals: dict, key: Array
+    ) -> tuple:
         terms, carried = apply(
             model,
-            params,
+            trees.merge(frozen, params),
             rows,
             lambda m, b: objective.loss(m, b, train=True),
             rngs={"dropout": key, "sample": jax.random.fold_in(key, 1)},
@@ -402,8 +431,9 @@ def make_training(
 
     def differentiate(state: State, batch: Batch) -> tuple:
         rows, totals, key = shared(state, batch)
+        of_trained = functools.partial(loss, state.frozen)
         value, (means, carried), grads = gradient(
-            loss, state.params, rows, totals, key, grad_accum
+            of_trained, state.params, rows, totals, key, grad_accum
         )
         return value, means, totals, carried, grads
 
@@ -440,12 +470,12 @@ def make_training(
             "optim/update_norm": global_norm(updates),
         }
         parts = params, opt_state, carried, averaged, state.average_from
-        new = State(state.step + 1, *parts)
+        new = State(state.step + 1, *parts, frozen=state.frozen)
         return new, measurements
 
     return Training(
         start,
         update,
-        lambda state, batch: loss(state.params, *shared(state, batch))[0],
+        lambda state, batch: loss(state.frozen, state.params, *shared(state, batch))[0],
         lambda state, batch: differentiate(state, batch)[-1],
     )

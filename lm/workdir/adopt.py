@@ -22,7 +22,7 @@ Change = tuple[str, Any, Any, bool]
 def begun(workdir: Path) -> bool:
     """Returns whether the run has saved a checkpoint.
 
-    From then on it needs `init.source` no more.
+    From then on it needs `init.source` no more, but for the base of an adapter.
     """
     return any(step.name.isdecimal() for step in (workdir / "checkpoints").glob("*"))
 

@@ -63,6 +63,7 @@ def test_every_default_is_filled(file):
         *("job", "seed", "batch_size", "seq_len", "grad_accum", "steps"),
         *(
             "model",
+            "adapter",
             "objective",
             "tokenizer",
             "optim",

@@ -58,21 +58,21 @@ class Rule:
 
     def has_axis(self, axis: str) -> bool:
         """Tells whether the parameter has an axis, such as "C", the labels."""
-        return axis in _axes(self.axes)[1]
+        return axis in split_axes(self.axes)[1]
 
     def tensor_shape(self, sizes: Sizes) -> Shape:
         """Returns the shape of the tensor."""
-        left, _ = _axes(self.axes)
+        left, _ = split_axes(self.axes)
         known = {**sizes, "p": len(self.paths)}
         return tuple(math.prod(known[axis] for axis in group) for group in left)
 
     def leaf_shape(self, sizes: Sizes) -> Shape:
         """Returns the shape of the parameter, of one layer where it has layers."""
-        return tuple(sizes[axis] for axis in _axes(self.axes)[1] if axis != "p")
+        return tuple(sizes[axis] for axis in split_axes(self.axes)[1] if axis != "p")
 
     def into(self, tensor: np.ndarray, sizes: Sizes) -> list[np.ndarray]:
         """Returns the parameters in a tensor, as views, in the order of `paths`."""
-        left, right = _axes(self.axes)
+        left, right = split_axes(self.axes)
         known = {**sizes, "p": len(self.paths)}
         flat = [axis for group in left for axis in group]
         split = tensor.reshape([known[axis] for axis in flat])
@@ -81,14 +81,14 @@ class Rule:
 
     def out_of(self, leaves: list[np.ndarray], sizes: Sizes) -> np.ndarray:
         """Returns the tensor that holds the parameters, of one layer where layered."""
-        left, right = _axes(self.axes)
+        left, right = split_axes(self.axes)
         whole = np.stack(leaves) if right[0] == "p" else leaves[0]
         flat = [axis for group in left for axis in group]
         split = whole.transpose([right.index(axis) for axis in flat])
         return split.reshape(self.tensor_shape(sizes))
 
 
-def _axes(pattern: str) -> tuple[list[list[str]], list[str]]:
+def split_axes(pattern: str) -> tuple[list[list[str]], list[str]]:
     """Parses "(N H) D -> D N H" as [[N, H], [D]] and [D, N, H]."""
     left, right = pattern.split("->")
     groups = [
