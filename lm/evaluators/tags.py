@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -57,7 +57,7 @@ class Evaluator(base.Evaluator):
     types: bool = False
     unknown: bool = True
     samples: int = 1000
-    rows: int | None = 20
+    rows: int | None = 5
 
     @property
     def needs(self) -> frozenset[str]:
@@ -117,10 +117,11 @@ class Evaluator(base.Evaluator):
             f"correct:{sizes[2]})"
         )
         if jax.process_index() == 0:
-            lines = [signature, *table(counts), *confused(sentences)]
-            shown = [f"# {line}" for line in lines]
+            tables = aligned(table(counts)), aligned(confused(sentences))
+            lines = [signature, "", *tables[0], "", *tables[1]]
+            shown = [f"# {line}".rstrip() for line in lines]
             for sentence in sentences[: self.rows]:
-                shown += ["", *map("\t".join, sentence.columns())]
+                shown += ["", *aligned(sentence.columns())]
             storage.write_text(out.samples, "\n".join(shown) + "\n")
             out.note(f"{out.samples.stem}: {signature}")
         yield from found.items()
@@ -210,27 +211,32 @@ def _next_place(examples: base.Examples) -> tuple[int, int] | None:
     return source, int(stream.indices[source].fields["record"][at])
 
 
-def table(counts: metrics.Counts) -> Iterator[str]:
-    """Yields the scores of each type as lines of a table."""
-    yield "type\tprecision\trecall\tf1\tgold\tpredicted"
+def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Writes a table with columns of equal width, as white space parts them too."""
+    rows = [*rows]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def table(counts: metrics.Counts) -> Iterator[Sequence[str]]:
+    """Yields the scores of each type, under a row of names."""
+    yield "type", "precision", "recall", "f1", "gold", "predicted"
     numbers = zip(counts.gold.sum(0), counts.predicted.sum(0))
     for (kind, score), (gold, guess) in zip(metrics.by_type(counts).items(), numbers):
         parts = (score.precision, score.recall, score.f1)
-        yield "\t".join(
-            [kind, *(f"{part:.4f}" for part in parts), f"{gold}", f"{guess}"]
-        )
+        yield kind, *(f"{part:.4f}" for part in parts), f"{gold}", f"{guess}"
 
 
-def confused(sentences: list[Sentence]) -> Iterator[str]:
+def confused(sentences: list[Sentence]) -> Iterator[Sequence[str]]:
     """Yields the most frequent pairs of a tag and a wrong tag predicted for it."""
     pairs = metrics.confusions(
         [sentence.gold for sentence in sentences],
         [sentence.predicted for sentence in sentences],
     )
-    yield "words\ttag\tpredicted as"
+    yield "words", "tag", "predicted as"
     wrong = [(-n, *pair) for pair, n in pairs.items() if pair[0] != pair[1]]
     for n, tag, other in sorted(wrong)[:CONFUSED]:
-        yield f"{-n}\t{tag}\t{other}"
+        yield f"{-n}", tag, other
 
 
 def types_of(objective: Any) -> list[str]:

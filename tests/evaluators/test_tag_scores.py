@@ -94,7 +94,9 @@ def test_scores_equal_those_of_the_reference(reference, tmp_path, rule, key):
         surface = expected["surface_forms"]["f1"]
         assert found["surface_f1"] == pytest.approx(surface, abs=1e-12)
         assert "gold:197|predicted:227|correct:102" in notes[-1]
-        assert "person\t0.6207\t0.5070\t0.5581\t71\t58" in text
+        heads = "type           precision  recall  f1      gold  predicted"
+        assert f"\n# {heads}\n" in text and "\t" not in text
+        assert "person         0.6207     0.5070  0.5581  71    58\n" in text
 
 
 def test_words_that_the_training_data_lack(reference, tmp_path):
@@ -108,7 +110,9 @@ def test_words_that_the_training_data_lack(reference, tmp_path):
     ]
     assert found["unknown_accuracy"] == pytest.approx(np.mean(pairs))
     first = zip(*map(records[0].fields.get, FIELDS))
-    assert text.endswith("\n\n" + "\n".join(map("\t".join, first)) + "\n")
+    shown = text.rpartition("\n\n")[2].splitlines()
+    assert [line.split() for line in shown] == [*map(list, first)]
+    assert len({line.index(line.split()[1], 1) for line in shown}) == 1
 
 
 def test_windows_are_put_together_and_an_incomplete_sentence_is_left_out():
