@@ -16,7 +16,7 @@ two children to each rule, so before its rules are counted
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from lm.errors import DataError
@@ -177,6 +177,23 @@ def clean(tree: Tree) -> Tree | None:
         return Tree(label, tree.children)
     kept = [child for node in tree.nodes() if (child := clean(node)) is not None]
     return Tree(label, tuple(kept)) if kept else None
+
+
+def built(
+    nodes: Iterator[Sequence[int]],
+    words: Sequence[str],
+    label_of: Callable[[int], str],
+) -> Tree:
+    """Builds a binary tree from its nodes, from the top down (lm.ops.cky.Parse).
+
+    Args:
+      label_of: names the symbol of a node.
+    """
+    start, width, symbol = next(nodes)
+    if width == 1:
+        return Tree(label_of(symbol), (words[start],))
+    left = built(nodes, words, label_of)
+    return Tree(label_of(symbol), (left, built(nodes, words, label_of)))
 
 
 # ── For a grammar ───────────────────────────────────────────────────────────────────

@@ -70,11 +70,8 @@ class Evaluator(base.Evaluator):
                 continue
             gold = text_of(record, objective.tree)
             tree = trees.parse(gold)
-            parse = None
-            if np.isfinite(found[n]["scores"]):
-                leaves = [word for _, word in trees.tags(tree)]
-                nodes = iter(found[n]["nodes"].tolist())
-                parse = trees.whole(built(nodes, leaves, examples.codec))
+            leaves = [word for _, word in trees.tags(tree)]
+            parse = objective.parse_of(found[n], leaves, examples.codec)
             spans = None if parse is None else self._spans(parse)
             total = brackets.add(total, brackets.count(spans, self._spans(tree)))
             lines.append(str(parse) if parse is not None else "()")
@@ -125,13 +122,3 @@ class Evaluator(base.Evaluator):
                 for row, n in enumerate(part):
                     found[n] = {k: np.asarray(x)[row] for k, x in parses.items()}
         return found
-
-
-def built(nodes: Iterator[list[int]], words: list[str], codec: Any) -> trees.Tree:
-    """Builds a binary tree from its nodes, from the top down (lm.ops.cky.Parse)."""
-    start, width, symbol = next(nodes)
-    label = codec.token(symbol)[1:]
-    if width == 1:
-        return trees.Tree(label, (words[start],))
-    left = built(nodes, words, codec)
-    return trees.Tree(label, (left, built(nodes, words, codec)))

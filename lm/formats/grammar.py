@@ -39,7 +39,10 @@ WORD = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"")
 CLASS = re.compile(r"<class (\d+|any)>")
 CLASSES = 64  # of lm.models.pcfg, unless a file has more
 PAD, UNKNOWN, CLOSE = "<pad>", "<unk>", ")"
-TREES = {"sources": [{"name": "trees", "items": ("(S (NN word) (VB word))",)}]}
+TREES = {
+    "sources": [{"name": "trees", "items": ("(S (NN word) (VB word))",)}],
+    "max_unknown": 1.0,
+}
 
 Rule = tuple[str, ...]  # parent, left, right; parent, word; or root, symbol
 
@@ -252,7 +255,7 @@ def workdir(found: Grammar) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
         "tokenizer": {"name": "word", "kind": "word"},
         "model": {"name": "pcfg", "classes": count, "backup": 0.0},
         "objective": {"name": "parsing"},
-        "data": TREES | {"max_unknown": 1.0},
+        "data": TREES,
         "evals": {"items": {"evaluator": "brackets", "data": TREES}},
     }
     return config, tokens, params

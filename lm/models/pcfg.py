@@ -21,6 +21,7 @@ grammar is mixed with a unigram model of words, so that each sentence has a prob
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -257,7 +258,16 @@ class Model(nn.Module):
 
     def log_inside(self, batch: Batch) -> Float[Array, "B"]:
         """Computes the log-probability of each sentence; -inf without a tree."""
+        return self._ask(cky.inside, batch)
+
+    def has_tree(self, batch: Batch) -> Bool[Array, "B"]:
+        """Tells of each sentence whether the grammar has it."""
+        return self._ask(cky.recognize, batch)
+
+    def _ask(self, chart: Callable[..., PyTree], batch: Batch) -> PyTree:
+        """Returns what a chart says of each sentence, of some sentences at a time."""
         params = self.variables["params"]
+        rules, start = cky.Rules(**params["rules"]), params["start"]
         words, lengths = _scores(self.words, params, batch)
         S, B, T = words.shape
         rows = min(max(CHARTS // (S * T * T), 1), B)
@@ -265,16 +275,11 @@ class Model(nn.Module):
         words = jnp.pad(jnp.swapaxes(words, 0, 1), ((0, more), (0, 0), (0, 0)))
         groups = words.reshape(-1, rows, S, T), jnp.pad(lengths, (0, more))
 
-        def some(part: tuple[jax.Array, jax.Array]) -> Float[Array, "b"]:
-            return cky.inside(*_grammar(params), jnp.swapaxes(part[0], 0, 1), part[1])
+        def some(part: tuple[jax.Array, jax.Array]) -> PyTree:
+            return chart(rules, start, jnp.swapaxes(part[0], 0, 1), part[1])
 
         found = jax.lax.map(some, (groups[0], groups[1].reshape(-1, rows)))
-        return found.reshape(-1)[:B]
-
-    def has_tree(self, batch: Batch) -> Bool[Array, "B"]:
-        """Tells of each sentence whether the grammar has it."""
-        params = self.variables["params"]
-        return cky.recognize(*_grammar(params), *_scores(self.words, params, batch))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:B], found)
 
     def log_prob(
         self, batch: Batch, inside: Float[Array, "B"] | None = None
@@ -286,22 +291,21 @@ class Model(nn.Module):
         Args:
           inside: what `log_inside` gives, if it is known already.
         """
+        inside = self.log_inside(batch) if inside is None else inside
+        if self.backup == 0:
+            return inside
         params = self.variables["params"]
         real = batch["segment_ids"] != 0
         entries = _entry_of(self.words, params, batch["inputs"], batch["classes"])
         each = params["unigrams"][entries] + params["length"][0]
         unigrams = jnp.sum(jnp.where(real, each, 0.0), axis=1) + params["length"][1]
-        inside = self.log_inside(batch) if inside is None else inside
-        if self.backup == 0:
-            return inside
         shares = np.log1p(-self.backup), np.log(self.backup)
         return jnp.logaddexp(inside + shares[0], unigrams + shares[1])
 
     def parse(self, batch: Batch) -> cky.Parse:
         """Finds the best tree of each sentence; its symbols are tokens."""
-        params = self.variables["params"]
-        found = cky.viterbi(*_grammar(params), *_scores(self.words, params, batch))
-        named = params["symbols"][found.nodes[..., 2]]
+        found = self._ask(cky.viterbi, batch)
+        named = self.variables["params"]["symbols"][found.nodes[..., 2]]
         return found._replace(nodes=found.nodes.at[..., 2].set(named))
 
 
@@ -354,10 +358,6 @@ def _measured(statistics: PyTree) -> dict[str, Any]:
     }
 
 
-def _grammar(params: PyTree) -> tuple[cky.Rules, jax.Array]:
-    return cky.Rules(**params["rules"]), params["start"]
-
-
 def _entry_of(
     words: int, params: PyTree, inputs: Int[Array, "B T"], classes: Int[Array, "B T"]
 ) -> Int[Array, "B T"]:
@@ -401,7 +401,8 @@ def _expected(words: int, params: PyTree, batch: Batch, lengths: jax.Array) -> P
             "rules": rules | {"weights": weights["rules"]},
             "lexicon": lexicon | {"weights": weights["lexicon"]},
         }
-        found = cky.inside(*_grammar(own), *_scores(words, own, batch))
+        grammar = cky.Rules(**own["rules"]), own["start"]
+        found = cky.inside(*grammar, *_scores(words, own, batch))
         parsed = jnp.isfinite(found)
         return jnp.sum(jnp.where(parsed, found, 0.0)), parsed
 

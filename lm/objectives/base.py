@@ -93,7 +93,8 @@ class Objective(abc.ABC):
                       nothing of the index
         "rows"        `spans`, `touched` and `terms` (lm/objectives/by_rows.py)
         "trees"       `predict` returns the nodes of trees (see objectives/parsing.py),
-                      and `tree` names the column of the true ones
+                      `parse_of` makes trees of them, and `tree` names the column of
+                      the true ones
 
       token_term: the name of the term that "tokens" promises.
     """

@@ -6,21 +6,22 @@ them, and a binary tree as tokens. The tokenizer is one of whole words.
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from lm.data import trees
 from lm.data.index import Encoded, Index, Layout, Writer
 from lm.data.layouts import text_of
 from lm.data.scoring import Scored, Settings, Text
 from lm.data.sources.base import Record
 from lm.data.transforms import Example, filled, segments
-from lm.errors import DataError
+from lm.errors import DataError, Rule
 from lm.objectives import base
-from lm.objectives.base import Batch, Rows, Terms
+from lm.objectives.base import Asked, Batch, Rows, Terms
 from lm.ops import cky
 from lm.tokenizers.base import Codec
 
@@ -58,12 +59,13 @@ class Sentences:
     """
 
     words: str
-    grammar: str
+    grammar: str | None
     length: int
     too_long: Literal["error", "skip"]
 
     def texts(self, record: Record) -> list[str]:
-        return [text_of(record, self.words), text_of(record, self.grammar)]
+        names = (self.words, self.grammar)
+        return [text_of(record, name) for name in names if name is not None]
 
     def write(self, records: Encoded, out: Writer) -> None:
         for record, pieces in records:
@@ -87,7 +89,7 @@ def check_words(words: Sequence[str], pieces: Sequence[int], where: str) -> None
     if len(words) != len(pieces) or not words:
         found = f"{len(words)} words and {len(pieces)} tokens"
         fix = 'set tokenizer=dict(name="word", kind="word")'
-        raise DataError(where, found, "a token for each word", fix if words else "")
+        raise DataError(where, found, "a token for each word", fix if words else None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +100,14 @@ class Arrays:
     pad_id: int
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        words, tree = example["pieces"]
+        words, *given = example["pieces"]
         found = segments([words])
         out = {n: filled(x, self.length) for n, x in found.items()}
         weights = np.ones(len(words), np.float32)
+        if given:
+            out["tree"] = filled(given[0], 5 * self.length, self.pad_id)
         return out | {
             "classes": filled(example["classes"].astype(np.int32), self.length),
-            "tree": filled(tree, 5 * self.length, self.pad_id),
             "weights": filled(weights, self.length),
         }
 
@@ -114,22 +117,26 @@ class Objective(base.Objective):
     """Options of `parsing`.
 
     Attributes:
-      words, grammar, tree: the columns of the words, of the binary tree as tokens, and
-        of the tree in brackets that parses are scored by.
+      words, grammar, tree: the columns of the words, of the binary tree as tokens
+        (None: there is none), and of the tree in brackets that parses are scored by.
       too_long: what to do with a sentence of more than seq_len words: refuse or skip
         it. The work of a sentence grows with the cube of its length.
     """
 
     words: str = "text"
-    grammar: str = "grammar"
+    grammar: str | None = "grammar"
     tree: str = "tree"
     too_long: Literal["error", "skip"] = "skip"
 
-    can: ClassVar[frozenset[str]] = frozenset({"trees", "show", "score"})
+    can: ClassVar[frozenset[str]] = frozenset({"trees", "show", "score", "answers"})
 
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"parse"})
+
+    def rules(self, config: Mapping[str, Any]) -> Iterator[Rule]:
+        expected = "a column: rules are counted from trees"
+        yield Rule(self.grammar is not None, "objective.grammar", "None", expected)
 
     @property
     def gives(self) -> frozenset[str]:
@@ -144,7 +151,7 @@ class Objective(base.Objective):
         return False
 
     def columns(self) -> tuple[str, ...]:
-        return self.words, self.grammar
+        return (self.words,) if self.grammar is None else (self.words, self.grammar)
 
     def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
         return Sentences(self.words, self.grammar, seq_len, self.too_long)
@@ -209,17 +216,55 @@ class Objective(base.Objective):
         found = jnp.where(last, model.log_prob(batch)[:, None], 0.0)
         return found, jnp.zeros_like(last)
 
+    def parse_of(
+        self, predictions: Mapping[str, Any], words: Sequence[str], codec: Codec
+    ) -> trees.Tree | None:
+        """Returns the best tree of a sentence, not binary; None if it has none.
+
+        Args:
+          predictions: those of `predict` for its row.
+        """
+        found = self._binary(predictions, words, codec)
+        return None if found is None else trees.whole(found)
+
+    def _binary(
+        self, predictions: Mapping[str, Any], words: Sequence[str], codec: Codec
+    ) -> trees.Tree | None:
+        if not np.isfinite(predictions["scores"]):
+            return None
+        nodes = iter(predictions["nodes"].tolist())
+        return trees.built(nodes, words, lambda symbol: codec.token(symbol)[1:])
+
     def show(self, batch: Rows, predictions: Rows, codec: Codec, row: int) -> str:
         """Shows the words and the best binary tree of a sentence."""
         count = int((batch["segment_ids"][row] != 0).sum())
         words = [codec.token(int(i)) for i in batch["inputs"][row, :count]]
-        if not np.isfinite(predictions["scores"][row]):
-            return f"{' '.join(words)}\n(no tree)"
-        nodes = iter(predictions["nodes"][row].tolist())
+        own = {name: array[row] for name, array in predictions.items()}
+        tree = self._binary(own, words, codec)
+        return f"{' '.join(words)}\n{tree or '(no tree)'}"
 
-        def text() -> str:
-            start, width, symbol = next(nodes)
-            parts = [words[start]] if width == 1 else [text(), text()]
-            return f"{codec.token(symbol)} {' '.join(parts)})"
+    def unlabelled(self) -> "Objective":
+        return dataclasses.replace(self, grammar=None)
 
-        return f"{' '.join(words)}\n{text()}"
+    @property
+    def says(self) -> Mapping[str, tuple[str, ...]]:
+        return {"trees": ("tree", "tree_log_prob", "log_prob")}
+
+    def answers(
+        self, record: Record, rows: Sequence[Asked], codec: Codec
+    ) -> dict[str, Any]:
+        """Returns the best tree of a sentence in brackets, and log-probabilities.
+
+        That of the tree is joint with the words, that of the sentence sums over all
+        trees. None stands where there is none, and for a sentence that is too long.
+        """
+        if not rows:
+            return dict.fromkeys((*self.says["trees"], "truncated"))
+        (asked,) = rows
+        found = asked.predictions
+        tree = self.parse_of(found, text_of(record, self.words).split(), codec)
+        logs = {
+            name: round(float(found[key]), 6) if np.isfinite(found[key]) else None
+            for name, key in (("tree_log_prob", "scores"), ("log_prob", "log_prob"))
+        }
+        return {"tree": None if tree is None else str(tree), **logs, "truncated": 0}

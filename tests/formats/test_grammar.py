@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from lm import convert, score
+from lm import convert, predict, score
 from lm.errors import ConfigError
 from lm.formats import grammar
 from lm.main import main
@@ -120,6 +120,16 @@ def test_sentences_are_scored_without_a_tree_too(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "5 texts, 11 tokens" in said and "1 impossible texts left out" in said
     assert "2 unknown" in said and "nan" not in said.lower()
+    assert predict.main([f"--workdir={workdir}", *texts[:2], "sees Ana"]) == 0
+    parses = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["tree"] for row in parses] == [
+        "(S (NP Ana) (VB sees))",
+        "(S (NP (DT the) (NN größer)) (VB sees))",
+        None,
+    ]
+    joint = [row["tree_log_prob"] for row in parses]
+    np.testing.assert_allclose(joint[:2], np.log(shares[:2]) + np.log(0.875), atol=2e-6)
+    assert parses[0]["log_prob"] == rows[0]["log_prob"] and joint[2] is None
 
 
 @pytest.mark.slow

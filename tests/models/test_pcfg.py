@@ -10,6 +10,7 @@ import pytest
 from configs import pcfg as config
 from lm.data import trees
 from lm.main import main
+from lm.models import pcfg
 from lm.models.pcfg import Model
 from lm.objectives.parsing import Arrays, word_class
 from lm.workdir.writer import read_rows
@@ -81,7 +82,7 @@ def test_probabilities_sum_to_one_and_passes_make_sentences_likelier(counted):
     assert (np.diff(nats) < 1e-4).all() and nats[-1] < nats[0] - 0.1
 
 
-def test_unknown_words_and_sentences_without_a_tree(counted):
+def test_unknown_words_and_sentences_without_a_tree(counted, monkeypatch):
     model, params, _ = counted
     known = ["the", "man", "saw", "Mary"]
     new = ["the", "telescopist", "saw", "Mary"]  # of the class of words seen once
@@ -89,11 +90,16 @@ def test_unknown_words_and_sentences_without_a_tree(counted):
     batch = jax.tree.map(jnp.asarray, batch_of([known, new, none, none, none]))
 
     def ask(m):
-        return m.log_inside(batch), m.log_prob(batch), m.parse(batch)
+        inside = m.log_inside(batch)
+        monkeypatch.setattr(pcfg, "CHARTS", 2 * ROW * ROW * len(params["symbols"]))
+        parts = m.log_inside(batch)  # two sentences at a time
+        return inside, parts, m.has_tree(batch), m.log_prob(batch), m.parse(batch)
 
     asked = jax.jit(lambda p: model.apply({"params": p}, method=ask))
     params = jax.tree.map(jnp.asarray, params)
-    inside, mixed, best = jax.tree.map(np.asarray, asked(params))
+    inside, parts, has, mixed, best = jax.tree.map(np.asarray, asked(params))
+    np.testing.assert_allclose(parts, inside, rtol=1e-6)
+    assert has.tolist() == [True, True, False, False, False]
     assert np.isfinite(inside[:2]).all() and inside[2] == best.scores[2] == -np.inf
     assert np.isfinite(mixed).all() and mixed[0] == pytest.approx(inside[0], abs=0.01)
     assert (best.scores <= inside + 1e-5).all()
