@@ -174,14 +174,9 @@ class Adapted:
         a, b = (module.get_variable("params", name)["kernel"] for name in (A, B))
         precision = _sides(module).precision
 
-        # To keep the term for the backward pass would double what a layer keeps.
-        @jax.checkpoint
-        def term(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-            x = dropout(x, rate=self.adapter.dropout, key=key)
-            inner = dense(x, a, contract=a.ndim - 1, precision=precision)
-            return self.adapter.factor * dense(inner, b, precision=precision)
-
-        return found + term(x, a, b)
+        x = dropout(x, rate=self.adapter.dropout, key=key)
+        inner = dense(x, a, contract=a.ndim - 1, precision=precision)
+        return found + self.adapter.factor * dense(inner, b, precision=precision)
 
     def _chosen(self, layers: Iterable[str]) -> list[str]:
         """Returns the dense layers whose kernel a regex matches, in their order."""
