@@ -7,6 +7,7 @@
     run.generate(["The value of"], max_tokens=20)  # ["..."]
     run.predict(["a clever film"])  # [{"label": "good", ...}], of a classifier
     run.score(["The value of a list"])  # [{"log_prob": ..., "perplexity": ...}]
+    run.embed(["a clever film"])  # (1, D) float32, of any encoder
 
     run = lm.open("runs/first", "best")  # a run that any command has made
 
@@ -26,7 +27,7 @@ TYPE_CHECKING = False  # that of `typing`, whose import alone would take as long
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from typing import Any
+    from typing import Any, Literal
 
     from lm.config import schema
     from lm.config.resolve import Config
@@ -61,6 +62,7 @@ class Run:
         from lm import run
 
         opened = run.open_run(self.workdir, which, config=config, note=_note)
+        self._opened = opened
         self.config, self.step = opened.config, opened.step
         self._corpus, self._program = opened.corpus, opened.program
         self._params = opened.params
@@ -248,7 +250,7 @@ class Run:
         """
         import jax
 
-        from lm import ask, run
+        from lm import ask, records, run
         from lm.data import inputs
 
         if isinstance(texts, str):
@@ -260,19 +262,51 @@ class Run:
             (f"text {n}", {columns[0]: text} if isinstance(text, str) else text)
             for n, text in enumerate(texts, 1)
         ]
-        opened = run.Run(
-            self.config,
-            self.workdir,
-            self._corpus,
-            self._program,
-            self._params,
-            self.step,
-        )
-        asker = ask.open_asker(opened, batch_size)
-        records = inputs.Given(items=tuple(items)).read()
+        asker = ask.open_asker(self._opened, batch_size)
+        given = inputs.Given(items=tuple(items)).read()
         with jax.set_mesh(self._program.mesh):
-            found = asker.answers(ask.good(records))
+            found = asker.answers(records.good(given))
             return [{name: answer[name] for name in fields} for _, answer in found]
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        pooling: Literal["mean", "cls", "max", "last"] | None = None,
+        dims: int | None = None,
+        normalize: bool | None = None,
+        batch_size: int = 32,
+    ) -> Any:
+        """Gives the vector of each text.
+
+        Args:
+          texts: those longer than `config.seq_len` are cut.
+          pooling: the vector of a text, from the states of its tokens: their mean or
+            largest values, or the first or last of them. None is as the run was
+            trained by objective contrastive, and the mean of any other run.
+          dims: the first so many dimensions are given; None: all.
+          normalize: whether vectors have length 1; None is as the run was trained, and
+            true of any other run.
+          batch_size: how many are computed at a time.
+
+        Returns:
+          The vectors in the order given, (texts, D) float32 numpy.
+
+        Raises:
+          lm.errors.Refusal: a model without hidden states of a text by itself, a
+            setting that does not fit.
+        """
+        from lm import embedder
+
+        made = embedder.open_embedder(
+            self._opened,
+            pooling=pooling,
+            dims=dims,
+            normalize=normalize,
+            batch_size=batch_size,
+        )
+        with self._opened.on_mesh():
+            return made.embed([texts] if isinstance(texts, str) else texts)
 
 
 def open(workdir: str | Path, which: Which = "latest") -> Run:

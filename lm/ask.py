@@ -21,7 +21,7 @@ from lm.data.index import Index, Rows
 from lm.data.pipeline import this_process
 from lm.data.sources.base import Record
 from lm.data.stream import without_weight
-from lm.errors import DataError, NumericalError
+from lm.errors import NumericalError
 from lm.objectives.base import Asked
 from lm.training import sharding
 
@@ -53,34 +53,37 @@ class Asker:
     ) -> Iterator[tuple[Record, dict[str, Any]]]:
         """Yields each record with its answer, in their order.
 
-        The answer to a record depends on those of its chunk by no more than rounding.
-
         Raises:
           DataError: a record that has no answer.
           NumericalError: a prediction is no number.
         """
+        objective, codec = self._objective, self.opened.corpus.codec
+        for record, asked in self.asked(records):
+            yield record, objective.answers(record, asked, codec)
+
+    def asked(self, records: Iterable[Record]) -> Iterator[tuple[Record, list[Asked]]]:
+        """Yields each record with its rows and what is predicted for them, in order.
+
+        What is predicted depends on the other records of a chunk by no more than
+        rounding.
+
+        Raises:
+          DataError: a record that cannot become rows.
+          NumericalError: a prediction is no number.
+        """
         records = iter(records)
         while chunk := list(itertools.islice(records, self.chunk)):
-            yield from self._answer(chunk)
+            yield from zip(chunk, self._ask(chunk))
 
-    def _answer(
-        self, records: Sequence[Record]
-    ) -> Iterator[tuple[Record, dict[str, Any]]]:
-        objective, codec = self._objective, self.opened.corpus.codec
+    def _ask(self, records: Sequence[Record]) -> list[list[Asked]]:
+        """Returns the rows of each record of a chunk."""
         rows = self._rows(records)
-        transforms = self._transforms
-        rng = np.random.default_rng(0)  # `predict` needs no draw
-        examples = []
-        for _, example in rows:
-            for transform in transforms:
-                example = transform(example, rng)
-            examples.append(example)
+        examples = self._examples(row for _, row in rows)
         predictions = self._predict(examples)
         found: list[list[Asked]] = [[] for _ in records]
         for (record, row), example, said in zip(rows, examples, predictions):
             found[record].append(Asked(row, example, said))
-        for one, asked in zip(records, found):
-            yield one, objective.answers(one, asked, codec)
+        return found
 
     @property
     def _objective(self) -> Any:
@@ -97,6 +100,21 @@ class Asker:
         index = Index(tokens=none[:0], spans=none, rows=none, fields={}, facts={})
         codec, seq_len = self.opened.corpus.codec, self.opened.config.seq_len
         return self._objective.transforms(index, codec, seq_len=seq_len)
+
+    def shapes(self, record: Record) -> Any:
+        """Returns the shapes of what is predicted for one row of a record."""
+        (_, row), *_ = self._rows([record])
+        batch = {k: v[None] for k, v in self._examples([row])[0].items()}
+        return jax.eval_shape(self.predict, self.opened.params, batch)[1]
+
+    def _examples(self, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        transforms, examples = self._transforms, []
+        rng = np.random.default_rng(0)  # `predict` needs no draw
+        for example in rows:
+            for transform in transforms:
+                example = transform(example, rng)
+            examples.append(example)
+        return examples
 
     def _rows(self, records: Sequence[Record]) -> list[tuple[int, dict[str, Any]]]:
         """Makes the rows of records, each with the number of its record here."""
@@ -159,14 +177,6 @@ def open_asker(opened: runs.Run, batch_size: int) -> Asker:
     """
     sharding.check_batch(batch_size, 1, opened.program.mesh)
     return Asker(opened, batch_size, opened.program.predict)
-
-
-def good(records: Iterable[Record | DataError]) -> Iterator[Record]:
-    """Yields the records; raises the error of one that cannot be read."""
-    for record in records:
-        if isinstance(record, DataError):
-            raise record
-        yield record
 
 
 def fields_of(objective: Any, what: str | None, where: str) -> list[str]:

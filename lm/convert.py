@@ -23,7 +23,7 @@ from lm.config import resolve as configs
 from lm.config.flags import CHECKPOINT, Parser, add_weights, which_step
 from lm.config.resolve import Config
 from lm.errors import CheckpointError, ConfigError
-from lm.hf import adopting, checkpoint, exporting, generation
+from lm.hf import adopting, checkpoint, exporting, generation, sentences
 from lm.host import process, storage
 from lm.workdir.making import check_new, made_beside, save_weights
 
@@ -445,6 +445,9 @@ def write(
         state = read_state(step, {weights: nest(abstract)}, partial=True)
         weights = flatten(state[weights])
     exporting.write(plan, weights, directory, dtype=dtype)
+    if "pooling" in config.objective:
+        width, length = plan.model["d_model"], config.seq_len
+        sentences.write(directory, config.objective, width=width, length=length)
     file = workdir / "metrics.jsonl"
     rows = read_rows(file) if file.exists() else []
     at: dict[str, Any] = next((r for r in rows if r.get("step") == int(step.name)), {})

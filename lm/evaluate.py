@@ -12,6 +12,7 @@ from pathlib import Path
 from lm.config import resolve as configs
 from lm.config.flags import Parser, add_run, which_step
 from lm.errors import ConfigError
+from lm.hf import source
 from lm.host import process
 
 USAGE = """python -m lm.evaluate --workdir=DIR [--checkpoint=latest|best|STEP]
@@ -46,7 +47,8 @@ def run(argv: list[str]) -> int:
     workdir = Path(flags.workdir)
     which = which_step(flags.checkpoint)
     if flags.config:
-        config = configs.load(flags.config, overrides)
+        fill = source.with_shape(workdir)
+        config = configs.load(flags.config, overrides, fill=fill)
     else:
         config = configs.of_run(workdir, overrides)
     config = only(config, flags.only)

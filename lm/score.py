@@ -213,7 +213,7 @@ def score(
             if output:
                 output.write(row)
             else:
-                sys.stdout.write(outputs.FORMS[".jsonl"].line(row))
+                sys.stdout.write(outputs.FORMS[".jsonl"].line(row).decode())
             yield row
         if output:
             output.sync()

@@ -24,6 +24,8 @@ FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
         "sst2:dir=elsewhere,scratch",
         "word2vec:dir=elsewhere,cbow,hierarchical",
         "word2vec:quick,one_hot",
+        "stsb:kind=cosine,scratch",
+        "embed:pairs,negatives,scratch,sts=sts.csv",
         "glue:task=stsb,quick",
         "glue:task=mnli,dir=elsewhere,scratch",
         "lora:task=stsb,dir=elsewhere,full",
@@ -38,7 +40,8 @@ def test_loads(config, monkeypatch):
     monkeypatch.chdir(ROOT)
     name, _, arg = config.partition(":")
     overrides = []
-    if name in ("sst2", "glue", "lora") and "quick" not in arg and "scratch" not in arg:
+    starts = ("sst2", "glue", "lora", "stsb", "embed")
+    if name in starts and "quick" not in arg and "scratch" not in arg:
         overrides = ["--config.init.source=runs/bert_tiny"]
     config = configs.load(f"configs/{name}.py:{arg}".rstrip(":"), overrides)
     assert config.steps

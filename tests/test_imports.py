@@ -46,19 +46,24 @@ ALLOWED = {
     "fit": "config data host run training transfer workdir",
     "convert": "adapted config data formats hf host peft run transfer trees workdir",
     "peft": "adapted config hf run trees",
-    "evaluate": "config host run transfer workdir",
+    "evaluate": "config hf host run transfer workdir",
     "generate": "config decoding hf host objectives.base run tokenizers transfer "
     "workdir",
     "ask": "config data objectives.base run training",
+    "records": "config data host workdir",
+    "embedder": "ask config data hf models.base objectives.contrastive run tokenizers "
+    "training transfer workdir",
+    "embed": "config data embedder hf host objectives.contrastive records workdir",
     "compare": "config host metrics",
-    "predict": "ask config data host run workdir",
+    "predict": "ask config host records run workdir",
     "score": "config data evaluators host run workdir",
     "rescore": "config data formats host metrics run",
     "search": "config formats host metrics retrieval",
     "doctor": "checks config data hf host run",
     "verify": "checks config data hf host run trees vectors workdir",
     "main": "config hf host run",
-    "__init__": "ask config data decoding evaluators hf host main run transfer workdir",
+    "__init__": "ask config data decoding embedder evaluators hf host main records run "
+    "transfer workdir",
     "__main__": "config host",
 }
 NEVER = {"torch", "transformers", "tensorflow", "configs", "experiments", "tests"}

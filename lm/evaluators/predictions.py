@@ -231,7 +231,7 @@ def write(examples: base.Examples, found: Found, out: base.Outputs) -> None:
         hashed = json.dumps([*texts, label]).encode()
         line: dict[str, Any] = {"hash": hashlib.sha256(hashed).hexdigest()[:16]}
         line["label"] = label
-        if "numbers" in objective.can:
+        if "scores" in found.predictions:
             line["score"] = float(str(found.predictions["scores"][number]))
         else:
             values = found.predictions["probabilities"][number].astype(np.float32)

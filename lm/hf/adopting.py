@@ -3,14 +3,17 @@
 import re
 from typing import Any
 
-from lm.hf import source
+from lm.hf import sentences, source
 from lm.hf.checkpoint import Checkpoint
 from lm.hf.tokenizer import tokens_around
 
+LENGTH = 512  # tokens of a text that is made a vector, where no file says it
 TEXT = {"sources": [{"name": "builtin"}]}
 
 
-def tree(opened: Checkpoint, name: str) -> tuple[dict[str, Any], list[str]]:
+def tree(
+    opened: Checkpoint, name: str, *, vectors: bool = False
+) -> tuple[dict[str, Any], list[str]]:
     """Returns the config, as a config file gives it, and notes for the log.
 
     The objective is the one that the weights were trained on, as far as their names
@@ -19,14 +22,28 @@ def tree(opened: Checkpoint, name: str) -> tuple[dict[str, Any], list[str]]:
     Args:
       opened: the checkpoint.
       name: of the checkpoint, as in `init.source`: "hf:DIR".
+      vectors: whether the objective is `contrastive` in any case, which gives vectors
+        of texts; a directory of sentence-transformers has it anyway.
 
     Raises:
       CheckpointError: the head is no classifier with one class for each text.
       DataError: the directory has no tokenizer that this project can read.
     """
-    objective, evals, notes = task(opened)
+    length = min(opened.model["max_len"], 128)
+    evals: dict[str, Any] = {}
+    if sentences.is_sentence_encoder(opened.directory):
+        objective, most = sentences.read(opened.directory)
+        length = min(opened.model["max_len"], most or LENGTH)
+        notes = ["no evaluation: its pairs of texts are not known"]
+    elif vectors:
+        first, last, _ = tokens_around(opened.directory, opened.family.model_type)
+        wrap = "none" if not first else "delimiters" if last else "bos"
+        objective, notes = {"name": "contrastive", "wrap": wrap}, []
+        length = min(opened.model["max_len"], LENGTH)
+    else:
+        objective, evals, notes = task(opened)
     tokenizer = source.tokenizer_of(opened.directory, opened.family.model_type)
-    if objective.get("wrap") == "bos":
+    if objective.get("wrap") == "bos" and not vectors:
         first, _, why = tokens_around(opened.directory, opened.family.model_type)
         objective["wrap"] = "bos" if first else "none"
         begins = repr(first) if first else "no special token"
@@ -41,7 +58,7 @@ def tree(opened: Checkpoint, name: str) -> tuple[dict[str, Any], list[str]]:
     found = {
         "steps": 1000,
         "batch_size": 8,
-        "seq_len": min(opened.model["max_len"], 128),
+        "seq_len": length,
         "model": dict(opened.model),
         "objective": objective,
         "tokenizer": dict(tokenizer),

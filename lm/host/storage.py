@@ -240,13 +240,13 @@ class Appender:
         self._file = steady(append)
         self._size = self._file.tell()
 
-    def write(self, text: str) -> None:
-        """Appends a text.
+    def write(self, text: str | bytes) -> None:
+        """Appends a text, or bytes as they are.
 
         Raises:
           StorageError: the disk is full, or the file cannot be written.
         """
-        data = text.encode()
+        data = text.encode() if isinstance(text, str) else text
 
         def append() -> None:
             os.ftruncate(self._file.fileno(), self._size)  # left by a failed attempt

@@ -60,6 +60,7 @@ class Objective(abc.ABC):
         prefix (B, T) bool                      positions visible to their whole text
         targets, weights (B, T)                 or (B, K) with target_positions (B, K)
         labels (B,), label_weights (B,)         one per row
+        text_keys (B, K, 2)                     equal for equal texts, of K in a row
         source_inputs, ... (B, S)               the same arrays for an encoder
         example_ids (B, 3)                      stays on the host
 
@@ -84,6 +85,9 @@ class Objective(abc.ABC):
                       the array `labels`; rows of one record have one label
         "classes"     `class_names`, and `predict` returns `probabilities` (B, C)
         "numbers"     `predict` returns `scores` (B,)
+        "embeddings"  `predict` returns `embeddings` (B, K, D) for the K texts of a row
+        "similarities"  `label_of`, and `predict` returns `scores` (B,), the similarity
+                      of the two texts of a row, for the numbers `labels`
         "show"        `show`, and `predict` returns the predictions that it needs
         "prompt"      `prompt` and `sees_prompt`
         "references"  `references` and `prompt_of`; an unpacked row holds one record
@@ -420,6 +424,27 @@ def delimiters(codec: Codec, asker: str, fix: str | None = None) -> tuple[int, i
     if codec.cls_id is None or codec.sep_id is None:
         raise DataError("tokenizer", "no [CLS] or [SEP]", f"both, for {asker}", fix)
     return codec.cls_id, codec.sep_id
+
+
+def around(codec: Codec, wrap: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the ids of the special tokens before and after a text.
+
+    Args:
+      wrap: "delimiters", [CLS] and [SEP]; "bos", the token that begins a text; "none".
+
+    Raises:
+      DataError: the tokenizer lacks one of them.
+    """
+    if wrap == "none":
+        return (), ()
+    if wrap == "bos":
+        if codec.bos_id is None:
+            expected = "one, for objective.wrap=bos"
+            raise DataError("tokenizer", "no token that begins a text", expected)
+        return (codec.bos_id,), ()
+    fix = "without them set objective.wrap=none"
+    cls_id, sep_id = delimiters(codec, "objective.wrap=delimiters", fix)
+    return (cls_id,), (sep_id,)
 
 
 def end_of(codec: Codec) -> int:

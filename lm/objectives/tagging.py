@@ -20,7 +20,7 @@ from lm.data import tags as schemes
 from lm.data.index import Index, Layout
 from lm.data.sources.base import Record
 from lm.data.words import FIRST, LAST, Aligned, Tagged, Words
-from lm.errors import ConfigError, DataError, Rule
+from lm.errors import ConfigError, Rule
 from lm.models.base import Head, Headed, States, Trunk
 from lm.models.blocks.heads import Linear
 from lm.objectives import base
@@ -170,7 +170,7 @@ class Objective(base.Objective):
         return (self.words, cast(str, self.mark)) if marked else (self.words,)
 
     def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
-        overhead = sum(map(len, self._around(codec)))
+        overhead = sum(map(len, base.around(codec, self.wrap)))
         return Words(
             reader=self.reader,
             prefix=word_prefix(codec),
@@ -196,23 +196,10 @@ class Objective(base.Objective):
             split=self.split,
         )
 
-    def _around(self, codec: Codec) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Returns the special tokens before and after a sentence."""
-        if self.wrap == "none":
-            return (), ()
-        if self.wrap == "bos":
-            if codec.bos_id is None:
-                expected = "one, for objective.wrap=bos"
-                raise DataError("tokenizer", "no token that begins a text", expected)
-            return (codec.bos_id,), ()
-        fix = "without them set objective.wrap=none"
-        cls_id, sep_id = base.delimiters(codec, "objective.wrap=delimiters", fix)
-        return (cls_id,), (sep_id,)
-
     def transforms(
         self, index: Index, codec: Codec, *, seq_len: int
     ) -> tuple[Callable, ...]:
-        return (Aligned(seq_len, *self._around(codec), codec.pad_id or 0),)
+        return (Aligned(seq_len, *base.around(codec, self.wrap), codec.pad_id or 0),)
 
     def default(self) -> str:
         """Returns the tag of words that no row reads, such as those without a piece."""

@@ -4,6 +4,7 @@ Beside `NAME` stands `NAME.settings.json`: what determines the rows. A command t
 finds both appends what is missing; it refuses a file that was made otherwise.
 """
 
+import abc
 import csv
 import dataclasses
 import io
@@ -11,7 +12,9 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, ClassVar
+
+import numpy as np
 
 from lm.errors import ConfigError, DataError
 from lm.host import files, storage
@@ -20,17 +23,39 @@ FIX = "give another --output, or remove this one"
 Row = Mapping[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Json:
-    """Rows as JSON objects, one a line."""
+class Form(abc.ABC):
+    """How rows stand in a file.
 
-    def header(self, row: Row) -> str:
-        return ""
+    Attributes:
+      headed: whether something comes before the first row.
+    """
 
-    def line(self, row: Row) -> str:
-        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    headed: ClassVar[bool] = False
 
-    def ends(self, line: bytes, quoted: bool) -> bool:
+    def header(self, row: Row) -> bytes:
+        """Returns what comes before the first row, which is given."""
+        return b""
+
+    @abc.abstractmethod
+    def line(self, row: Row) -> bytes:
+        """Returns a row as it stands in the file."""
+
+    def parts(self, file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+        """Yields the header, if there is one, and each complete row.
+
+        Each comes with the place in the file where it ends.
+        """
+        held: list[bytes] = []
+        at, quoted = 0, False
+        for line in file:
+            held.append(line)
+            at += len(line)
+            quoted = not self._ends(line, quoted)
+            if not quoted and line.endswith(b"\n"):
+                yield b"".join(held), at
+                held.clear()
+
+    def _ends(self, line: bytes, quoted: bool) -> bool:
         """Tells whether a row ends with this line.
 
         Args:
@@ -40,7 +65,16 @@ class Json:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class Json(Form):
+    """Rows as JSON objects, one a line."""
+
+    def line(self, row: Row) -> bytes:
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+        return f"{text}\n".encode()
+
+
+@dataclasses.dataclass(frozen=True)
+class Table(Form):
     """Rows as cells below a line of their names, quoted as in RFC 4180.
 
     A value within an object has the name `object.key`; a list is written as JSON.
@@ -48,10 +82,12 @@ class Table:
 
     delimiter: str
 
-    def header(self, row: Row) -> str:
+    headed: ClassVar[bool] = True
+
+    def header(self, row: Row) -> bytes:
         return self._cells([name for name, _ in flat(row)])
 
-    def line(self, row: Row) -> str:
+    def line(self, row: Row) -> bytes:
         values = [value for _, value in flat(row)]
         texts = (
             "" if v is None else v if isinstance(v, str) else json.dumps(v)
@@ -59,16 +95,54 @@ class Table:
         )
         return self._cells([*texts])
 
-    def ends(self, line: bytes, quoted: bool) -> bool:
+    def _ends(self, line: bytes, quoted: bool) -> bool:
         return (line.count(b'"') % 2 == 1) == quoted
 
-    def _cells(self, cells: list[str]) -> str:
+    def _cells(self, cells: list[str]) -> bytes:
         out = io.StringIO()
         csv.writer(out, delimiter=self.delimiter, lineterminator="\n").writerow(cells)
+        return out.getvalue().encode()
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrix(Form):
+    """The vectors of all rows as a float32 array in NumPy's format, (rows, width).
+
+    The header has the number of all rows, and so numpy reads only a complete file.
+
+    Args:
+      field: of a row that holds its vector.
+      rows: how many there will be.
+    """
+
+    field: str
+    rows: int
+
+    headed: ClassVar[bool] = True
+
+    def header(self, row: Row) -> bytes:
+        out = io.BytesIO()
+        shape = (self.rows, len(row[self.field]))
+        about = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(out, about)
         return out.getvalue()
 
+    def line(self, row: Row) -> bytes:
+        return np.asarray(row[self.field], "<f4").tobytes()
 
-Form = Json | Table
+    def parts(self, file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+        try:
+            np.lib.format.read_magic(file)
+            (_, width), _, _ = np.lib.format.read_array_header_1_0(file)
+        except ValueError:  # a torn header
+            return
+        at = file.tell()
+        yield b"", at
+        while len(raw := file.read(4 * width)) == 4 * width:
+            at += len(raw)
+            yield raw, at
+
+
 FORMS: dict[str, Form] = {
     ".jsonl": Json(),
     ".ndjson": Json(),
@@ -142,8 +216,8 @@ class Output:
         self._file = storage.Appender(self.path)
 
     def write(self, row: Row) -> None:
-        """Appends a row; before the first row of a table, the names of its cells."""
-        header = "" if self._begun else self._form.header(row)
+        """Appends a row; before the first one, the header of the form."""
+        header = b"" if self._begun else self._form.header(row)
         self._file.write(header + self._form.line(row))
         self._begun = True
 
@@ -179,7 +253,7 @@ class Output:
                 )
         ends = [end for _, end in self._rows()]
         whole, self._begun = ends[-1] if ends else 0, bool(ends)
-        first = int(isinstance(self._form, Table))  # the names of the cells
+        first = int(self._form.headed)
         count = max(len(ends) - first, 0)
         if count > total:
             found, expected = f"{count} rows", f"at most {total} {what}"
@@ -194,17 +268,9 @@ class Output:
         return count
 
     def _rows(self) -> Iterator[tuple[bytes, int]]:
-        """Yields the bytes of each complete row, and where in the file it ends."""
+        """Yields what `Form.parts` does."""
         with storage.refusing(self.path), open(self.path, "rb") as file:
-            parts: list[bytes] = []
-            at, quoted = 0, False
-            for line in file:
-                parts.append(line)
-                at += len(line)
-                quoted = not self._form.ends(line, quoted)
-                if not quoted and line.endswith(b"\n"):
-                    yield b"".join(parts), at
-                    parts.clear()
+            yield from self._form.parts(file)
 
 
 def settings_file(output: Path) -> Path:

@@ -81,8 +81,10 @@ def map_bytes(path: Path) -> np.ndarray:
     return np.frombuffer(mapped, np.uint8)
 
 
-def parse_json(data: bytes, path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
-    """Parses a JSON object of at most `limit` bytes.
+def parse_json(
+    data: bytes, path: Path, limit: int = MAX_JSON, kind: type = dict
+) -> Any:
+    """Parses a JSON object, or another `kind` of value, of at most `limit` bytes.
 
     Raises:
       CheckpointError: it is too large, no JSON object, has a key twice, or a number
@@ -98,14 +100,20 @@ def parse_json(data: bytes, path: Path, limit: int = MAX_JSON) -> dict[str, Any]
         refuse(path, "JSON nested too deep", "a JSON object")
     except ValueError as error:
         refuse(path, f"broken JSON ({str(error)[:200]})", "a JSON object")
-    if not isinstance(value, dict):
-        refuse(path, f"JSON of type {type(value).__name__}", "a JSON object")
+    if not isinstance(value, kind):
+        expected = "a JSON object" if kind is dict else f"a JSON {kind.__name__}"
+        refuse(path, f"JSON of type {type(value).__name__}", expected)
     return value
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Returns the JSON object in a file; raises as `parse_json`."""
     return parse_json(read_bytes(path, MAX_JSON), path)
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """Returns the JSON list in a file; raises as `parse_json`."""
+    return parse_json(read_bytes(path, MAX_JSON), path, kind=list)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

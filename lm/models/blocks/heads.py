@@ -133,6 +133,14 @@ class Heads(nn.Module):
                 self(head.name, hidden, ones, train=False)
 
 
+def first_of(
+    hidden: Float[Array, "B T D"], real: Bool[Array, "B T"]
+) -> Float[Array, "B D"]:
+    """Takes the state of each row's first token that is real."""
+    first = jnp.argmax(real, axis=1)
+    return jnp.take_along_axis(hidden, first[:, None, None], axis=1)[:, 0]
+
+
 def last_of(
     hidden: Float[Array, "B T D"], real: Bool[Array, "B T"]
 ) -> Float[Array, "B D"]:
@@ -158,7 +166,7 @@ def mean_of(
     return (total / count).astype(hidden.dtype)
 
 
-POOLS = {"last": last_of, "max": max_of, "mean": mean_of}
+POOLS = {"first": first_of, "last": last_of, "max": max_of, "mean": mean_of}
 
 
 class Modules(nn.Module):
