@@ -23,8 +23,8 @@ USAGE = """python -m lm.embed --workdir=RUN|hf:DIR [--checkpoint=latest|best|STE
 
 Makes a vector of each text, in the order given, with the model of a run or of a
 Hugging Face directory, which may be of sentence-transformers. FILE.npy is an
-array (texts, dimensions) of float32; with --keep, FILE.npy.jsonl beside it has a
-row for each text. The same command again continues an output."""
+array of float32, (texts, dimensions); with --keep, FILE.npy.jsonl beside it has
+a row for each text. The same command again continues an output."""
 FIELDS = ("embedding", "truncated")
 
 
