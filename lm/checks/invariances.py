@@ -155,7 +155,12 @@ def by_position(batch: Mapping[str, np.ndarray]) -> list[str]:
     """Returns the names of arrays that have an item for each position of a row."""
     listed = {"target_positions", "targets", "weights"}
     apart = listed if "target_positions" in batch else set()
-    return [name for name, x in batch.items() if x.ndim > 1 and name not in apart]
+    lengths = {x.shape[1] for name, x in batch.items() if name.endswith("inputs")}
+    return [
+        name
+        for name, x in batch.items()
+        if x.ndim > 1 and name not in apart and x.shape[1] in (lengths or {x.shape[1]})
+    ]
 
 
 def packing(s: Subject) -> Difference:
@@ -197,7 +202,13 @@ def order(s: Subject) -> Difference:
 
 
 def accumulation(s: Subject) -> Difference:
-    """Compares a batch with its micro-batches, whose counts differ."""
+    """Compares a batch with its micro-batches, whose counts differ.
+
+    Raises:
+      NotApplicable: micro-batches have another loss.
+    """
+    if s.corpus.objective.interacts:
+        raise NotApplicable("examples that depend on each other")
     return compare(s.expected, *(s.numbers(grad_accum=n) for n in (2, ROWS)))
 
 

@@ -95,11 +95,13 @@ class Texts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Slots:
-    """Puts K texts one after the other, each padded to an equal share of the row.
+class Interleave:
+    """Puts K texts into one row: the first tokens of all, the second ones, and so on.
+
+    So a row that is longer or shorter at its end has more or less padding after each
+    text. `apart` separates them again.
 
     Adds `inputs`, `positions`, `segment_ids`, `token_types`, each (length of row,).
-    `slots_of` divides them again.
 
     Args:
       before, after: special tokens around each text.
@@ -112,30 +114,31 @@ class Slots:
     pad_id: int
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        pieces = example["pieces"]
-        row = padded_length(example, len(pieces) * self.length)
-        slot = row // len(pieces)
+        count = len(example["pieces"])
+        row = padded_length(example, count * self.length)
         inputs = np.full(row, self.pad_id, np.int32)
         segments = np.zeros(row, np.int32)
-        for n, piece in enumerate(pieces):
+        for k, piece in enumerate(example["pieces"]):
             text = [*self.before, *piece.tolist(), *self.after]
-            inputs[n * slot : n * slot + len(text)] = text
-            segments[n * slot : n * slot + len(text)] = 1
+            places = slice(k, k + count * len(text), count)
+            inputs[places] = text
+            segments[places] = 1
         return example | {
             "inputs": inputs,
-            "positions": np.arange(row, dtype=np.int32) % slot * segments,
+            "positions": np.arange(row, dtype=np.int32) // count * segments,
             "segment_ids": segments,
             "token_types": np.zeros_like(inputs),
         }
 
 
-def slots_of(array: Shaped[Array, "B T"], count: int) -> Shaped[Array, "N S"]:
+def apart(array: Shaped[Array, "B T"], count: int) -> Shaped[Array, "N S"]:
     """Returns what a row has of each of its texts, as a row of its own.
 
-    The texts of a row stay neighbours: N = B x count, and S = T // count.
+    The texts of a row become neighbours: N = B x count, and S = T // count.
     """
-    slot = array.shape[1] // count
-    return array[:, : count * slot].reshape(-1, slot)
+    rows, length = array.shape
+    each = array[:, : length // count * count].reshape(rows, -1, count)
+    return each.swapaxes(1, 2).reshape(rows * count, -1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Vectors of texts, by which similar texts are near each other (Gao et al. 2021).
 
 An encoder reads each text of a record by itself, and its states are pooled to a vector
-(Reimers and Gurevych 2019). A row of a batch has the texts of a record one after the
-other; the model reads them as rows of their own.
+(Reimers and Gurevych 2019). A row of a batch has all texts of a record, which the model
+reads as rows of their own.
 """
 
 import dataclasses
@@ -165,7 +165,7 @@ class Objective(base.Objective):
         names = ("inputs", "positions", "segment_ids", "token_types", "text_keys")
         own = ("label_weights", "labels") if self.label else ("label_weights",)
         return (
-            texts.Slots(*self._around(codec), seq_len, codec.pad_id or 0),
+            texts.Interleave(*self._around(codec), seq_len, codec.pad_id or 0),
             texts.TextKeys(),
             texts.Score(),
             transforms.Keep((*names, *own)),
@@ -210,9 +210,9 @@ class Objective(base.Objective):
         """Returns the states of each text, and their vectors in float32."""
         count = batch["text_keys"].shape[1]
         names = ("inputs", "positions", "segment_ids", "token_types")
-        apart = {name: texts.slots_of(batch[name], count) for name in names}
-        hidden = model(apart, train=train)
-        pool, real = POOLS[POOLED[self.pooling]], apart["segment_ids"] != 0
+        rows = {name: texts.apart(batch[name], count) for name in names}
+        hidden = model(rows, train=train)
+        pool, real = POOLS[POOLED[self.pooling]], rows["segment_ids"] != 0
         vectors = pool(hidden.astype(jnp.float32), real)
         return hidden, vectors.reshape(-1, count, vectors.shape[-1])
 
@@ -283,8 +283,7 @@ class Objective(base.Objective):
         """Shows the texts, the label and the similarity of the first two."""
         count, one = len(self.texts), slice(row, row + 1)
         ids, segments = (
-            texts.slots_of(batch[name][one], count)
-            for name in ("inputs", "segment_ids")
+            texts.apart(batch[name][one], count) for name in ("inputs", "segment_ids")
         )
         lines = [
             f"{name}: {codec.decode(ids[k][segments[k] > 0].tolist())}"

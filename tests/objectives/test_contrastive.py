@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm import run as runs
+from lm.checks import invariances
 from lm.errors import ConfigError, DataError
 from lm.objectives import contrastive as contrastive_task
 from lm.ops import contrastive
@@ -157,7 +158,7 @@ def test_short_rows_have_the_vectors_of_padded_ones(opened):
     corpus, model, params = opened(buckets=4)
     full = tiny.batch(corpus)
     assert full["inputs"].shape == (4, 32)
-    used = full["segment_ids"].reshape(4, 2, 16).sum(-1).max(-1)
+    used = full["segment_ids"].reshape(4, 16, 2).sum(1).max(-1)
     fits = [n for n in range(4) if used[n] <= 12]
     assert fits
     short = [corpus.stream.example(n, (24,)) for n in fits]
@@ -166,6 +167,18 @@ def test_short_rows_have_the_vectors_of_padded_ones(opened):
     assert batch["inputs"].shape[1] == 24
     found = vectors_of(corpus.objective, model, params, batch)
     wanted = vectors_of(corpus.objective, model, params, full)[np.array(fits)]
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+def test_padding_at_the_end_of_a_row_changes_nothing(opened):
+    """Also where it is no multiple of the texts."""
+    corpus, model, params = opened(texts=("a", "b", "c"))
+    batch = tiny.batch(corpus)
+    longer = invariances.padded(jax.device_get(batch), 4)
+    assert longer["inputs"].shape == (4, 52)
+    longer = {name: jnp.asarray(array) for name, array in longer.items()}
+    found = vectors_of(corpus.objective, model, params, longer)
+    wanted = vectors_of(corpus.objective, model, params, batch)
     np.testing.assert_allclose(found, wanted, atol=2e-5)
 
 
