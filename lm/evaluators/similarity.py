@@ -1,8 +1,9 @@
 """How well the similarities of vectors agree with scores that people gave (STS)."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -62,7 +63,7 @@ class Evaluator(base.Evaluator):
             yield name, value
             if self.resamples:
                 interval = statistics.bootstrap(
-                    lambda n, metric=metric: metric(labels[n], scores[n]),
+                    functools.partial(_measure, metric, labels, scores),
                     len(labels),
                     resamples=self.resamples,
                     level=self.level,
@@ -75,6 +76,16 @@ class Evaluator(base.Evaluator):
         if not examples.memo.get("baseline"):
             examples.memo["baseline"] = True
             note_overlap(self.metrics, examples, found, out)
+
+
+def _measure(
+    metric: Callable[[np.ndarray, np.ndarray], float],
+    labels: np.ndarray,
+    scores: np.ndarray,
+    numbers: np.ndarray,
+) -> float:
+    """Computes a metric of a resample of the pairs."""
+    return metric(labels[numbers], scores[numbers])
 
 
 def note_overlap(

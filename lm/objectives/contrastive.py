@@ -283,7 +283,8 @@ class Objective(base.Objective):
         """Shows the texts, the label and the similarity of the first two."""
         count, one = len(self.texts), slice(row, row + 1)
         ids, segments = (
-            texts.apart(batch[name][one], count) for name in ("inputs", "segment_ids")
+            np.asarray(texts.apart(jnp.asarray(batch[name][one]), count))
+            for name in ("inputs", "segment_ids")
         )
         lines = [
             f"{name}: {codec.decode(ids[k][segments[k] > 0].tolist())}"

@@ -23,7 +23,7 @@ def settings(**section):
     """A run without scores, whose evaluation has them."""
     sts = {
         "evaluator": "similarity",
-        "objective": {"texts": ("a", "b"), "label": "score", "between": (0, 5)},
+        "objective": {"texts": ("a", "b"), "label": "score", "between": (0.0, 5.0)},
         "data": DATA,
         "batch_size": 4,
         "resamples": 200,
