@@ -234,7 +234,7 @@ class Run:
         """Predicts for each text what the objective says of it, such as its class.
 
         Args:
-          texts: each a text, or its columns by name, such as text and pair.
+          texts: each a text, or its columns by name, such as question and context.
           what: as `--what` of `python -m lm.predict`, such as "labels" or "logits"; by
             default the first that the objective offers.
           batch_size: how many are computed at a time.

@@ -20,7 +20,8 @@ USAGE = """python -m lm.predict --workdir=DIR [--checkpoint=latest|best|STEP]
     TEXT ... | --input=FILE|-
     [--output=FILE.jsonl|.csv|.tsv] [OPTION ...]
 
-Predicts labels, classes or numbers for texts without one, in the order given.
+Predicts labels, classes or numbers for texts without one, in the order given,
+or answers to questions, each with a tab between it and its context.
 A row has the fields that are kept, the prediction, and `truncated`, how many
 tokens of its texts did not fit. The same command again continues an output."""
 # The files of the GLUE benchmark's server (Wang et al. 2019).

@@ -34,7 +34,7 @@ def add_flags(parser: Parser) -> None:
         "prompts",
         nargs="*",
         metavar="TEXT",
-        help="a text; of a model of pairs, two with a tab between them (default: the "
+        help="a text; of a model of two, both with a tab between them (default: the "
         "lines of standard input)",
     )
     parser.add_argument(

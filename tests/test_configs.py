@@ -29,6 +29,7 @@ FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
         "glue:task=stsb,quick",
         "glue:task=mnli,dir=elsewhere,scratch",
         "lora:task=stsb,dir=elsewhere,full",
+        "squad:v2,dir=elsewhere,scratch",
         "multi30k:dir=elsewhere",
         "scitldr:dir=elsewhere,run=runs/t5",
         "t5_small:text=notes.txt",
@@ -40,7 +41,7 @@ def test_loads(config, monkeypatch):
     monkeypatch.chdir(ROOT)
     name, _, arg = config.partition(":")
     overrides = []
-    starts = ("sst2", "glue", "lora", "stsb", "embed")
+    starts = ("sst2", "glue", "lora", "stsb", "embed", "squad")
     if name in starts and "quick" not in arg and "scratch" not in arg:
         overrides = ["--config.init.source=runs/bert_tiny"]
     config = configs.load(f"configs/{name}.py:{arg}".rstrip(":"), overrides)

@@ -67,6 +67,14 @@ class Examples:
             np.add.at(counts, example["targets"], example["weights"])
         return counts
 
+    @property
+    def next_place(self) -> tuple[int, int] | None:
+        """Source and record of the first row that is not evaluated, if any."""
+        if self.rows >= len(self.stream):
+            return None
+        source, _, at = self.stream.locate(self.rows)
+        return source, int(self.stream.indices[source].fields["record"][at])
+
 
 @dataclasses.dataclass(frozen=True)
 class Functions:

@@ -188,7 +188,7 @@ def read(examples: base.Examples, model: base.Functions) -> Iterator[Sentence]:
         assert sentence is not None
         objective.assign(sentence.predicted, row, tags)
         before = place
-    if sentence is not None and before != _next_place(examples):
+    if sentence is not None and before != examples.next_place:
         yield sentence
 
 
@@ -200,15 +200,6 @@ def predictions(examples: base.Examples, model: base.Functions) -> Iterator[np.n
         tags = np.asarray(found["tags"])[:left]
         left -= len(tags)
         yield from tags
-
-
-def _next_place(examples: base.Examples) -> tuple[int, int] | None:
-    """Returns source and record of the first row that is not evaluated, if any."""
-    stream = examples.stream
-    if examples.rows >= len(stream):
-        return None
-    source, _, at = stream.locate(examples.rows)
-    return source, int(stream.indices[source].fields["record"][at])
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> list[str]:

@@ -42,6 +42,8 @@ def tree(
         length = min(opened.model["max_len"], LENGTH)
     else:
         objective, evals, notes = task(opened)
+        if "question_len" in objective:
+            length = min(opened.model["max_len"], 384)
     tokenizer = source.tokenizer_of(opened.directory, opened.family.model_type)
     if objective.get("wrap") == "bos" and not vectors:
         first, _, why = tokens_around(opened.directory, opened.family.model_type)
@@ -88,6 +90,11 @@ def task(opened: Checkpoint) -> tuple[dict[str, Any], dict[str, Any], list[str]]
         objective = {"name": "tagging", "labels": opened.labels}
         objective |= {"wrap": "bos"} if family.summary == "last" else {}
         return objective, {}, ["no evaluation: its tagged sentences are not known"]
+    if "span" in parts and family.summary in ("tanh", "relu"):
+        objective = {"name": "span_qa", "separators": family.separators}
+        # A row is shorter where the model reads no more.
+        objective["question_len"] = min(64, opened.model["max_len"] // 4)
+        return objective, {}, ["no evaluation: its questions are not known"]
     objective = {"name": family.task}
     if family.task == "causal_lm":
         objective["bos"] = False

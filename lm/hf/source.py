@@ -93,6 +93,8 @@ def check(config: Config, workdir: Path) -> None:
             _check_rows(opened.family, config)
         if "tag" in opened.parts and "pieces" in config.objective:
             _check_tags(opened, config)
+        if "span" in opened.parts and "answer_len" in config.objective:
+            _check_fields(opened.family, config, ["separators"], "a head of answers")
 
 
 def continues_head(opened: Checkpoint, config: Config, part: str = "classify") -> bool:
@@ -191,12 +193,17 @@ def _check_rows(family: Family, config: Config) -> None:
     fields = ["summary"]
     if config.objective.pair and family.summary in ("tanh", "relu"):
         fields.append("separators")
+    _check_fields(family, config, fields, "a classifier")
+
+
+def _check_fields(family: Family, config: Config, fields: list[str], what: str) -> None:
+    """Refuses values of the objective's fields that differ from the family's."""
     for field in fields:
         theirs, found = getattr(family, field), config.objective[field]
         if found != theirs:
             raise CheckpointError(
                 f"init.source {config.init.source}",
-                f"a classifier with {field} {theirs!r}",
+                f"{what} with {field} {theirs!r}",
                 f"{found!r}, the config's objective.{field}",
                 f"set objective.{field}={theirs}.",
             )

@@ -36,8 +36,8 @@ def token_ids(config: Config, codec: Any) -> dict[str, int]:
 def rows(config: Config, family: Family, codec: Any) -> tuple[str, str] | None:
     """Returns the templates of one text and of two, as TemplateProcessing takes them.
 
-    They give the rows that the run was trained on, so `bos` and `summary` of the
-    objective decide, and the family's templates where it has neither. None where no
+    They give the rows that the run was trained on, so `bos`, `summary` and `separators`
+    of the objective decide, and the family's templates where it has none. None where no
     template is known.
     """
     objective, own = config.objective, family.tokenizer
@@ -45,12 +45,12 @@ def rows(config: Config, family: Family, codec: Any) -> tuple[str, str] | None:
     starts = objective.get("bos") and codec.bos_id is not None
     bos = "{bos} " if starts else ""
     last = (f"{bos}$A", f"{bos}$A {bos.replace('} ', '}:1 ')}$B:1")
-    if "summary" in objective:
+    if "separators" in objective:
         between = " ".join(["{sep}"] * objective.separators)
         pooled = ("{cls} $A {sep}", f"{{cls}} $A {between} $B:1 {{sep}}:1")
         ends = ("$A {eos}", "$A {eos} $B:1 {eos}:1")
         last = (f"{bos}$A", f"{bos}$A $B:1")
-        found = {"last": last, "decoder": ends}.get(objective.summary, pooled)
+        found = {"last": last, "decoder": ends}.get(objective.get("summary"), pooled)
     elif "bos" in objective:
         found = last
     if not found[0]:
@@ -102,7 +102,7 @@ def write(
                 shutil.copyfile(model, directory / family.tokenizer.pieces)
         built.encode_special_tokens = False
         built.add_special_tokens([codec.token(id) for id in sorted(codec.special_ids)])
-    own_rows = "bos" in config.objective or "summary" in config.objective
+    own_rows = "bos" in config.objective or "separators" in config.objective
     if around and (changed or own_rows):
         changed |= _surround(built, {*_specials(config, codec).values()}, *around)
         for again in ("add_bos_token", "add_eos_token"):

@@ -3,6 +3,7 @@
 Rows are the token ids of one text or two; no model or tokenizer is needed.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from jaxtyping import Float, Int, Shaped
 
 Texts = Sequence[np.ndarray]  # the token ids of each text of a row
 Rows = Sequence[Texts]
+SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\d\"'(])")
+WORD = re.compile(r"\w+(?:[-.,'’]\w+)*")
 MOST = 100_000  # training rows; more are slow and change little
 
 
@@ -59,6 +62,32 @@ def overlap_numbers(
     """Predicts numbers by the straight line through the overlap of two texts."""
     slope, start = np.polyfit(overlap(rows), labels.astype(np.float64), 1)
     return start + slope * overlap(asked)
+
+
+def nearest_name(question: str, context: str) -> str:
+    """Answers with the first name or number of the sentence most like the question.
+
+    That sentence shares most words with the question. A name is a run of words with a
+    capital or a digit, none of which is in the question; without one, the answer is the
+    longest run of words that are not in it.
+    """
+    asked = {word.lower() for word in WORD.findall(question)}
+    sentences = SENTENCE.split(context)
+    shared = [len(asked & {*map(str.lower, WORD.findall(s))}) for s in sentences]
+    sentence = sentences[int(np.argmax(shared))]
+    words = [m for m in WORD.finditer(sentence) if m.group().lower() not in asked]
+    # A capital at the start of a sentence tells nothing.
+    names = [m for m in words if not m.group().islower() and m.start()]
+    runs: list[tuple[int, int]] = []
+    for match in names or words:
+        if runs and not sentence[runs[-1][1] : match.start()].strip():
+            runs[-1] = runs[-1][0], match.end()
+        else:
+            runs.append(match.span())
+    if not runs:
+        return ""
+    start, end = runs[0] if names else max(runs, key=lambda run: run[1] - run[0])
+    return sentence[start:end]
 
 
 def _grams(texts: Texts) -> Iterable[tuple[int, ...]]:

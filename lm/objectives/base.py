@@ -95,6 +95,9 @@ class Objective(abc.ABC):
         "answers"     `unlabelled`, `says` and `answers`: predictions for records that
                       have no label; `layout` makes unpacked rows, and `transforms` use
                       nothing of the index
+        "extracts"    `extract`, which puts the answer to a question together of what
+                      `predict` returns for its rows, `reader`, and `null_threshold`
+                      (see objectives/span_qa.py)
         "rows"        `spans`, `touched` and `terms` (lm/objectives/by_rows.py)
         "trees"       `predict` returns the nodes of trees (see objectives/parsing.py),
                       `parse_of` makes trees of them, and `tree` names the column of

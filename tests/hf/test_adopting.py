@@ -169,7 +169,6 @@ def test_berts_two_files_must_agree_on_case(tmp_path, normalizer, settings, righ
     ("case", "config", "evals"),
     [
         ("bert_pretraining", {}, True),
-        ("bert_span", {}, False),
         ("t5_encoder", {}, False),
         ("t5_v1_1", {}, True),
         ("t5_v1_1", {"architectures": ["T5Model"]}, True),
@@ -197,6 +196,14 @@ def test_the_kind_of_a_head_is_adopted(tmp_path):
     opened = checkpoint.open_checkpoint(place)
     with pytest.raises(CheckpointError, match=r"'regression' with 3 outputs.*init\."):
         adopting.task(opened)
+
+
+@pytest.mark.parametrize(("family", "separators"), [("bert", 1), ("roberta", 2)])
+def test_a_head_of_answers_is_adopted(tmp_path, family, separators):
+    opened = checkpoint.open_checkpoint(goldens.PLACE / f"{family}_span")
+    objective, evals, _ = adopting.task(opened)
+    assert objective["name"] == "span_qa" and not evals
+    assert objective["separators"] == separators
 
 
 def test_one_output_is_a_regression_and_not_a_class(tmp_path):

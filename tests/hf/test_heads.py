@@ -54,6 +54,22 @@ def test_a_classifier_of_pairs_is_continued_with_its_own_separators(tmp_path):
     assert found["objective"]["separators"] == 2
 
 
+def test_a_reader_is_continued_with_its_own_separators(tmp_path):
+    place = folders.bert(tmp_path / "hf", "roberta_span")
+
+    def start(separators):
+        own = {"name": "span_qa", "separators": separators}
+        config = fine_tune(place)
+        objective = configs.resolve(tiny.tree(objective=own)).objective
+        source.check(
+            configs.Config(config | {"objective": objective}), tmp_path / "run"
+        )
+
+    start(2)
+    with pytest.raises(CheckpointError, match=r"head of answers with separators 2"):
+        start(1)
+
+
 def test_an_encoder_without_a_classifier_gets_any_summary(tmp_path):
     place = folders.bert(tmp_path / "hf", "distilbert_mlm")
     for summary in ("tanh", "relu", "last"):

@@ -8,6 +8,7 @@ import types
 import pytest
 import tokenizers
 
+from lm.config import resolve as configs
 from lm.hf import tokenizer_out
 from lm.hf.checkpoint import families
 from lm.tokenizers.base import ROLES
@@ -104,6 +105,17 @@ def test_transformers_makes_the_same_rows(tmp_path, case):
     assert found.pop("input_ids") == ids
     assert found.pop("attention_mask") == [1] * len(ids)
     assert found == ({"token_type_ids": kinds} if case == "bert" else {})
+
+
+@pytest.mark.parametrize("separators", [1, 2])
+def test_the_rows_of_a_reader_are_pairs_with_its_separators(tmp_path, separators):
+    corpus, config = run(tmp_path, "bert", "pair")
+    own = {"name": "span_qa", "separators": separators}
+    config = configs.Config(config | {"objective": configs.Config(own)})
+    family = families()["roberta"]  # whose own template has two
+    between = " ".join(["[SEP]"] * separators)
+    _, pair = tokenizer_out.rows(config, family, corpus.codec)
+    assert pair == f"[CLS] $A {between} $B:1 [SEP]:1"
 
 
 def test_an_imported_tokenizer_is_changed_where_the_rows_differ(tmp_path):
