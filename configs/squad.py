@@ -14,7 +14,7 @@ Arguments, joined by commas: quick (a few steps on questions of its own), dir=FO
           train=FILE, dev=FILE, v2, preset=bert_mini (the shape of the run in
           init.source; hf: that of init.source=hf:DIR), scratch (a new encoder and a
           tokenizer of its own).
-Results:  configs/README.md
+Results:  none yet
 """
 
 import ml_collections
