@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lm.config import schema
 from lm.config.flags import Parser, describe_fields, flag
 from lm.errors import ConfigError, DataError
+from lm.formats.texts import Texts
 from lm.host import process, storage
+from lm.retrieval.ranks import Found
 
 if TYPE_CHECKING:
-    from lm.formats.texts import Texts
     from lm.retrieval.index import Index, Settings
-    from lm.retrieval.ranks import Found
 
 USAGE = """python -m lm.search --index=DIR --corpus=FILE [OPTION ...]
        python -m lm.search --index=DIR --query=TEXT | --input=FILE|-
@@ -39,8 +39,8 @@ FIX = "build another --index, or remove this one"
 class Asked(NamedTuple):
     """Queries, and what was found for each."""
 
-    queries: "Texts"
-    found: "list[Found]"
+    queries: Texts
+    found: list[Found]
 
 
 def run(argv: list[str]) -> int:
@@ -208,7 +208,7 @@ def build(flags: Namespace, folder: Path, settings: "Settings") -> None:
     note(f"{folder}: the index of these {len(corpus.ids):,} documents is there")
 
 
-def read_queries(flags: Namespace) -> "Texts":
+def read_queries(flags: Namespace) -> Texts:
     """Reads the queries."""
     from lm.formats import texts as formats
 
@@ -218,7 +218,7 @@ def read_queries(flags: Namespace) -> "Texts":
 
 
 def read_qrels(
-    flags: Namespace, index: "Index", queries: "Texts"
+    flags: Namespace, index: "Index", queries: Texts
 ) -> dict[str, dict[str, int]] | None:
     """Reads --qrels, which may judge only what is there."""
     from lm.formats import trec

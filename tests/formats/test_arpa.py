@@ -134,7 +134,7 @@ def test_what_cannot_be_written(tmp_path, capsys):
     assert code([*flags, "--family=bert"]) == 2
     assert "--family" in capsys.readouterr().err
     assert code([flags[0], "--to=apra:x"]) == 2
-    assert "hf:DIR, arpa:FILE" in capsys.readouterr().err
+    assert "hf:DIR, peft:DIR, arpa:FILE" in capsys.readouterr().err
 
 
 def test_a_token_with_white_space_has_no_name(tmp_path, capsys):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from lm import evaluate, trees
+from lm import evaluate, transfer, trees
 from lm import run as runs
 from lm.errors import ConfigError
 from lm.training import averaging, optim
@@ -81,7 +81,7 @@ def test_init_source_takes_the_average_and_the_weights_themselves_by_choice(
     for weights, part in (("averaged", "averaged"), ("trained", "params")):
         init = checkpoint.Init(source=str(averaged), weights=weights)
         _, program = tiny.program(tiny.config(**EMA), tmp_path / weights)
-        params, report = runs.transfer.load_params(init, program.params)
+        params, report = transfer.load_params(init, program.params)
         expected = leaves(averaged, 6, part)
         assert report.unused == ()
         for path, x in trees.flatten(params).items():
