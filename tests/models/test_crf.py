@@ -143,7 +143,7 @@ def test_batches_and_passes_reach_the_same_loss(tmp_path, capsys):
             "--config.evals.dev.evaluator=mean",
             f"--config.steps={'100 steps' if job == 'train' else 1}",
             "--config.log.every=100",
-            "--config.batch_size=2",  # all rows
+            "--config.batch_size=8",  # both rows, four times
         ]
         if job == "train":
             flags.append("--config.optim.lr=1.0")
