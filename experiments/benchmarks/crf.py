@@ -4,12 +4,13 @@
         [--rounds=3]
 
 RUN is the workdir of a `configs/crf.py` with an evaluation "test"; PYTHON has
-python-crfsuite. Both sides get the same features of the same words, those that the
-run's model has, one sequence for each sentence, the penalties of the run, L-BFGS (with
-c1 OWL-QN) and as many iterations; they take turns. Training is the minimisation from
-features in memory to weights, compilation apart; theirs is `Trainer.train`. Decoding is
-that of the test set, from features to tags: ours one program over all sentences, theirs
-`Tagger.tag` sentence by sentence. Losses include the penalties.
+python-crfsuite and numpy. Both sides get the same features of the same words, those
+that the run's model has, one sequence for each sentence, the penalties of the run,
+L-BFGS (with c1 OWL-QN) and as many iterations; they take turns. Training is the
+minimisation from features in memory to weights, compilation apart; theirs is
+`Trainer.train`. Decoding is that of the test set, from features to tags: ours one
+program over all sentences, theirs `Tagger.tag` sentence by sentence. Losses include the
+penalties.
 """
 
 import argparse
