@@ -84,7 +84,7 @@ class Run:
         """
         import jax
 
-        from lm import run
+        from lm import evaluations
         from lm.config import resolve
 
         for name in names:
@@ -92,7 +92,9 @@ class Run:
                 raise resolve.no_such("evaluate", name, self.config.evals)
         evals = {name: self.config.evals[name] for name in names or self.config.evals}
         config = resolve.Config(self.config | {"evals": resolve.Config(evals)})
-        opened = run.open_evaluators(config, self.workdir, self._corpus, self._program)
+        opened = evaluations.open_evaluators(
+            config, self.workdir, self._corpus, self._program
+        )
         found: dict[str, float] = {}
         with jax.set_mesh(self._program.mesh):
             for evaluate in opened.values():

@@ -13,9 +13,8 @@ from lm import records
 from lm.config.flags import Parser, add_run, which_step
 from lm.data.sources.base import Record
 from lm.errors import ConfigError
-from lm.hf.source import is_hf
 from lm.host import process
-from lm.workdir import identity, outputs
+from lm.workdir import outputs
 
 USAGE = """python -m lm.embed --workdir=RUN|hf:DIR [--checkpoint=latest|best|STEP]
     TEXT ... | --input=FILE|-
@@ -63,7 +62,7 @@ def run(argv: list[str]) -> int:
         "keep": [*keep],
         "no_normalize": flags.no_normalize,
         "pooling": flags.pooling,
-        "run": name_of(flags.workdir),
+        "run": embedder.name_of(flags.workdir),
         "step": opened.step,
         "weights": flags.weights,
     }
@@ -130,14 +129,6 @@ def parse(argv: list[str]) -> Namespace:
             expected = "a name that ends in .npy or .jsonl"
             raise ConfigError("--output", repr(flags.output), expected)
     return flags
-
-
-def name_of(place: str) -> str | None:
-    """Returns what tells a run from others: its id, or the name of a directory."""
-    if is_hf(place):
-        return place
-    own = identity.read(Path(place))
-    return None if own is None else own.run
 
 
 def without_answers(given: Iterable[Record]) -> records.Answers:

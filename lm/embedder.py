@@ -29,6 +29,7 @@ from lm.models.base import check_can
 from lm.objectives.contrastive import Objective
 from lm.tokenizers.base import Codec
 from lm.training import sharding, step
+from lm.workdir import identity
 from lm.workdir.checkpoint import Init, Which
 
 Pooling = Literal["mean", "cls", "max", "last"]
@@ -75,6 +76,13 @@ class Embedder:
         )
         found = [answer["embedding"] for _, answer in self.vectors(records)]
         return np.stack(found) if found else np.zeros((0, self.width), np.float32)
+
+    def with_params(self, params: Any) -> "Embedder":
+        """Returns the same with other weights of the model."""
+        opened = dataclasses.replace(self.asker.opened, params=params)
+        return dataclasses.replace(
+            self, asker=dataclasses.replace(self.asker, opened=opened)
+        )
 
     @property
     def width(self) -> int:
@@ -213,3 +221,11 @@ def _wrap(codec: Codec) -> str:
     if codec.cls_id is not None and codec.sep_id is not None:
         return "delimiters"
     return "none" if codec.bos_id is None else "bos"
+
+
+def name_of(place: str) -> str | None:
+    """Returns what tells a run from others: its id, or the name of a directory."""
+    if source.is_hf(place):
+        return place
+    own = identity.read(Path(place))
+    return None if own is None else own.run

@@ -56,6 +56,7 @@ def run(argv: list[str]) -> int:
 
     import jax
 
+    from lm import evaluations
     from lm import run as runs
 
     def note(line: str) -> None:
@@ -66,7 +67,7 @@ def run(argv: list[str]) -> int:
     opened = runs.open_run(
         workdir, which, config=config, weights=flags.weights, note=note
     )
-    evaluators = runs.open_evaluators(
+    evaluators = evaluations.open_evaluators(
         opened.config, workdir, opened.corpus, opened.program
     )
     found: dict[str, float] = {"step": opened.step}

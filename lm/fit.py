@@ -20,8 +20,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lm import evaluations, transfer
 from lm import run as runs
-from lm import transfer
 from lm.config import resolve as configs
 from lm.config.durations import Times
 from lm.config.resolve import Config
@@ -101,7 +101,7 @@ def fit(
         # ── Model and mesh; nothing is computed yet ─────────────────────────────────
         program = runs.open_program(config, corpus)
         sharding.check_batch(config.batch_size, 1, program.mesh)
-        evals = runs.open_evaluators(config, workdir, corpus, program)
+        evals = evaluations.open_evaluators(config, workdir, corpus, program)
 
         with jax.set_mesh(program.mesh), checkpointer:
             # ── Start: the own workdir, else the model's beginning ──────────────────

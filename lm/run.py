@@ -24,8 +24,6 @@ from lm.data.pipeline import Data, Shares
 from lm.data.stream import Stream
 from lm.decoding import loop
 from lm.errors import ConfigError, DataError
-from lm.evaluators.base import Examples
-from lm.evaluators.evaluation import Evaluation, progress
 from lm.evaluators.likelihood import Scorer
 from lm.hf import generation, source
 from lm.hf.checkpoint import directory_of
@@ -409,91 +407,3 @@ def make_scorer(corpus: Corpus, program: Program, params: Any) -> Scorer:
 
     context, shards = program.model.context, sharding.row_shards(mesh)
     return Scorer(corpus.objective, corpus.codec, context, judge, shards)
-
-
-def open_evaluators(
-    config: Config, workdir: Path, corpus: Corpus, program: Program
-) -> dict[str, Evaluation]:
-    """Opens the evaluations of a config, by name; they share one decoder."""
-    decoder = functools.cache(lambda: make_decoder(corpus, program))
-    return {
-        name: open_evaluator(name, section, config, workdir, corpus, program, decoder)
-        for name, section in config.evals.items()
-    }
-
-
-def open_evaluator(
-    name: str,
-    section: Config,
-    config: Config,
-    workdir: Path,
-    corpus: Corpus,
-    program: Program,
-    decoder: Callable[[], loop.Decoder],
-) -> Evaluation:
-    """Opens one evaluation, its set indexed.
-
-    Args:
-      decoder: returns the run's decoder; see `make_decoder`.
-
-    Raises:
-      ConfigError: a batch does not divide over the mesh.
-      DataError: the set is missing, damaged or does not fit the objective.
-    """
-    batch_size = section.batch_size or config.batch_size
-    sharding.check_batch(batch_size, 1, program.mesh)
-    cls = configs.load_class("evaluator", section.evaluator)
-    carried = batch_size if carries(section.data, program.model) else 0
-    functions = step.passes(program, carried)
-    return Evaluation(
-        name=name,
-        evaluator=configs.build(cls, section),
-        examples=open_examples(name, section, batch_size, corpus, program),
-        batch_size=batch_size,
-        metrics=functions.metrics,
-        predict=functions.predict,
-        scorer=functools.partial(make_scorer, corpus, program),
-        embed=program.embed,
-        module=program.model,
-        decoder=decoder,
-        workdir=workdir,
-        note=corpus.note,
-    )
-
-
-def open_examples(
-    name: str, section: Config, batch_size: int, corpus: Corpus, program: Program
-) -> Examples:
-    """Opens the set of an evaluation, a section of config.evals."""
-    changes = section.objective
-    stream = corpus.evals[name]
-    data = configs.build(Data, section.data)
-    rows = min(len(stream), section.limit or len(stream))
-    count = math.ceil(stream.evaluated(rows) / batch_size)
-
-    def batches(by_length: bool = False) -> Iterator[dict[str, jax.Array]]:
-        host = pipeline.batches(
-            stream,
-            batch_size=batch_size,
-            first_step=0,
-            last_step=count,
-            data=data,
-            shares=corpus.shares,
-            rows=rows,
-            by_length=by_length,
-        )
-        put = functools.partial(on_devices, mesh=program.mesh)
-        ahead = pipeline.prefetch(host, put)
-        return progress(ahead, count, name, corpus.note)
-
-    return Examples(
-        stream=stream,
-        rows=rows,
-        batches=batches,
-        records=lambda: pipeline.records_of(stream, data, rows),
-        objective=match.changed(corpus.objective, changes),
-        codec=corpus.codec,
-        train_counts=functools.cache(corpus.token_counts),
-        train_texts=functools.partial(train_texts, corpus.config, corpus.objective),
-        train=lambda: corpus.stream,
-    )

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lm import adapted, vectors
+from lm import adapted, evaluations, vectors
 from lm import run as runs
 from lm.config import resolve as configs
 from lm.config.durations import Times
@@ -110,7 +110,7 @@ def train(
         program = runs.open_program(config, corpus)
         training = runs.open_training(config, corpus, program, steps_of)
         checkpointer.check_room(training.state.saved())
-        evals = runs.open_evaluators(config, workdir, corpus, program)
+        evals = evaluations.open_evaluators(config, workdir, corpus, program)
         needs = sharding.describe_memory(training.state)
         for line in (needs, *sharding.describe_whole(program, config.mesh.rules)):
             writer.note(line)

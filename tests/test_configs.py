@@ -41,7 +41,7 @@ def test_loads(config, monkeypatch):
     monkeypatch.chdir(ROOT)
     name, _, arg = config.partition(":")
     overrides = []
-    starts = ("sst2", "glue", "lora", "stsb", "embed", "squad")
+    starts = ("sst2", "glue", "lora", "stsb", "embed", "squad", "search", "cranfield")
     if name in starts and "quick" not in arg and "scratch" not in arg:
         overrides = ["--config.init.source=runs/bert_tiny"]
     config = configs.load(f"configs/{name}.py:{arg}".rstrip(":"), overrides)

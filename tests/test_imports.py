@@ -26,7 +26,8 @@ ALLOWED = {
     "data": "config host.inputs host.lock host.storage tokenizers",
     "objectives": "data models ops tokenizers",
     "decoding": "models.base ops tokenizers trees",
-    "evaluators": "config data decoding host metrics objectives.base tokenizers",
+    "evaluators": "config data decoding formats host metrics objectives.base retrieval "
+    "tokenizers",
     "retrieval": "host",
     "training": "config host trees updates workdir",
     "updates": "ops trees",
@@ -41,12 +42,14 @@ ALLOWED = {
     "workdir",
     "run": "adapted config data decoding evaluators hf models tokenizers training "
     "transfer trees vectors workdir",
+    "evaluations": "config data decoding embedder evaluators run training",
     # the loop and the commands
-    "train": "adapted config data host run training transfer vectors workdir",
-    "fit": "config data host run training transfer workdir",
+    "train": "adapted config data evaluations host run training transfer vectors "
+    "workdir",
+    "fit": "config data evaluations host run training transfer workdir",
     "convert": "adapted config data formats hf host peft run transfer trees workdir",
     "peft": "adapted config hf run trees",
-    "evaluate": "config hf host run transfer workdir",
+    "evaluate": "config evaluations hf host run transfer workdir",
     "generate": "config decoding hf host objectives.base run tokenizers transfer "
     "workdir",
     "ask": "config data objectives.base run training",
@@ -58,11 +61,12 @@ ALLOWED = {
     "predict": "ask config host records run workdir",
     "score": "config data evaluators host run workdir",
     "rescore": "config data formats host metrics run",
-    "search": "config formats host metrics retrieval",
+    "search": "config embedder formats host metrics retrieval run",
     "doctor": "checks config data hf host run",
     "verify": "checks config data hf host run trees vectors workdir",
     "main": "config hf host run",
-    "__init__": "ask config data decoding embedder evaluators hf host main records run "
+    "__init__": "ask config data decoding embedder evaluations evaluators hf host main "
+    "records run "
     "transfer workdir",
     "__main__": "config host",
 }

@@ -7,8 +7,11 @@ import types
 
 import pytest
 
+import lm
 from lm import search
 from lm.formats import trec
+from lm.metrics import ranking
+from tests import tiny
 
 CORPUS = {
     "w1": "the flow over a wing",
@@ -136,6 +139,8 @@ def test_the_settings_of_words_are_those_of_the_index(place, capsys):
         (["--query=a", "--output=x.txt"], 2, "'x.txt'"),
         (["--query=a", "--qrels=q"], 2, "--qrels with --query"),
         (["--input=i", "--mine=m.jsonl"], 2, "--mine without --qrels"),
+        (["--query=a", "--method=dense"], 2, "--method=dense without --workdir"),
+        (["--corpus=c", "--method=bm25"], 2, "--method without queries"),
         (["--quary=a"], 2, "--query"),
         (["--corpus=none.jsonl"], 3, "none.jsonl: found no such file"),
         (["--input=none.tsv"], 3, "none.tsv: found no such file"),
@@ -161,3 +166,49 @@ def test_damage_and_unknown_ids_have_their_exit_codes(place, capsys):
     assert f"{place}/index/postings.npz" in capsys.readouterr().err
     assert search.main([f"--index={place}/none", queries]) == 4
     assert "no folder" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """The run of an encoder of texts."""
+    workdir = tmp_path_factory.mktemp("encoder")
+    items = tiny.documents(8)
+    config = tiny.config(
+        steps=2,
+        objective={"name": "contrastive", "texts": ("text", "text")},
+        data={"sources": [{"name": "memory", "items": items}], "pack": False},
+        evals={},
+        checkpoint={"every": 1, "keep_last": 2},
+    )
+    assert tiny.run(config, workdir) == 0
+    return workdir
+
+
+@pytest.mark.slow
+def test_an_index_with_vectors(place, workdir, capsys):
+    flags = (f"--workdir={workdir}", "--batch-size=2", f"--index={place}/dense")
+    queries = f"--input={place}/queries.jsonl"
+    with tiny.some_devices(tiny.config()):
+        assert search.main([*flags, f"--corpus={place}/corpus.jsonl"]) == 0
+        assert search.main([*flags, queries, "--method=dense"]) == 0
+        found = hits(capsys.readouterr().out)
+        vectors = lm.open(workdir).embed([*CORPUS.values(), QUERIES["q2"]])
+        scores = dict(zip(CORPUS, (vectors[:4] @ vectors[4]).tolist()))
+        assert found["q2"] == ranking.ranked(scores) and found["q3"] == []
+        assert search.main([*flags, queries]) == 0
+        fused = hits(capsys.readouterr().out)
+        assert len(fused["q2"]) == 4 and fused != found
+        # Another step or another run is refused, and words need neither.
+        assert search.main([*flags, queries, "--checkpoint=1"]) == 4
+        assert "vectors made with step 2" in capsys.readouterr().err
+        (place / "other").mkdir()
+        for name in ("config.json", "tokenizer", "checkpoints"):
+            (place / "other" / name).symlink_to(workdir / name)
+        (place / "other" / "run.json").write_text('{"before": [], "run": "another"}')
+        other = [f"--workdir={place}/other", f"--index={place}/dense"]
+        assert search.main([*other, queries]) == 4
+        assert "vectors made with run" in capsys.readouterr().err
+        assert command(place, f"--workdir={workdir}", queries) == 2
+        assert "an index without vectors" in capsys.readouterr().err
+    assert search.main([f"--index={place}/dense", queries]) == 0
+    assert hits(capsys.readouterr().out)["q1"] == ["w2", "w1"]

@@ -89,6 +89,8 @@ class Functions:
       answer: (prompts as token ids, settings) -> generated answers per prompt, the best
         first.
       score: (texts, settings) -> the log-probabilities of their tokens.
+      embed_texts: texts -> their vectors (N, D), of an objective that offers
+        "embeddings".
       embed: the ids that `Objective.spell` gives for words, (W, K) -> vectors (W, D).
       module, params: the model and its parameters, for what none of these gives.
     """
@@ -97,6 +99,7 @@ class Functions:
     predict: Callable[[Batch], tuple[Batch, dict[str, Any]]]
     answer: Callable[[Sequence[Sequence[int]], Settings], list[list[Answer]]]
     score: Callable[[Sequence[Text], scoring.Settings], list[Score]]
+    embed_texts: Callable[[Sequence[str]], np.ndarray]
     embed: Callable[[Any], Any]
     module: Any
     params: PyTree

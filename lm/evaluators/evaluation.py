@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from jaxtyping import PyTree
 
 from lm.data.scoring import Settings, Text
@@ -30,6 +31,7 @@ class Evaluation:
       metrics, predict: begin a pass over the set: params -> a function of a batch; see
         `Functions`.
       scorer: params -> what scores texts.
+      embed_texts: params -> a function of texts; see `Functions`.
       embed: (params, ids) -> the vectors of words; see `Functions`.
       module: the model.
       decoder: builds the run's decoder; the evaluations share one.
@@ -44,6 +46,7 @@ class Evaluation:
     metrics: Callable[[PyTree], Callable[[Batch], Terms]]
     predict: Callable[[PyTree], Callable[[Batch], tuple[Batch, dict[str, Any]]]]
     scorer: Callable[[PyTree], Scorer]
+    embed_texts: Callable[[PyTree], Callable[[Sequence[str]], np.ndarray]]
     embed: Callable[[PyTree, Any], Any]
     module: Any
     decoder: Callable[[], loop.Decoder]
@@ -74,6 +77,7 @@ class Evaluation:
             predict=self.predict(params),
             answer=answer,
             score=score,
+            embed_texts=lambda texts: self.embed_texts(params)(texts),
             embed=functools.partial(self.embed, params),
             module=self.module,
             params=params,

@@ -1,6 +1,7 @@
 """Finds hard negatives: documents that a search ranks high and that do not answer."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,17 @@ class Triple(NamedTuple):
     query: int
     positive: int
     negative: int
+
+
+def numbered(
+    qrels: Mapping[str, Mapping[str, int]], queries: Sequence[str], ids: Sequence[str]
+) -> list[dict[int, int]]:
+    """Returns the gains of the documents of each query, by their numbers."""
+    rows = {id: row for row, id in enumerate(ids)}
+    return [
+        {rows[id]: gain for id, gain in qrels.get(query, {}).items()}
+        for query in queries
+    ]
 
 
 def mine(
@@ -56,3 +68,18 @@ def mine(
             below = rows[own <= share * score].tolist()
             chosen = [row for row in below if judged.get(row, 0) <= 0][:each]
             yield from (Triple(query, positive, row) for row in chosen)
+
+
+def format_triples(
+    triples: Iterable[Triple], queries: Sequence[str], documents: Sequence[str]
+) -> list[str]:
+    """Formats triples as JSON lines of `text`, `positive` and `negative`."""
+    rows = (
+        {
+            "text": queries[one.query],
+            "positive": documents[one.positive],
+            "negative": documents[one.negative],
+        }
+        for one in triples
+    )
+    return [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]

@@ -66,7 +66,7 @@ def search_vectors(
 
     Args:
       vectors: of the documents; may be mapped from a file.
-      block: documents and queries / 64 computed at a time.
+      block: documents whose scores are computed at a time, for block / 64 queries.
     """
     found = []
     for first in range(0, len(queries), max(block // 64, 1)):

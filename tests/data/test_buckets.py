@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from lm import evaluations
 from lm import run as runs
 from lm.data import buckets, pipeline
 from lm.data.pipeline import Shares
@@ -152,7 +153,9 @@ def test_the_metrics_are_those_of_rows_padded_to_the_full_length(tmp_path):
             corpus, program = tiny.program(config, tmp_path)
             with jax.set_mesh(program.mesh):
                 params = program.init(jax.random.key(0))
-                dev = runs.open_evaluators(config, tmp_path, corpus, program)["dev"]
+                dev = evaluations.open_evaluators(config, tmp_path, corpus, program)[
+                    "dev"
+                ]
                 found[count] = dev(params, 0)
                 made = [b["inputs"].shape for b in dev.examples.batches(by_length=True)]
         assert made == [(8, 24), (8, 24 if count == 1 else 16)]

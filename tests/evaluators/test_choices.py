@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from lm import convert
+from lm import convert, evaluations
 from lm import run as runs
 from lm.config import resolve
 from lm.errors import ConfigError, DataError
@@ -156,10 +156,10 @@ def test_the_picks_of_the_reference(test_data, tmp_path):
     with tiny.some_devices(tiny.config(evals={})):
         opened = runs.open_run(workdir, config=config, note=lambda line: None)
     with opened.on_mesh():
-        evaluations = runs.open_evaluators(
+        opened_evals = evaluations.open_evaluators(
             opened.config, workdir, opened.corpus, opened.program
         )
-        found = evaluations["x"](opened.params, 0)
+        found = opened_evals["x"](opened.params, 0)
     expected = json.loads((reference / "expected.json").read_text())["accuracy"]
     wanted = [json.loads(line) for line in file.read_text().splitlines()]
     rows = (workdir / "samples" / "x-0.jsonl").read_text().splitlines()

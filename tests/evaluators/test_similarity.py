@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lm import evaluations
 from lm import run as runs
 from lm.errors import ConfigError
 from tests import tiny
@@ -40,7 +41,7 @@ def test_correlations_are_over_all_pairs_at_once(tmp_path):
     corpus = dataclasses.replace(corpus, note=notes.append)
     params = program.init(jax.random.key(0))
     with tiny.some_devices(config), jax.set_mesh(program.mesh):
-        evaluators = runs.open_evaluators(config, tmp_path, corpus, program)
+        evaluators = evaluations.open_evaluators(config, tmp_path, corpus, program)
         found = evaluators["sts"](params, 3)
         evaluators["sts"](params, 4)
         cosines = []

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm import evaluations
 from lm import run as runs
 from lm.errors import ConfigError
 from lm.evaluators import dynamic
@@ -44,7 +45,7 @@ def opened(tmp_path_factory):
     runs.check(config)
     corpus, program = tiny.program(config, workdir)
     params = program.init(jax.random.key(0))
-    evals = runs.open_evaluators(config, workdir, corpus, program)
+    evals = evaluations.open_evaluators(config, workdir, corpus, program)
     found = {}
     for evaluate in evals.values():
         found |= evaluate(params, 0)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm import evaluations
 from lm import run as runs
 from lm.errors import ConfigError
 from lm.models import rnn
@@ -108,9 +109,9 @@ def test_bits_per_byte_of_a_short_document_by_hand(bos, tmp_path):
     )
     corpus, program = tiny.program(config, tmp_path)
     with tiny.some_devices(config):
-        evaluations = runs.open_evaluators(config, tmp_path, corpus, program)
+        opened_evals = evaluations.open_evaluators(config, tmp_path, corpus, program)
     params = program.init(jax.random.key(0))
-    example = evaluations["x"].examples.stream.example(0)
+    example = opened_evals["x"].examples.stream.example(0)
     batch = {k: jnp.asarray(v)[None] for k, v in example.items() if k != "example_ids"}
 
     def score(model, batch):
@@ -124,7 +125,7 @@ def test_bits_per_byte_of_a_short_document_by_hand(bos, tmp_path):
     nats = -np.asarray(scores[0], np.float64)
     # Without a token before it "the" is no target, and its bytes do not count.
     size = 18 if bos else 18 - len("the")
-    found = evaluations["x"](params, 0)
+    found = opened_evals["x"](params, 0)
     whole, text = nats[real].sum(), nats[real & ~end].sum()
     bits = 1 / size / math.log(2)
     assert found["x/bits_per_byte"] == pytest.approx(whole * bits, rel=1e-5)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm import evaluations
 from lm import run as runs
 from lm.training import optim, sharding, step
 from lm.updates.plain import Update
@@ -144,7 +145,7 @@ def evaluated(tmp_path, *sections, seq_len=8):
     runs.check(settings)
     corpus, program = tiny.program(settings, tmp_path)
     params = program.init(jax.random.key(0))
-    opened = runs.open_evaluators(settings, tmp_path, corpus, program)
+    opened = evaluations.open_evaluators(settings, tmp_path, corpus, program)
     found = {name: opened[name](params, 0) for name in evals}
     (index,) = next(iter(corpus.evals.values())).indices
     pieces = [index.row(n)["pieces"][0] for n in range(len(index))]
