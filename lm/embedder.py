@@ -224,7 +224,11 @@ def _wrap(codec: Codec) -> str:
 
 
 def name_of(place: str) -> str | None:
-    """Returns what tells a run from others: its id, or the name of a directory."""
+    """Returns what tells a run from others: its id, or the path of a directory.
+
+    Of a directory of Hugging Face the weights may change under the same path, which is
+    not noticed, and the same directory has another name by another path.
+    """
     if source.is_hf(place):
         return place
     own = identity.read(Path(place))
