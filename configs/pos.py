@@ -69,7 +69,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         c.optim = dict(name="adamw", lr=2e-3, schedule="linear", warmup="5%", clip=5.0)
 
     def sources(part: str) -> dict:
-        # A glob, so that train may be packed.
+        # A glob: train may be compressed.
         file = dict(name="conll", files=f"{arg.dir}/en_ewt-ud-{part}.conllu*")
         file.update(format="conllu", columns=dict(words=2, tags=4))
         if arg.quick:
@@ -77,7 +77,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             file = dict(name="memory", items=items, lists=True)
         return dict(sources=[file])
 
-    c.data = dict(**sources("train"), pack=True)
+    # A batch of BERT is sentences, as in ner.py: packed rows would halve the updates.
+    c.data = dict(**sources("train"), pack=not arg.bert)
     dev, test = (dict(**sources(part), pack=False) for part in ("dev", "test"))
     c.evals = dict(
         dev=dict(evaluator="tags", data=dev, every="1 epochs"),

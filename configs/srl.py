@@ -84,7 +84,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             file = dict(name="memory", items=items, lists=True)
         return dict(sources=[file])
 
-    c.data = dict(**sources("train"), pack=True)
+    # A batch of BERT is sentences, as in ner.py: packed rows would halve the updates.
+    c.data = dict(**sources("train"), pack=not arg.bert)
     heldout = dict(**sources("heldout"), pack=False)
     c.evals = dict(heldout=dict(evaluator="tags", data=heldout, every="1 epochs"))
     c.checkpoint = dict(every="1 epochs", keep_last=1)

@@ -74,7 +74,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         return dict(sources=[file])
 
     scored = dict(evaluator="tags", join="", batch_size=32)
-    c.data = dict(**sources("train"), pack=True)
+    # A batch of BERT is sentences, as in ner.py: packed rows would halve the updates.
+    c.data = dict(**sources("train"), pack=not arg.bert)
     dev, test = (dict(**sources(part), pack=False) for part in ("dev", "test"))
     c.evals = dict(
         dev=dict(**scored, data=dev, every="2 epochs"),
