@@ -323,7 +323,7 @@ def test_a_run_learns_scores_every_word_and_tags_new_texts(tmp_path, capsys):
     last = tiny.rows(tmp_path)[-1]
     assert last["train/loss"] < 0.7 * tiny.rows(tmp_path)[0]["train/loss"]
     text = (tmp_path / "samples" / "dev-30.txt").read_text()
-    found = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
+    found = [line.split() for line in text.splitlines() if not line.startswith("#")]
     shown = [cells for cells in found if len(cells) == 3]
     assert len(shown) == sum(len(item["words"]) for item in ITEMS) == 42
     assert [cells[1] for cells in shown] == [t for i in ITEMS for t in i["tags"]]
