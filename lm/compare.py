@@ -5,7 +5,6 @@ python -m lm.compare RUN RUN ... [--eval=dev] [--metric=NAME]
 
 import json
 import math
-import re
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -17,8 +16,10 @@ from lm.config import names, schema
 from lm.config.flags import Parser
 from lm.config.resolve import ROOT
 from lm.errors import ConfigError, DataError
-from lm.host import files, process
+from lm.host import process
 from lm.metrics import classification, counts, regression, statistics
+from lm.workdir import predictions
+from lm.workdir.predictions import Predictions
 
 USAGE = """python -m lm.compare RUN RUN ... [--eval=dev] [--metric=NAME]
     [--step=STEP] [--level=0.95] [--resamples=N] [--seed=N] [--json]
@@ -30,29 +31,6 @@ approximate randomisation, also corrected for the number of comparisons (Holm),
 that of McNemar's exact test where a record has one class, and the effect size."""
 MODULES = {"classes": classification, "numbers": regression}
 FIRST = {"classes": "accuracy", "numbers": "pearson"}
-MOST = 2**31  # bytes of a file of predictions
-
-
-class Predictions(NamedTuple):
-    """The predictions of a run.
-
-    Attributes:
-      name: the workdir, as it was given.
-      hashes: of the records.
-      labels: (n,) or (n, classes).
-      predicted: probabilities (n, classes), or scores (n,).
-      classes: the names of the classes; () of numbers.
-    """
-
-    name: str
-    hashes: list[str]
-    labels: np.ndarray
-    predicted: np.ndarray
-    classes: tuple[str, ...]
-
-    @property
-    def kind(self) -> str:
-        return "classes" if self.classes else "numbers"
 
 
 class Comparison(NamedTuple):
@@ -99,7 +77,7 @@ class Report(NamedTuple):
 def run(argv: list[str]) -> int:
     """Runs the command; returns its exit code."""
     flags = parse(argv)
-    runs = [read(Path(name), flags.eval, flags.step) for name in flags.runs]
+    runs = [predictions.read(Path(name), flags.eval, flags.step) for name in flags.runs]
     for other in runs[1:]:
         check_same(runs[0], other, flags.eval)
     module = MODULES[runs[0].kind]
@@ -173,63 +151,6 @@ def parse(argv: list[str]) -> Namespace:
     if len(flags.runs) < 2:
         raise ConfigError("flags", "one run", "two runs or more")
     return flags
-
-
-def read(workdir: Path, evaluation: str, step: str | None) -> Predictions:
-    """Reads the predictions of a run.
-
-    Raises:
-      ConfigError: the folder is no run.
-      DataError: the run has no such predictions, or the file is damaged.
-    """
-    if not (workdir / "config.json").is_file():
-        raise ConfigError(str(workdir), "no config.json in it", "the workdir of a run")
-    pattern = re.compile(rf"{re.escape(evaluation)}-(\d+)\.jsonl")
-    folder = workdir / "predictions"
-    steps = sorted(
-        int(match[1])
-        for file in (folder.iterdir() if folder.is_dir() else ())
-        if (match := pattern.fullmatch(file.name))
-    )
-    if not steps or (step is not None and int(step) not in steps):
-        there = f"steps {', '.join(map(str, steps))}" if steps else "no predictions"
-        raise DataError(
-            str(folder),
-            f"{there} of evaluation {evaluation!r}",
-            "those of the last step" if step is None else f"those of step {step}",
-            f"python -m lm.evaluate --workdir={workdir} "
-            f"--config.evals.{evaluation}.write=True writes them, if its evaluator is "
-            "predictions",
-        )
-    path = folder / f"{evaluation}-{steps[-1] if step is None else step}.jsonl"
-    lines = files.read_text(path, limit=MOST, error=DataError).splitlines()
-    rows = [
-        files.parse_json(line, f"{path}:{n}", {"hash": ""}, DataError, "a prediction")
-        for n, line in enumerate(lines, 1)
-    ]
-    try:
-        return arrange(str(workdir), rows)
-    except (KeyError, IndexError, ValueError, TypeError) as error:
-        found = f"rows that do not fit together ({type(error).__name__}: {error})"
-        raise DataError(str(path), found, "predictions as they were written") from None
-
-
-def arrange(name: str, rows: list[dict[str, Any]]) -> Predictions:
-    """Makes arrays of rows; errors of Python for rows that are not like the first."""
-    hashes = [row["hash"] for row in rows]
-    if "score" in rows[0]:
-        labels, scores = ([float(row[k]) for row in rows] for k in ("label", "score"))
-        return Predictions(name, hashes, np.array(labels), np.array(scores), ())
-    classes = tuple(rows[0]["probabilities"])
-    places = {label: place for place, label in enumerate(classes)}
-    predicted = [[row["probabilities"][label] for label in classes] for row in rows]
-    if isinstance(rows[0]["label"], list):
-        labels_ = np.zeros((len(rows), len(classes)))
-        for number, row in enumerate(rows):
-            labels_[number, [places[label] for label in row["label"]]] = 1
-    else:
-        labels_ = np.array([places[row["label"]] for row in rows])
-    return Predictions(name, hashes, labels_, np.array(predicted, np.float64), classes)
 
 
 def check_same(first: Predictions, other: Predictions, evaluation: str) -> None:

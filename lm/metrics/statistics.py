@@ -113,6 +113,46 @@ def wilson(right: int, examples: int, level: float = 0.95) -> Interval:
     return Interval(middle - half, middle + half)
 
 
+class Spread(NamedTuple):
+    """The values of repeated runs in a few figures; NaN where one is not defined.
+
+    Attributes:
+      n: how many values there are.
+      mean, median: of the values.
+      deviation: their standard deviation (n - 1), NaN of one value.
+      interval: of the mean, by Student's t; NaN of one value.
+    """
+
+    n: int
+    mean: float
+    median: float
+    deviation: float
+    interval: Interval
+
+
+def spread(values: Sequence[float], level: float = 0.95) -> Spread:
+    """Describes the values of repeated runs.
+
+    The interval (Student 1908) takes them to be independent and near to a normal
+    distribution.
+
+    Args:
+      level: the probability that the interval is to hold the mean of all such runs.
+    """
+    array, undefined = np.array(values, np.float64), Interval(math.nan, math.nan)
+    n = len(array)
+    if not n:
+        return Spread(0, math.nan, math.nan, math.nan, undefined)
+    mean, median = float(array.mean()), float(np.median(array))
+    if n == 1:
+        return Spread(1, mean, median, math.nan, undefined)
+    from scipy import special  # Its import takes longer than all of this.
+
+    deviation = float(array.std(ddof=1))
+    half = float(special.stdtrit(n - 1, (1 + level) / 2)) * deviation / math.sqrt(n)
+    return Spread(n, mean, median, deviation, Interval(mean - half, mean + half))
+
+
 def effect_size(differences: Float[np.ndarray, "n"]) -> float:
     """Computes the mean of paired differences in standard deviations (Cohen's d_z).
 

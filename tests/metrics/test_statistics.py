@@ -55,3 +55,25 @@ def test_holm_and_the_effect_size_by_hand():
     assert np.isnan(statistics.effect_size(np.ones(3)))
     assert statistics.effect_size(np.zeros(3)) == 0.0
     assert np.isnan(statistics.bootstrap(lambda n: np.nan, 3, resamples=5).low)
+
+
+def test_a_spread_is_that_of_scipy():
+    values = [0.81, 0.79, 0.84, 0.80, 0.95]
+    found = statistics.spread(values)
+    wanted = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
+    assert found.interval == pytest.approx(wanted)
+    assert (found.n, found.median) == (5, 0.81)
+    assert found.mean == pytest.approx(0.838)
+    assert found.deviation == pytest.approx(np.std(values, ddof=1))
+    wider = statistics.spread(values, 0.99).interval
+    assert wider.low < found.interval.low and wider.high > found.interval.high
+    one, none = statistics.spread([0.5]), statistics.spread([])
+    assert (one.n, one.mean, one.median) == (1, 0.5, 0.5)
+    assert np.isnan([one.deviation, *one.interval, none.mean, none.median]).all()
+
+
+def test_the_interval_of_a_mean_holds_it_as_often_as_it_says():
+    rng, held = np.random.default_rng(2), 0
+    for _ in range(1000):
+        held += statistics.spread(rng.normal(0.8, 0.02, 5).tolist()).interval.holds(0.8)
+    assert 0.93 <= held / 1000 <= 0.97
