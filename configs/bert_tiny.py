@@ -6,6 +6,9 @@ What:     2 layers, 128 wide (Turc et al. 2019), documents packed into rows of 1
 Data:     the built-in English reference text, or your own:
           --config=configs/bert_tiny.py:text=my.txt
 Command:  python -m lm.main --config=configs/bert_tiny.py
+Sweep:    python -m lm.sweep --config=configs/bert_tiny.py --select=heldout/loss \
+              --mode=min
+          Three learning rates and three seeds.
 Arguments, joined by commas: quick (a few steps), preset=bert_mini (and the other
           shapes), text=FILE (your own text; a share of it is held out),
           wikitext2=FOLDER (train.txt.gz and valid.txt of WikiText-2, a longer run).
@@ -65,3 +68,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         c.batch_size = 8
         c.log.every = 5
     return c
+
+
+def sweep(add) -> None:
+    for lr in (1e-3, 2e-3, 4e-3):
+        for seed in range(3):
+            add({"optim.lr": lr}, seed=seed)

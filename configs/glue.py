@@ -9,6 +9,9 @@ Command:  python -m lm.main --config=configs/glue.py:task=cola,dir=data/CoLA \
           The predictions for the server, from its test.tsv:
           python -m lm.predict --workdir=runs/glue-... --input=data/CoLA/test.tsv \
               --columns=text=sentence --output=CoLA.tsv --format=glue
+Sweep:    python -m lm.sweep with the flags of the first command: the learning rates of
+          section 4.1 (BERT-base), and five seeds of each, which are ours. `quick`: two
+          rates and seeds.
 Arguments, joined by commas: task=cola|sst2|mrpc|stsb|qqp|mnli|qnli|rte|wnli,
           quick (a few steps on sentences of its own), dir=FOLDER, train=FILE, dev=FILE,
           preset=bert_mini (the shape of a run's encoder; hf: that of init.source),
@@ -129,3 +132,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.checkpoint = dict(every="1 epochs", keep_last=1, best=best, best_mode="max")
     c.log = dict(every=2 if arg.quick else 20)
     return c
+
+
+def sweep(add, arg: str) -> None:
+    quick = "quick" in arg.split(",")
+    for lr in (5e-5, 2e-5) if quick else (5e-5, 4e-5, 3e-5, 2e-5):
+        for seed in range(2 if quick else 5):
+            add({"optim.lr": lr}, seed=seed)

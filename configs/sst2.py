@@ -7,6 +7,8 @@ Command:  python -m lm.main --config=configs/sst2.py:dir=data/sst2 \
               --config.init.source=runs/bert_tiny
           From scratch, the shape and the tokenizer are this config's own:
           python -m lm.main --config=configs/sst2.py:dir=data/sst2,scratch
+Sweep:    python -m lm.sweep with the flags of either: five seeds, three learning rates
+          (`quick`: two of each).
 Arguments, joined by commas: quick (a few steps on a dozen sentences of its own),
           dir=FOLDER, preset=bert_mini (the shape of the other run; hf: that of the
           directory of init.source=hf:DIR), scratch.
@@ -78,3 +80,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         c.seq_len = 32
         c.log.every = 2
     return c
+
+
+def sweep(add, arg: str) -> None:
+    quick = "quick" in arg.split(",")
+    for lr in (3e-4, 1e-3) if quick else (1e-4, 3e-4, 1e-3):
+        for seed in range(2 if quick else 5):
+            add({"optim.lr": lr}, seed=seed)

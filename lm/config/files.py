@@ -1,7 +1,8 @@
 """Config files: found, run, described; the argument after the colon is parsed here.
 
 A config file defines `get_config(arg) -> ml_collections.ConfigDict`. It is named as
-`FILE[:ARG]`. How the command line overrides its fields: `lm/config/overrides.py`.
+`FILE[:ARG]`. How the command line overrides its fields: `lm/config/overrides.py`; how
+it may define a sweep: `lm/config/sweeps.py`.
 """
 
 import ast
@@ -11,14 +12,16 @@ import runpy
 import sysconfig
 import textwrap
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from lm.config import schema
 from lm.config.schema import Field, Text, near, no_such, shown
 from lm.errors import ConfigError
 
+T = TypeVar("T")
 SHARE = "share/lm"  # below the data folder of the Python that lm is installed in
 
 
@@ -29,6 +32,35 @@ def read_file(file_arg: str) -> dict[str, Any]:
       ConfigError: there is no such file, or it fails; names its line.
     """
     name, _, arg = file_arg.partition(":")
+
+    def read(defined: dict[str, Any]) -> Any:
+        get_config = defined.get("get_config")
+        if not callable(get_config):
+            raise ConfigError(name, "no get_config", "a function get_config(arg)")
+        takes_arg = bool(inspect.signature(get_config).parameters)
+        if arg and not takes_arg:
+            raise ConfigError(f"--config={file_arg}", f":{arg}", "no argument")
+        return plain(get_config(arg) if takes_arg else get_config(), name)
+
+    tree = run_file(file_arg, read)
+    if not isinstance(tree, dict):
+        raise ConfigError(name, shown(tree), "a ConfigDict from get_config")
+    return tree
+
+
+def run_file(file_arg: str, ask: Callable[[dict[str, Any]], T]) -> T:
+    """Runs the file of `FILE[:ARG]`, and asks what it has defined.
+
+    Args:
+      ask: takes what the file defines, by name, and may call it.
+
+    Returns:
+      What `ask` returns.
+
+    Raises:
+      ConfigError: there is no such file, or it fails; names its line.
+    """
+    name = file_arg.partition(":")[0]
     path = find_file(name)
     if not path.is_file() or path.suffix != ".py":
         stems = {
@@ -47,20 +79,11 @@ def read_file(file_arg: str) -> dict[str, Any]:
             f"did you mean {guess}?" if guess else None,
         )
     try:
-        get_config = runpy.run_path(str(path)).get("get_config")
-        if not callable(get_config):
-            raise ConfigError(name, "no get_config", "a function get_config(arg)")
-        takes_arg = bool(inspect.signature(get_config).parameters)
-        if arg and not takes_arg:
-            raise ConfigError(f"--config={file_arg}", f":{arg}", "no argument")
-        tree = plain(get_config(arg) if takes_arg else get_config(), name)
+        return ask(runpy.run_path(str(path)))
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
         raise user_error(error, path, "a config file that runs") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(name, shown(tree), "a ConfigDict from get_config")
-    return tree
 
 
 def config_folders() -> list[Path]:

@@ -69,12 +69,16 @@ def set_fields(tree: dict[str, Any], given: list[str] | Mapping[str, Any]) -> No
         for path, value in given.items():
             _set(tree, path, plain(value, path))
     else:
-        for path, text in _pairs(given):
+        for path, text in pairs(given):
             _set(tree, path, Text(text))
 
 
-def _pairs(flags: list[str]) -> Iterator[tuple[str, str]]:
-    """Yields (path, text) of each `--config.path=text` or `--config.path text`."""
+def pairs(flags: list[str]) -> Iterator[tuple[str, str]]:
+    """Yields (path, text) of each `--config.path=text` or `--config.path text`.
+
+    Raises:
+      ConfigError: a flag is no `--config.<field>=<value>`.
+    """
     rest = iter(flags)
     for flag in rest:
         if not flag.startswith("--config."):
