@@ -22,7 +22,6 @@ from lm.retrieval.ranks import Found
 
 if TYPE_CHECKING:
     from lm.retrieval.index import Index, Settings
-    from lm.run import Run
 
 USAGE = """python -m lm.search --index=DIR --corpus=FILE [--workdir=RUN|hf:DIR]
        python -m lm.search --index=DIR [--workdir=RUN|hf:DIR]
@@ -41,9 +40,13 @@ FIX = "build another --index, or remove this one"
 
 
 class Model(NamedTuple):
-    """A run whose vectors are compared, and what an index says of it."""
+    """A run whose vectors are compared, and what an index says of it.
 
-    opened: "Run"
+    Attributes:
+      opened: as lm.embedder.open_run gives it, whose module is heavy to import.
+    """
+
+    opened: Any
     facts: dict[str, Any]
 
 

@@ -1,5 +1,7 @@
 """What every test may use: test data that is not ours to ship, eight CPU devices."""
 
+import ctypes
+import gc
 import os
 from pathlib import Path
 
@@ -60,3 +62,22 @@ def compile_cache(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", str(place))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Lets go of the compiled programs of a file of tests, where they are many.
+
+    Each one maps dozens of regions of memory and a process may have 65,530
+    (vm.max_map_count): at the limit it dies by a segmentation fault.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 4096:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):  # glibc keeps what is free otherwise
+            libc.malloc_trim(0)

@@ -77,6 +77,7 @@ def test_C1_a_kill_at_a_random_time(server, golden, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(0)  # LM_KILLS may be many
 def test_C1_many_kills_at_random_times(server, tmp_path):
     """LM_KILLS of them; a third must fall into a save, which is made at every step."""
     flags = ["--config.checkpoint.every=1"]
