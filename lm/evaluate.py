@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lm.config import files
 from lm.config import resolve as configs
 from lm.config.flags import Parser, add_run, which_step
 from lm.errors import ConfigError
@@ -17,12 +18,12 @@ from lm.host import process
 
 USAGE = """python -m lm.evaluate --workdir=DIR [--checkpoint=latest|best|STEP]
     [--only=NAME[,NAME]] [--weights=averaged|trained]
-    [--config=FILE[:ARG]] [--config.a.b=value ...]
+    [--evals=FILE[:ARG] | --config=FILE[:ARG]] [--config.a.b=value ...]
 
 Runs the evaluations of a config on a checkpoint and prints one JSON object: the
 step and every metric; null stands for one that is not defined, and a line on
-stderr tells why. The config is the run's own, or that of --config, whose
-evaluations are then run on the run's weights."""
+stderr tells why. The config is the run's own; with --evals the evaluations are
+those of another, and with --config all but the run's weights."""
 # Evaluating neither stops a run nor keeps a checkpoint, so that these fields, which may
 # name an evaluation that was replaced, are not used.
 FOLLOWED = ["--config.checkpoint.best=none", "--config.stop.metric=none"]
@@ -38,6 +39,11 @@ def run(argv: list[str]) -> int:
         help="the config whose evaluations are run (default: the run's own)",
     )
     parser.add_argument(
+        "--evals",
+        metavar="FILE[:ARG]",
+        help="the config whose evals replace those of the run (default: none)",
+    )
+    parser.add_argument(
         "--only",
         metavar="NAME[,NAME]",
         help="the evaluations to run, by their names in evals (default: all)",
@@ -46,11 +52,14 @@ def run(argv: list[str]) -> int:
     overrides = [*FOLLOWED, *given]
     workdir = Path(flags.workdir)
     which = which_step(flags.checkpoint)
+    if flags.config and flags.evals:
+        raise ConfigError("--evals", "--config beside it", "one of the two")
     if flags.config:
         fill = source.with_shape(workdir)
         config = configs.load(flags.config, overrides, fill=fill)
     else:
-        config = configs.of_run(workdir, overrides)
+        evals = flags.evals and files.read_file(flags.evals).get("evals", {})
+        config = configs.of_run(workdir, overrides, evals)
     config = only(config, flags.only)
     process.platform_setup()
 

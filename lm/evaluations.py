@@ -20,7 +20,7 @@ from lm.data.pipeline import Data
 from lm.decoding import loop
 from lm.evaluators.base import Examples
 from lm.evaluators.evaluation import Evaluation, progress
-from lm.training import sharding, step
+from lm.training import passes, sharding
 from lm.training.step import Program
 
 
@@ -75,13 +75,14 @@ def open_evaluator(
     sharding.check_batch(batch_size, 1, program.mesh)
     cls = configs.load_class("evaluator", section.evaluator)
     carried = batch_size if runs.carries(section.data, program.model) else 0
-    functions = step.passes(program, carried)
+    functions = passes.begin(program, carried)
     return Evaluation(
         name=name,
         evaluator=configs.build(cls, section),
         examples=open_examples(name, section, batch_size, corpus, program),
         batch_size=batch_size,
         metrics=functions.metrics,
+        by_row=functions.by_row,
         predict=functions.predict,
         scorer=functools.partial(runs.make_scorer, corpus, program),
         embed_texts=make_embedder(config, workdir, corpus, program, batch_size),

@@ -108,7 +108,8 @@ def test_another_evaluator_takes_the_place_of_one_with_other_fields(workdir, cap
     code, found, error = run(capsys, f"--workdir={workdir}", flag)
     assert code == 0, error
     assert found == {"step": 8}
-    assert "note: evals.heldout: dropped baseline, which samples does not have" in error
+    dropped = "dropped baseline, level, resamples, which samples does not have"
+    assert f"note: evals.heldout: {dropped}" in error
     # What is given on the command line itself is no leftover.
     given = "--config.evals.heldout.baseline=none"
     code, _, error = run(capsys, f"--workdir={workdir}", flag, given)

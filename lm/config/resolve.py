@@ -383,11 +383,16 @@ def read_json(file: Path, error: type[Refusal] = ConfigError) -> Config:
     return _freeze(files.read_json(file, {}, error=error, expected=KEPT))
 
 
-def of_run(workdir: Path, overrides: list[str] | None = None) -> Config:
+def of_run(
+    workdir: Path, overrides: list[str] | None = None, evals: Any = None
+) -> Config:
     """Reads `config.json` of a workdir, overrides its fields, and resolves it again.
 
     A workdir may be somebody else's. So code that its config.json names by a dotted
     name is refused, unless `--allow-code` allows it (see `lm.config.names`).
+
+    Args:
+      evals: replaces the evaluations of the run, before the overrides.
 
     Raises:
       ConfigError: the folder is no workdir, names code, or an override is wrong.
@@ -398,5 +403,7 @@ def of_run(workdir: Path, overrides: list[str] | None = None) -> Config:
         raise ConfigError(str(workdir), found, "the workdir of a run")
     tree = plain(read_json(file), str(file))
     tree = names.mark_untrusted(tree, ROOT)
+    if evals is not None:
+        tree["evals"] = evals
     override(tree, overrides or [])
     return resolve(tree)

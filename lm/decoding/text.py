@@ -1,7 +1,7 @@
 """Generation of text from tokens: prompts that fit, stop strings, streaming."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from lm.decoding import loop
 from lm.decoding.loop import Decoder, Settings
@@ -98,6 +98,26 @@ class TextGenerator:
             ]
             for prompt, answers in zip(prompts, found)
         ]
+
+    def answer_all(
+        self,
+        prompts: Sequence[Sequence[int]],
+        progress: Callable[[Sequence[int]], Iterable[int]] = iter,
+    ) -> list[str]:
+        """Returns the best answer to each of any number of prompts, in their order.
+
+        Prompts of similar length share a batch.
+
+        Args:
+          progress: iterates over the numbers of the batches and may report on the way.
+        """
+        by_length = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
+        draws, found = loop.draws_of(prompts), dict[int, str]()
+        for number in progress(range(-(-len(prompts) // self.rows))):
+            chosen = by_length[number * self.rows : (number + 1) * self.rows]
+            own = [prompts[n] for n in chosen], [draws[n] for n in chosen]
+            found |= {n: best for n, ((best, _), *_) in zip(chosen, self.answers(*own))}
+        return [found[n] for n in range(len(prompts))]
 
     def stream(
         self, prompt: Sequence[int], draw: int, write: Callable[[str], None]

@@ -81,13 +81,18 @@ class Functions:
     """The functions of a model, with the parameters to evaluate already bound.
 
     Where the set is a stream (data.order="stream") and the model carries its state,
-    `metrics` and `predict` keep it from call to call: the batches must come in order.
+    `metrics`, `by_row` and `predict` keep it from call to call: the batches must come
+    in order.
 
     Attributes:
       metrics: batch -> {metric: (sum, count)}.
+      by_row: batch -> the same, and {metric: (sums (B,), counts (B,))} of its rows.
       predict: batch -> (batch, predictions), as complete arrays on every process.
       answer: (prompts as token ids, settings) -> generated answers per prompt, the best
         first.
+      write: (prompts, settings, stop) -> the best answer to each as text, up to the
+        first of the texts in `stop`; of a prompt that is too long, the left end is cut,
+        or of a source the right one.
       score: (texts, settings) -> the log-probabilities of their tokens.
       embed_texts: texts -> their vectors (N, D), of an objective that offers
         "embeddings".
@@ -96,8 +101,10 @@ class Functions:
     """
 
     metrics: Callable[[Batch], Terms]
+    by_row: Callable[[Batch], tuple[Terms, Terms]]
     predict: Callable[[Batch], tuple[Batch, dict[str, Any]]]
     answer: Callable[[Sequence[Sequence[int]], Settings], list[list[Answer]]]
+    write: Callable[[Sequence[Text], Settings, Sequence[str]], list[str]]
     score: Callable[[Sequence[Text], scoring.Settings], list[Score]]
     embed_texts: Callable[[Sequence[str]], np.ndarray]
     embed: Callable[[Any], Any]

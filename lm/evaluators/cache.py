@@ -48,8 +48,9 @@ class Evaluator(streams.StreamEvaluator):
     now. It is emptied where positions begin at 0, as a carried state is.
 
     Yields `perplexity` and `loss` (nats) of the best pair of `theta` and `weight`,
-    `theta` and `weight` themselves, and `plain_perplexity` without the cache. Pairs
-    that are compared belong on a validation set; on a test set give one.
+    `theta` and `weight` themselves, and `plain_perplexity` without the cache, and the
+    intervals of the first two over rows. Pairs that are compared belong on a validation
+    set; on a test set give one.
 
     Attributes:
       window: words in the cache.
@@ -62,23 +63,26 @@ class Evaluator(streams.StreamEvaluator):
     weight: tuple[float, ...] = (0.1,)
 
     def yields(self, objective: Objective) -> tuple[str, ...]:
-        return "loss", "perplexity", "theta", "weight", "plain_perplexity", "targets"
+        names = ("loss", "perplexity", "theta", "weight", "plain_perplexity", "targets")
+        return names + (streams.ENDS if self.resamples else ())
 
     def run(
         self, examples: base.Examples, model: base.Functions, out: base.Outputs
     ) -> Iterator[tuple[str, float]]:
         step = self._compiled(model.module)
         memory: Any = None
-        sums, plain, count = np.zeros((len(self.theta), len(self.weight))), 0.0, 0.0
+        parts: list[list[np.ndarray]] = [[], [], []]
         for batch in examples.batches():
             if memory is None:
                 rows = len(batch["inputs"])
                 carried = streams.start(model.module, rows)
                 memory = self._empty(model, carried, batch)
             found, carried, memory = step(model.params, carried, memory, batch)
-            nats, own, weights = (np.asarray(x, np.float64) for x in found)
-            sums, plain, count = sums + nats, plain + float(own), count + float(weights)
-        means = sums / max(count, 1.0)
+            for each, of_rows in zip(parts, found):
+                each.append(np.asarray(of_rows, np.float64))
+        nats, own, targets = (np.concatenate(each, axis=-1) for each in parts)
+        plain, count = float(own.sum()), float(targets.sum())
+        means = nats.sum(axis=-1) / max(count, 1.0)
         best = np.unravel_index(int(np.argmin(means)), means.shape)
         pairs = list(itertools.product(self.theta, self.weight))
         if len(pairs) > 1:
@@ -93,6 +97,7 @@ class Evaluator(streams.StreamEvaluator):
         yield "weight", self.weight[best[1]]
         yield "plain_perplexity", math.exp(min(plain / max(count, 1.0), 700.0))
         yield "targets", count
+        yield from self.bounds(np.stack([nats[best], targets], axis=1))
 
     def _empty(self, model: base.Functions, carried: Any, batch: Batch) -> Memory:
         """Returns a memory without words."""
@@ -131,8 +136,8 @@ class Evaluator(streams.StreamEvaluator):
             for theta in self.theta:
                 cached = cache_log_probs(hidden, whole, seen, batch["targets"], theta)
                 rows.append([self._sum(own, *cached, w, weights) for w in self.weight])
-            plain = -jnp.sum(jnp.where(weights > 0, own * weights, 0.0))
-            return (jnp.asarray(rows), plain, weights.sum()), carried, memory
+            plain = -jnp.sum(jnp.where(weights > 0, own * weights, 0.0), axis=1)
+            return (jnp.asarray(rows), plain, weights.sum(axis=1)), carried, memory
 
         key = id(module)
         if key not in self._functions:
@@ -142,12 +147,12 @@ class Evaluator(streams.StreamEvaluator):
     def _sum(
         self, own: Array, cached: Array, any_seen: Array, weight: float, weights: Array
     ) -> Array:
-        """Returns the summed loss of the targets; an empty cache has no share."""
+        """Returns the loss of each row's targets, (B,); an empty cache has no share."""
         mixed = own
         if weight:
             both = jnp.logaddexp(math.log1p(-weight) + own, math.log(weight) + cached)
             mixed = jnp.where(any_seen, both, own)
-        return -jnp.sum(jnp.where(weights > 0, mixed * weights, 0.0))
+        return -jnp.sum(jnp.where(weights > 0, mixed * weights, 0.0), axis=1)
 
 
 def remember(

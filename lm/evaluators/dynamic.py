@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from lm.errors import Rule
@@ -39,7 +40,8 @@ class Evaluator(streams.StreamEvaluator):
     where r is the root of the mean square of g over segments of the training text, and
     mean(r) is over all parameters. The run's parameters are left as they are.
 
-    Yields `perplexity`, `loss` (nats) and `targets`.
+    Yields `perplexity`, `loss` (nats) and `targets`, and the intervals of the first two
+    over segments.
 
     Attributes:
       rule: the update.
@@ -60,7 +62,8 @@ class Evaluator(streams.StreamEvaluator):
         yield Rule(self.batch_size == 1, f"{where}.batch_size", found, expected)
 
     def yields(self, objective: Objective) -> tuple[str, ...]:
-        return "loss", "perplexity", "targets"
+        names = ("loss", "perplexity", "targets")
+        return names + (streams.ENDS if self.resamples else ())
 
     def run(
         self, examples: base.Examples, model: base.Functions, out: base.Outputs
@@ -70,14 +73,16 @@ class Evaluator(streams.StreamEvaluator):
         roots = None
         if self.rule == "rms":
             roots = self._roots(examples, model.params, carried, gradient)
-        params, total, count = model.params, 0.0, 0.0
+        params, parts = model.params, []
         for batch in examples.batches():
             params, carried, found = step(params, carried, batch, model.params, roots)
-            total, count = total + float(found[0]), count + float(found[1])
+            parts.append([float(part) for part in found])
+        total, count = map(sum, zip(*parts))
         mean = total / max(count, 1.0)
         yield "loss", mean
         yield "perplexity", math.exp(min(mean, 700.0))
         yield "targets", count
+        yield from self.bounds(np.asarray(parts))
 
     def _roots(
         self, examples: base.Examples, params: PyTree, carried: PyTree, gradient: Any

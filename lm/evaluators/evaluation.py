@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from lm.data.scoring import Settings, Text
 from lm.decoding import loop
+from lm.decoding.text import TextGenerator
 from lm.evaluators.base import Evaluator, Examples, Functions, Outputs
 from lm.evaluators.likelihood import Score, Scorer
 from lm.host import timing
@@ -28,8 +29,8 @@ class Evaluation:
       evaluator: computes the metrics.
       examples: the set.
       batch_size: rows of a batch, over all devices.
-      metrics, predict: begin a pass over the set: params -> a function of a batch; see
-        `Functions`.
+      metrics, by_row, predict: begin a pass over the set: params -> a function of a
+        batch; see `Functions`.
       scorer: params -> what scores texts.
       embed_texts: params -> a function of texts; see `Functions`.
       embed: (params, ids) -> the vectors of words; see `Functions`.
@@ -44,6 +45,7 @@ class Evaluation:
     examples: Examples
     batch_size: int
     metrics: Callable[[PyTree], Callable[[Batch], Terms]]
+    by_row: Callable[[PyTree], Callable[[Batch], tuple[Terms, Terms]]]
     predict: Callable[[PyTree], Callable[[Batch], tuple[Batch, dict[str, Any]]]]
     scorer: Callable[[PyTree], Scorer]
     embed_texts: Callable[[PyTree], Callable[[Sequence[str]], np.ndarray]]
@@ -66,6 +68,20 @@ class Evaluation:
                 decoder(), prompts, settings, batch_size=size, progress=report
             )
 
+        def write(
+            prompts: Sequence[Text], settings: loop.Settings, stop: Sequence[str]
+        ) -> list[str]:
+            own, codec = self.examples.objective, self.examples.codec
+            writer = TextGenerator(decoder(), settings, tuple(stop), self.batch_size)
+            ids = [own.prompt(codec, prompt.text) for prompt in prompts]
+            fitted = [
+                writer.fit_prompt(each, prompt.where, truncate=True)
+                for each, prompt in zip(ids, prompts)
+            ]
+            if cut := sum(len(new) < len(old) for new, old in zip(fitted, ids)):
+                self.note(f"{self.name}: {cut} prompts are too long and were cut")
+            return writer.answer_all(fitted, report)
+
         def score(texts: Sequence[Text], settings: Settings) -> list[Score]:
             own = self.examples.objective  # with the changes of this evaluation
             return dataclasses.replace(self.scorer(params), objective=own)(
@@ -74,8 +90,10 @@ class Evaluation:
 
         model = Functions(
             metrics=self.metrics(params),
+            by_row=self.by_row(params),
             predict=self.predict(params),
             answer=answer,
+            write=write,
             score=score,
             embed_texts=lambda texts: self.embed_texts(params)(texts),
             embed=functools.partial(self.embed, params),

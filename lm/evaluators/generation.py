@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from lm.decoding.loop import Settings
 from lm.errors import Rule
 from lm.evaluators import base
 from lm.host import storage
-from lm.metrics import text
+from lm.metrics import statistics, text
 from lm.metrics.words import PACKAGES, choose
 from lm.objectives.base import Objective
 
@@ -21,17 +22,21 @@ BOUNDS = {
     "length_penalty": "(-inf, inf)",
     "temperature": "[0, inf)",
     "rows": "[0, 1000]",
+    "level": "(0, 1)",
+    "resamples": "[0, 100000]",
 }
 WORDS = {"metrics": "metrics.text:*"}
-CHANGEABLE = ("tokenize", "stem")
+CHANGEABLE = ("tokenize", "stem", "level", "resamples")
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator(base.Evaluator):
     """Metrics of the texts that the model generates for the examples of a set.
 
-    Metrics require an objective with references (seq2seq) and unpacked data. Without
-    `metrics` any decoder will do: the answers to `prompts` are written to `samples/`.
+    Metrics require an objective with references (seq2seq) and unpacked data. A metric
+    is followed by `<metric>_low` and `<metric>_high`, the bootstrap interval over the
+    examples. Without `metrics` any decoder will do: the answers to `prompts` are
+    written to `samples/`. Tasks as files, for any decoder, are for `answers`.
 
     Attributes:
       metrics: names of public functions of lm/metrics/text.py.
@@ -43,6 +48,8 @@ class Evaluator(base.Evaluator):
       max_tokens, beams, length_penalty, temperature: see lm.decoding.loop.Settings.
       rows: the number of answers in the samples. The hypotheses of the whole set are
         written in any case, one per line.
+      level: of the interval.
+      resamples: how many the interval is of; 0 gives none.
     """
 
     metrics: tuple[str, ...] = ()
@@ -56,6 +63,8 @@ class Evaluator(base.Evaluator):
     length_penalty: float = 0.6
     temperature: float = 0.0
     rows: int = 8
+    level: float = 0.95
+    resamples: int = 1000
 
     @property
     def needs(self) -> frozenset[str]:
@@ -77,7 +86,8 @@ class Evaluator(base.Evaluator):
         )
 
     def yields(self, objective: Objective) -> tuple[str, ...]:
-        return self.metrics
+        ends = ("", "_low", "_high") if self.resamples else ("",)
+        return tuple(name + end for name in self.metrics for end in ends)
 
     def run(
         self, examples: base.Examples, model: base.Functions, out: base.Outputs
@@ -131,9 +141,15 @@ class Evaluator(base.Evaluator):
         words = choose(self.tokenize, self.stem, references)
         signatures = []
         for name in self.metrics:
-            score, signature = getattr(text, name)(generated, references, words)
-            signatures.append(f"{name} {score:.2f} ({signature})")
-            yield name, score
+            score: text.Score = getattr(text, name)(generated, references, words)
+            value, ends = score.value, ""
+            yield name, value
+            if self.resamples:
+                low, high = self._interval(score)
+                yield f"{name}_low", low
+                yield f"{name}_high", high
+                ends = f", {low:.2f} to {high:.2f}"
+            signatures.append(f"{name} {value:.2f}{ends} ({score.signature})")
         how = f"beams {self.beams}, length penalty {self.length_penalty}"
         shown.insert(0, "\n".join(signatures))
         if jax.process_index() == 0:
@@ -141,3 +157,9 @@ class Evaluator(base.Evaluator):
             hypotheses = out.samples.with_suffix(".hypotheses.txt")
             storage.write_text(hypotheses, "\n".join(lines) + "\n")
             out.note(f"{out.samples.stem}: {'; '.join(signatures)}; {how}")
+
+    def _interval(self, score: text.Score) -> statistics.Interval:
+        """Computes the bootstrap interval of a score over the examples."""
+        drawn = statistics.draw(score.parts, self.resamples, self.seed)
+        values = np.asarray([score.measure(sums) for sums in drawn])
+        return statistics.percentiles(values, self.level)

@@ -49,8 +49,9 @@ class Evaluator(base.Evaluator):
     and, where `objective.null_threshold` lets questions have no answer (NaN where the
     set has none such),
 
-        has_answer_exact_match, ..._f1  of the questions that have an answer
-        no_answer_exact_match, ..._f1   of those that have none
+        has_answer_exact_match, ..._f1  of the questions that have an answer, with
+                                        _low and _high
+        no_answer_exact_match, ..._f1   of those that have none, with _low and _high
         best_exact_match, best_f1       at the best threshold for this set
         best_exact_match_threshold, ... that `null_threshold`
 
@@ -84,7 +85,8 @@ class Evaluator(base.Evaluator):
         names = [metric + end for metric in METRICS for end in ends]
         if task.null_threshold is not None:
             for metric in METRICS:
-                names += [f"has_answer_{metric}", f"no_answer_{metric}"]
+                names += [f"has_answer_{metric}{end}" for end in ends]
+                names += [f"no_answer_{metric}{end}" for end in ends]
                 names += [f"best_{metric}", f"best_{metric}_threshold"]
         return tuple(names)
 
@@ -111,6 +113,8 @@ class Evaluator(base.Evaluator):
                     out.note(f"{name}_{metric} is not defined: no such question")
                 mean = float(scores[part].mean()) if part.any() else math.nan
                 yield f"{name}_{metric}", mean
+                if self.resamples:
+                    yield from self._interval(f"{name}_{metric}", scores[part])
             given = score(metric, [q.found.best.text for q in questions], questions)
             withheld = score(metric, [""] * len(questions), questions)
             best = squad.best_threshold(given, withheld, odds)
@@ -126,14 +130,16 @@ class Evaluator(base.Evaluator):
             note_baseline(questions, out)
 
     def _interval(self, metric: str, scores: np.ndarray) -> Iterator[tuple[str, float]]:
-        """Yields the bounds of the bootstrap interval of a mean."""
-        low, high = statistics.bootstrap(
-            lambda numbers: float(scores[numbers].mean()),
-            len(scores),
-            resamples=self.resamples,
-            level=self.level,
-            seed=self.seed,
-        )
+        """Yields the bounds of the bootstrap interval of a mean; NaN without scores."""
+        low, high = statistics.Interval(math.nan, math.nan)
+        if len(scores):
+            low, high = statistics.bootstrap(
+                lambda numbers: float(scores[numbers].mean()),
+                len(scores),
+                resamples=self.resamples,
+                level=self.level,
+                seed=self.seed,
+            )
         yield f"{metric}_low", low
         yield f"{metric}_high", high
 

@@ -1,19 +1,50 @@
 """What evaluators of a stream have in common: rules, and the state that is carried."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from jaxtyping import PyTree
+import numpy as np
+from jaxtyping import Float, PyTree
 
 from lm.errors import Rule
 from lm.evaluators import base
+from lm.metrics import statistics
 from lm.objectives.base import Batch
+
+BOUNDS = {"level": "(0, 1)", "resamples": "[0, 100000]"}
+CHANGEABLE = ("level", "resamples")
+ENDS = ("loss_low", "loss_high", "perplexity_low", "perplexity_high")
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamEvaluator(base.Evaluator):
-    """The base of evaluators that read a text in order, with data.order="stream"."""
+    """The base of evaluators that read a text in order, with data.order="stream".
+
+    `loss` and `perplexity` have with _low and _high after them the bounds of the
+    bootstrap interval over the rows, which are taken as independent.
+
+    Attributes:
+      level: of the interval.
+      resamples: how many the interval is of; 0 gives none.
+    """
+
+    level: float = 0.95
+    resamples: int = 1000
+
+    def bounds(self, parts: Float[np.ndarray, "n 2"]) -> Iterator[tuple[str, float]]:
+        """Yields the bounds of the interval, ENDS.
+
+        Args:
+          parts: of each row, the sum of the loss of its targets, and their number.
+        """
+        if self.resamples:
+            parts = statistics.grouped(parts)
+            drawn = statistics.draw(parts, self.resamples, self.seed)
+            ends = statistics.percentiles(statistics.ratios(drawn), self.level)
+            perplexities = (math.exp(min(end, 700.0)) for end in ends)
+            yield from zip(ENDS, (*ends, *perplexities))
 
     @property
     def needs(self) -> frozenset[str]:

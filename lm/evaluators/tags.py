@@ -12,6 +12,7 @@ from lm.errors import DataError, Rule
 from lm.evaluators import base
 from lm.host import storage
 from lm.metrics import spans as metrics
+from lm.metrics import statistics
 from lm.objectives.base import Objective
 
 BOUNDS = {"samples": "[0, 100000]", "rows": "[0, 1000]"}
@@ -33,8 +34,9 @@ class Evaluator(base.Evaluator):
         surface_f1                of the set of (text, type) (Derczynski et al. 2017),
                                   where spans may have several words
         f1_T                      with types=True: of the spans of type T
-        f1_low, f1_high           bounds of the bootstrap interval over sentences, 95 %
-        accuracy_low, accuracy_high
+
+    and, of all but `surface_f1` and `f1_T`, <metric>_low and <metric>_high, the bounds
+    of the bootstrap interval over sentences, 95 %.
 
     A type that is in neither gold nor predicted spans has F1 0 and is no part of the
     mean. The file of samples has the signature of the scores, those of each type, the
@@ -76,7 +78,8 @@ class Evaluator(base.Evaluator):
         names += ["surface_f1"] * (task.reader.scheme != "word")
         names += ["unknown_accuracy"] * self.unknown
         if self.samples:
-            names += ["f1_low", "f1_high", "accuracy_low", "accuracy_high"]
+            single = [name for name in names if name != "surface_f1"]
+            names += [f"{name}_{end}" for name in single for end in ("low", "high")]
         if self.types:
             names += [f"f1_{kind}" for kind in types_of(task)]
         return tuple(names)
@@ -94,20 +97,24 @@ class Evaluator(base.Evaluator):
         counts = metrics.count(right, guess)
         micro, kinds = metrics.micro(counts), metrics.by_type(counts)
         hits = np.asarray([[s.hits, len(s.words)] for s in sentences], float)
-        found = {"accuracy": share(*hits.sum(0))} | dataclasses.asdict(micro)
+        shares = {"accuracy": hits}
+        if self.unknown:
+            shares["unknown_accuracy"] = self._unknown(examples, sentences, out)
+        found = {name: share(*parts.sum(0)) for name, parts in shares.items()}
+        found |= dataclasses.asdict(micro)
         found |= {"macro_f1": metrics.macro(counts)}
         found |= {"weighted_f1": metrics.weighted(counts)}
         if objective.reader.scheme != "word":
             surface = metrics.surface(words, right, guess, self.join)
             found["surface_f1"] = surface.f1
-        if self.unknown:
-            found["unknown_accuracy"] = self._unknown(examples, sentences, out)
         if self.samples:
-            low, high = metrics.resampled(counts, self.samples, self.seed)
-            found |= {"f1_low": low, "f1_high": high}
-            means = np.divide(*metrics.draw(hits, self.samples, self.seed).T)
-            low, high = metrics.interval(means, 0.95)
-            found |= {"accuracy_low": low, "accuracy_high": high}
+            intervals = metrics.resampled(counts, self.samples, self.seed)
+            for name, parts in shares.items():
+                drawn = statistics.draw(parts, self.samples, self.seed)
+                means = statistics.ratios(drawn)
+                intervals[name] = statistics.percentiles(means, 0.95)
+            for name, (low, high) in intervals.items():
+                found |= {f"{name}_low": low, f"{name}_high": high}
         for kind in types_of(objective) if self.types else ():
             found[f"f1_{kind}"] = kinds[kind].f1 if kind in kinds else 0.0
         sizes = (counts.gold.sum(), counts.predicted.sum(), counts.correct.sum())
@@ -128,23 +135,25 @@ class Evaluator(base.Evaluator):
 
     def _unknown(
         self, examples: base.Examples, sentences: list["Sentence"], out: base.Outputs
-    ) -> float:
-        """Computes the accuracy of words that the training data lack; NaN without."""
+    ) -> np.ndarray:
+        """Counts in each sentence the words that the training data lack.
+
+        Returns:
+          How many of them have the right tag, and how many there are, (sentences, 2);
+          0 where the training data cannot be read.
+        """
+        found = np.zeros((len(sentences), 2))
         try:
             known = {*examples.train_texts()}
         except DataError as error:
             out.note(f"unknown_accuracy: the training data cannot be read ({error})")
-            return math.nan
-        new = [
-            gold == tag
-            for sentence in sentences
-            for word, gold, tag in sentence.columns()
-            if word not in known
-        ]
-        if not new:
+            return found
+        for row, sentence in zip(found, sentences):
+            new = [g == t for word, g, t in sentence.columns() if word not in known]
+            row[:] = sum(new), len(new)
+        if not found.any():
             out.note("unknown_accuracy: the training data have every word of this set")
-            return math.nan
-        return share(sum(new), len(new))
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

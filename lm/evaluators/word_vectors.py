@@ -22,7 +22,7 @@ BOUNDS = {
     "nearest": "[1, 1000]",
 }
 SIMILARITY = ("spearman", "low", "high", "coverage")
-ANALOGIES = ("add", "mul", "coverage")
+ANALOGIES = ("add", "add_low", "add_high", "mul", "mul_low", "mul_high", "coverage")
 CHUNK = 1 << 17  # rows of tables gathered at a time
 
 
@@ -40,8 +40,9 @@ class Evaluator(base.Evaluator):
                                              the pairs that are covered, and its 95 %
                                              interval by resampling of the pairs
         NAME_add, NAME_mul                   of a file in `analogies`: the share of
-                                             right answers by 3CosAdd and 3CosMul; the
-                                             log has them by category
+                                             right answers by 3CosAdd and 3CosMul, with
+                                             Wilson's 95 % interval as _low and _high;
+                                             the log has them by category
         NAME_coverage                        share of the pairs or questions that are
                                              covered; the others are left out
 
@@ -179,6 +180,11 @@ class Evaluator(base.Evaluator):
         name = file.stem
         for rule, hits in zip(("add", "mul"), right):
             yield f"{name}_{rule}", _share(hits)
+            low, high = statistics.Interval(math.nan, math.nan)
+            if len(hits):
+                low, high = statistics.wilson(int(hits.sum()), len(hits))
+            yield f"{name}_{rule}_low", low
+            yield f"{name}_{rule}_high", high
         yield f"{name}_coverage", len(kept) / len(questions)
         shown = [
             f"{name}: {_share(right[0]):.3f} by 3CosAdd, {_share(right[1]):.3f} by "

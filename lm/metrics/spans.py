@@ -9,7 +9,9 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
+
+from lm.metrics import statistics
 
 Span = tuple[str, int, int]
 Sentences = Sequence[Iterable[Span]]
@@ -108,34 +110,28 @@ def surface(
 
 def resampled(
     counts: Counts, samples: int, seed: int, level: float = 0.95
-) -> tuple[float, float]:
-    """Computes the bootstrap interval of the micro F1 (Efron 1979), over sentences.
+) -> dict[str, statistics.Interval]:
+    """Computes bootstrap intervals over sentences (Efron 1979).
 
     Args:
       samples: how often as many sentences are drawn with replacement.
       level: share of the samples within the interval.
+
+    Returns:
+      Those of `precision`, `recall` and `f1` (micro), `macro_f1` and `weighted_f1`.
     """
-    parts = np.stack([part.sum(1) for part in _parts(counts)], axis=1).astype(float)
-    gold, predicted, correct = draw(parts, samples, seed).T
-    return interval(2 * correct / np.maximum(gold + predicted, 1), level)
-
-
-def draw(
-    parts: Float[np.ndarray, "S P"], samples: int, seed: int
-) -> Float[np.ndarray, "N P"]:
-    """Draws as many sentences with replacement, and sums their numbers, N times."""
-    rng = np.random.default_rng(seed)
-    rows = len(parts)
-    sums = np.empty((samples, parts.shape[1]))
-    for n in range(samples):
-        sums[n] = np.bincount(rng.integers(rows, size=rows), minlength=rows) @ parts
-    return sums
-
-
-def interval(values: Float[np.ndarray, "N"], level: float) -> tuple[float, float]:
-    """Returns the bounds of the middle share `level` of the values."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    drawn = statistics.draw(np.concatenate(_parts(counts), axis=1), samples, seed)
+    gold, guess, right = drawn.reshape(samples, 3, -1).transpose(1, 0, 2)
+    f1, there = 2 * right / np.maximum(gold + guess, 1), gold + guess > 0
+    golds, guesses, rights = gold.sum(1), guess.sum(1), right.sum(1)
+    found = {
+        "precision": rights / np.maximum(guesses, 1),
+        "recall": rights / np.maximum(golds, 1),
+        "f1": 2 * rights / np.maximum(golds + guesses, 1),
+        "macro_f1": (f1 * there).sum(1) / np.maximum(there.sum(1), 1),
+        "weighted_f1": (f1 * gold).sum(1) / np.maximum(golds, 1),
+    }
+    return {k: statistics.percentiles(each, level) for k, each in found.items()}
 
 
 def confusions(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 Numbers = Int[np.ndarray, "n"]
 Measure = Callable[[Numbers], float]
@@ -48,6 +48,40 @@ def bootstrap(
         [measure(rng.integers(examples, size=examples)) for _ in range(resamples)]
     )
     return percentiles(found, level)
+
+
+def draw(
+    parts: Shaped[np.ndarray, "n K"], resamples: int = 1000, seed: int = 0
+) -> Float[np.ndarray, "R K"]:
+    """Sums the numbers of the examples of each resample.
+
+    It is for metrics of sums over examples, which are many times faster so. The
+    resamples are those of `bootstrap` with the same seed.
+
+    Args:
+      parts: K numbers of each example.
+    """
+    rng, count = np.random.default_rng(seed), len(parts)
+    parts, sums = parts.astype(np.float64), np.empty((resamples, parts.shape[1]))
+    for n in range(resamples):
+        drawn = rng.integers(count, size=count)
+        sums[n] = np.bincount(drawn, minlength=count) @ parts
+    return sums
+
+
+def grouped(parts: Shaped[np.ndarray, "n K"], most: int = 1 << 14):
+    """Adds up neighbours, so that there are at most `most` rows.
+
+    To draw a thousand times from so many takes a quarter of a second.
+    """
+    starts = np.arange(0, len(parts), -(-len(parts) // most))
+    return np.add.reduceat(parts, starts) if len(starts) < len(parts) else parts
+
+
+def ratios(sums: Float[np.ndarray, "R 2"]) -> Float[np.ndarray, "R"]:
+    """Divides the first of two sums by the second; NaN where that is 0."""
+    over, under = sums.T
+    return np.divide(over, under, out=np.full(len(sums), np.nan), where=under != 0)
 
 
 def percentiles(values: Float[np.ndarray, "n"], level: float) -> Interval:

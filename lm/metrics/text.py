@@ -1,18 +1,36 @@
 """Metrics of generated texts, by sacrebleu and rouge-score, in per cent.
 
 Each public function is a metric: (hypotheses, references per hypothesis, words) ->
-(score of the corpus, signature). Scores can be compared if their signatures are equal.
+`Score`. Scores can be compared if their signatures are equal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Shaped
 
 from lm.metrics.words import Tokenizer, Words
 
 References = Sequence[Sequence[str]]
-Score = tuple[float, str]
 WESTERN = Words()
+
+
+class Score(NamedTuple):
+    """The score of a corpus.
+
+    Attributes:
+      value: of all texts.
+      signature: how it was computed.
+      parts: numbers of each text, whose sums make the score.
+      measure: makes it of such sums (K,), of all texts or of a resample.
+    """
+
+    value: float
+    signature: str
+    parts: Shaped[np.ndarray, "n K"]
+    measure: Callable[[Shaped[np.ndarray, "K"]], float]
 
 
 def bleu(
@@ -54,6 +72,24 @@ def rougeL(
     return _rouge("rougeL", hypotheses, references, words)
 
 
+def exact_match(
+    hypotheses: Sequence[str], references: References, words: Words = WESTERN
+) -> Score:
+    """Computes the share of texts that equal a reference, but for runs of white space.
+
+    White space at both ends does not count either; `words` has no effect.
+    """
+
+    def plain(text: str) -> str:
+        return " ".join(text.split())
+
+    hits = [
+        float(plain(text) in map(plain, right))
+        for text, right in zip(hypotheses, references)
+    ]
+    return _mean(hits, "exact|case:mixed|spaces:joined|refs:any")
+
+
 def _sacrebleu(metric: Any, hypotheses: Sequence[str], references: References) -> Score:
     # sacrebleu wants the first references of all texts, then the second ones, and so
     # on; None stands for a missing one.
@@ -62,7 +98,15 @@ def _sacrebleu(metric: Any, hypotheses: Sequence[str], references: References) -
         [each[n] if n < len(each) else None for each in references] for n in range(most)
     ]
     score = metric.corpus_score(list(hypotheses), streams)
-    return float(score.score), str(metric.get_signature())
+    # Its own bootstrap gives the mean and half the width of an interval; these numbers
+    # of each text, which it draws from, have no public name.
+    parts = np.asarray(metric._extract_corpus_statistics(list(hypotheses), streams))
+
+    def measure(sums: np.ndarray) -> float:
+        found = metric._compute_score_from_stats([round(x) for x in sums.tolist()])
+        return float(found.score)
+
+    return Score(float(score.score), str(metric.get_signature()), parts, measure)
 
 
 def _rouge(
@@ -74,11 +118,18 @@ def _rouge(
     own = words.rouge == "rouge"
     cut = None if own else Tokenizer(words.rouge, words.stem)
     scorer = RougeScorer([kind], use_stemmer=words.stem, tokenizer=cut)
-    total = sum(
+    each = [
         scorer.score_multi(list(right), generated)[kind].fmeasure
         for generated, right in zip(hypotheses, references)
-    )
+    ]
     stem = "porter" if words.stem else "none"
     how = f"{kind}|tok:{words.rouge}|stemmer:{stem}|refs:best"
     signature = f"{how}|version:{version('rouge-score')}"
-    return 100.0 * total / len(hypotheses), signature
+    return _mean(each, signature)
+
+
+def _mean(values: Sequence[float], signature: str) -> Score:
+    """Returns the mean over texts of values from 0 to 1, in per cent."""
+    parts = np.stack([np.asarray(values, np.float64), np.ones(len(values))], axis=1)
+    mean = 100.0 * sum(values) / len(values)
+    return Score(mean, signature, parts, lambda sums: float(100.0 * sums[0] / sums[1]))

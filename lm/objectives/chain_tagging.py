@@ -100,7 +100,8 @@ class Objective(tagging.Objective):
         gold = jnp.where(allowed, scores.emissions, -jnp.inf)
         total = chain.log_partition(scores, read)
         right = chain.log_partition(scores._replace(emissions=gold), read)
-        return jnp.sum(total - right), weights.sum()
+        nats, _ = losses.weighted(total - right, weights.max(axis=1))
+        return nats, weights.sum()
 
     def metrics(self, model: Any, batch: Batch) -> Terms:
         """Returns the loss, and the share of the words whose decoded tag is right."""

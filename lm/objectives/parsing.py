@@ -22,7 +22,7 @@ from lm.data.transforms import Example, filled, segments
 from lm.errors import DataError, Rule
 from lm.objectives import base
 from lm.objectives.base import Asked, Batch, Rows, Terms
-from lm.ops import cky
+from lm.ops import cky, losses
 from lm.tokenizers.base import Codec
 
 ENDINGS = ("s", "ed", "ing", "ion", "er", "est", "ly", "ity", "y", "al")
@@ -163,9 +163,9 @@ class Objective(base.Objective):
 
     def loss(self, model: Any, batch: Batch, *, train: bool) -> Terms:
         """Returns the nats of the sentences, and the number of their words."""
-        counts = jnp.any(batch["weights"] > 0, axis=1)
-        nats = -jnp.sum(jnp.where(counts, model.log_prob(batch), 0.0))
-        return {"sentence": (nats, batch["weights"].sum())}
+        weights = batch["weights"]
+        nats, _ = losses.weighted(-model.log_prob(batch), weights.max(axis=1))
+        return {"sentence": (nats, weights.sum())}
 
     def counts(self, batch: Batch) -> dict[str, Any]:
         return {"sentence": batch["weights"].sum()}

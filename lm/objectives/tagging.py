@@ -320,7 +320,7 @@ class Objective(base.Objective):
         # Where a sentence has several windows, each word is learnt in one of them.
         read = jnp.where(weights > 0, batch["word_segments"], 0)
         total = chain.log_partition(scores, read) - chain.score(scores, labels, read)
-        return total.sum(), weights.sum()
+        return losses.weighted(total, weights.max(axis=1))[0], weights.sum()
 
     def counts(self, batch: Batch) -> dict[str, Any]:
         return {"tag": batch["label_weights"].sum()}

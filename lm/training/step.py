@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lm import trees
 from lm.errors import ConfigError
-from lm.training import averaging, sharding
+from lm.training import averaging, passes, sharding
 from lm.training.optim import Optimizer, global_norm
 from lm.updates.base import Rows, Update
 
@@ -68,12 +68,13 @@ class Continued(NamedTuple):
 
     Attributes:
       start: number of rows -> the model's state before any text.
-      metrics, predict: (params, `Rows`) -> what those of `Program` return, and the
-        state after these rows.
+      metrics, by_row, predict: (params, `Rows`) -> what those of `Program` return, and
+        the state after these rows.
     """
 
     start: Callable[[int], PyTree]
     metrics: Callable[[PyTree, Rows], tuple[dict[str, tuple[Array, Array]], PyTree]]
+    by_row: Callable[[PyTree, Rows], tuple[passes.ByRow, PyTree]]
     predict: Callable[[PyTree, Rows], tuple[tuple[Batch, dict[str, Array]], PyTree]]
 
 
@@ -84,8 +85,9 @@ class Program(NamedTuple):
       model: the module.
       init: key -> parameters.
       metrics: (params, batch) -> {metric: (sum, count)}.
+      by_row: (params, batch) -> these, and what each row adds to them.
       predict: (params, batch) -> the batch and the objective's predictions. Compiled,
-        this, `metrics` and `score` give whole arrays on every process.
+        this, `metrics`, `by_row` and `score` give whole arrays on every process.
       score: (params, batch) -> log p of each target, and whether it is the arg max; of
         an objective that offers "score".
       continued: `metrics` and `predict` for a model that carries its state.
@@ -100,6 +102,7 @@ class Program(NamedTuple):
     model: Any
     init: Callable[[Array], PyTree]
     metrics: Callable[[PyTree, Batch], dict[str, tuple[Array, Array]]]
+    by_row: Callable[[PyTree, Batch], passes.ByRow]
     predict: Callable[[PyTree, Batch], tuple[Batch, dict[str, Array]]]
     score: Callable[[PyTree, Batch], tuple[Array, Array]]
     continued: Continued
@@ -191,54 +194,16 @@ def compile_program(program: Program, mesh: Mesh, rules: sharding.Rules) -> Prog
         axes=axes,
         init=jax.jit(program.init, out_shardings=shardings),
         metrics=jax.jit(program.metrics, out_shardings=whole),
+        by_row=jax.jit(program.by_row, out_shardings=whole),
         predict=jax.jit(program.predict, out_shardings=whole),
         score=jax.jit(program.score, out_shardings=whole),
         embed=jax.jit(program.embed, out_shardings=whole),
         continued=Continued(
             jax.jit(program.continued.start, static_argnums=0, out_shardings=rows),
             jax.jit(program.continued.metrics, out_shardings=(whole, rows)),
+            jax.jit(program.continued.by_row, out_shardings=(whole, rows)),
             jax.jit(program.continued.predict, out_shardings=(whole, rows)),
         ),
-    )
-
-
-class Passes(NamedTuple):
-    """Functions that begin a pass over an evaluation set: params -> (batch -> result).
-
-    The results are those of the functions of `Program` with the same names.
-    """
-
-    metrics: Callable[[PyTree], Callable[[Batch], dict[str, tuple[Array, Array]]]]
-    predict: Callable[[PyTree], Callable[[Batch], tuple[Batch, dict[str, Array]]]]
-
-
-def passes(program: Program, carried: int = 0) -> Passes:
-    """Returns the functions of passes over an evaluation set.
-
-    Args:
-      carried: rows of the state that the model carries from one batch to the next; 0:
-        it carries none. Another pass may follow with the same function: positions
-        begin at 0, where a model forgets.
-    """
-    if not carried:
-        return Passes(
-            lambda params: functools.partial(program.metrics, params),
-            lambda params: functools.partial(program.predict, params),
-        )
-    start, metrics, predict = program.continued
-
-    def begin(function: Callable[[PyTree, Rows], tuple], params: PyTree) -> Callable:
-        state = start(carried)
-
-        def call(batch: Batch) -> Any:
-            nonlocal state
-            found, state = function(params, Rows(batch, state))
-            return found
-
-        return call
-
-    return Passes(
-        lambda params: begin(metrics, params), lambda params: begin(predict, params)
     )
 
 
@@ -301,11 +266,17 @@ def make(model: Any, objective: Any) -> Program:
     def metrics_on(params: PyTree, rows: Rows) -> tuple[dict, PyTree]:
         return apply(model, params, rows, lambda m, b: objective.metrics(m, b))
 
+    def by_row_on(params: PyTree, rows: Rows) -> tuple[passes.ByRow, PyTree]:
+        return passes.by_row(functools.partial(metrics_on, params), rows)
+
     def predict_on(params: PyTree, rows: Rows) -> tuple[tuple, PyTree]:
         return apply(model, params, rows, lambda m, b: (b, objective.predict(m, b)))
 
     def metrics(params: PyTree, batch: Batch) -> dict:
         return metrics_on(params, Rows(batch, {}))[0]
+
+    def by_row(params: PyTree, batch: Batch) -> passes.ByRow:
+        return by_row_on(params, Rows(batch, {}))[0]
 
     def predict(params: PyTree, batch: Batch) -> tuple:
         return predict_on(params, Rows(batch, {}))[0]
@@ -320,8 +291,8 @@ def make(model: Any, objective: Any) -> Program:
             {"params": params}, ids, method=lambda m, i: objective.embed(m, i)
         )
 
-    continued = Continued(start, metrics_on, predict_on)
-    return Program(model, init, metrics, predict, score, continued, embed)
+    continued = Continued(start, metrics_on, by_row_on, predict_on)
+    return Program(model, init, metrics, by_row, predict, score, continued, embed)
 
 
 def apply(

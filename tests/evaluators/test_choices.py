@@ -45,6 +45,11 @@ def test_each_way_has_its_own_pick():
     }
 
 
+def prompts_of(evaluator, items):
+    before = evaluator.examples(items)
+    return [shown + item.context for shown, item in zip(before, items)]
+
+
 def write(path: Path, rows) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
@@ -68,24 +73,42 @@ def test_templates_and_shots(tmp_path):
     )
     items = evaluator.items(file)
     assert items[1].choices == (" yes", " no") and items[1].gold == 1
-    prompts = evaluator.prompts(items)
+    prompts = prompts_of(evaluator, items)
     answers = {f"Q{n}? A:{' yes' if n % 2 == 0 else ' no'}" for n in range(6)}
     for number, prompt in enumerate(prompts):
         first, *shown, last = prompt.split("|")
         assert (first, last) == ("Answer.", f"Q{number}? A:")
         assert len({*shown}) == 2 and {*shown} <= answers
         assert not any(part.startswith(f"Q{number}?") for part in shown)
-    assert prompts == evaluator.prompts(items)
+    assert prompts == prompts_of(evaluator, items)
     assert len({p.split("|", 1)[1].rsplit("|", 1)[0] for p in prompts}) > 2
     # The examples of an item are its own, however many items are evaluated.
     other = write(tmp_path / "b.jsonl", [{"question": "X?", "choices": ["no"]}])
     from_there = choices.Evaluator(
         file=file, template="{question}", shots=1, shots_file=other, separator="|"
     )
-    assert from_there.prompts(items)[0] == "X?no|Q0? A:"
+    assert prompts_of(from_there, items)[0] == "X?no|Q0? A:"
     by_text = choices.Evaluator(template="{question}", options=("a", "b"))
-    row = {"question": "Y?", "gold": "b"}
-    assert by_text._item(row, "x:1") == ("x:1", "Y?", ("a", "b"), 1)
+    item = by_text.item({"question": "Y?", "gold": "b"}, "x:1")
+    assert item == choices.Item("x:1", "Y?", ("Y?", "Y?"), ("a", "b"), 1)
+
+
+def test_fields_by_paths_and_a_blank_within_a_sentence():
+    nested = choices.Evaluator(
+        template="{q.stem} {q.tags.1}", choices="q.options", gold="key"
+    )
+    row = {"q": {"stem": "S", "tags": ["x", 7], "options": ["a", "b"]}, "key": "b"}
+    item = nested.item(row, "x:1")
+    assert (item.context, item.choices, item.gold) == ("S 7", ("a", "b"), 1)
+    columns = choices.Evaluator(template="{goal}", options=("{one}", "{two}"))
+    item = columns.item({"goal": "G", "one": "do", "two": "wait", "gold": 1}, "x:1")
+    assert item.choices == ("do", "wait") and item.solved == "Gwait"
+    blank = choices.Evaluator(template="{before} {choice}", choice=" {after}")
+    row = {"before": "The cat and", "after": "slept.", "choices": ["he", "she"]}
+    item = blank.item(row | {"gold": 1}, "x:1")
+    assert item.contexts == ("The cat and he", "The cat and she")
+    assert item.choices == (" slept.", " slept.")
+    assert item.solved == "The cat and she slept."
 
 
 @pytest.mark.parametrize(
@@ -111,14 +134,15 @@ def test_too_many_shots_and_no_file(tmp_path):
     file = write(tmp_path / "a.jsonl", QUESTIONS)
     evaluator = choices.Evaluator(file=file, template="{question}", shots=6)
     with pytest.raises(DataError, match="6 items, expected 7 or more"):
-        evaluator.prompts(evaluator.items(file))
-    config = tiny.config(
-        evals={
-            "x": {"evaluator": "choices", "file": "none", "data": tiny.tree()["data"]}
-        }
-    )
-    with pytest.raises(ConfigError, match=r"evals\.x\.file"):
-        runs.check(config)
+        evaluator.examples(evaluator.items(file))
+    data = tiny.tree()["data"]
+    for fields, line in (
+        ({"file": "none"}, r"evals\.x\.file"),
+        ({"file": file, "template": "{ question }"}, r"evals\.x\.template.*a field"),
+    ):
+        section = {"evaluator": "choices", "data": data} | fields
+        with pytest.raises(ConfigError, match=line):
+            runs.check(tiny.config(evals={"x": section}))
 
 
 def test_figures_of_scores_that_are_known(tmp_path):
@@ -138,6 +162,13 @@ def test_figures_of_scores_that_are_known(tmp_path):
     assert found["accuracy_sum_stderr"] == pytest.approx((0.6 * 0.4 / 4) ** 0.5)
     assert found["accuracy_sum_low"] < 0.6 < found["accuracy_sum_high"]
     assert found["gold_perplexity"] == pytest.approx(np.exp(7 / 5))
+    assert found["gold_greedy_low"] == found["accuracy_sum_low"]
+    rng, means = np.random.default_rng(0), []
+    for _ in range(1000):
+        drawn = rng.integers(5, size=5)
+        means.append(np.mean(1.0 + drawn % 2))
+    ends = found["gold_perplexity_low"], found["gold_perplexity_high"]
+    assert ends == pytest.approx(np.exp(np.quantile(means, [0.025, 0.975])))
     rows = (tmp_path / "samples" / "x-0.jsonl").read_text().splitlines()
     assert [json.loads(row)["picks"]["sum"] for row in rows] == [0] * 5
 
@@ -169,10 +200,13 @@ def test_the_picks_of_the_reference(test_data, tmp_path):
             if way == "unconditional" and not item["context"]:
                 continue  # All differences are 0; the reference's are rounding.
             assert pick == item["picks"][names.get(way, way)], (row, way)
+        assert row["greedy"] == [each["greedy"] for each in item["expected"]]
+        assert row["tokens"] == [each["tokens"] for each in item["expected"]]
         expected_logs = [each["loglikelihood"] for each in item["expected"]]
         np.testing.assert_allclose(row["log_probs"], expected_logs, atol=1e-4)
         np.testing.assert_allclose(
             row["unconditional"], item["unconditional"], atol=1e-4
         )
-    assert found["x/accuracy_per_char"] == expected["per_char"]
-    assert found["x/accuracy_unconditional"] == expected["mutual_information"]
+    for way in choices.WAYS:
+        wanted_share = expected[{"unconditional": "mutual_information"}.get(way, way)]
+        assert found[f"x/accuracy_{way}"] == pytest.approx(wanted_share), way

@@ -100,6 +100,24 @@ def test_the_cache_is_the_one_written_out(opened):
     assert found["few/loss"] == pytest.approx(whole, rel=1e-5)
     assert found["few/perplexity"] == pytest.approx(math.exp(whole), rel=1e-5)
     assert found["few/targets"] == ROWS * LENGTH
+    assert found["few/loss_low"] < found["few/loss"] < found["few/loss_high"]
+    none = found["cache/perplexity_low"], found["cache/perplexity_high"]
+    assert (
+        none
+        == pytest.approx(
+            (found["plain/perplexity_low"], found["plain/perplexity_high"])
+        )
+        or found["cache/weight"]
+    )
+
+
+def bounds(losses):
+    """The bootstrap interval of the mean of segments with equally many targets."""
+    rng, size = np.random.default_rng(0), len(losses)
+    means = [
+        np.mean(np.take(losses, rng.integers(size, size=size))) for _ in range(1000)
+    ]
+    return pytest.approx([*np.quantile(means, [0.025, 0.975])], rel=1e-4)
 
 
 def segments(model, params, batches, move):
@@ -122,7 +140,7 @@ def segments(model, params, batches, move):
         (value, carry), grads = gradient(params, carry, batch)
         losses.append(float(value))
         params = move(params, grads)
-    return np.mean(losses)
+    return losses
 
 
 @pytest.mark.slow
@@ -134,8 +152,13 @@ def test_dynamic_evaluation_by_gradient_descent_written_out(opened):
             lambda p, g, p0: 0.9 * p + 0.1 * p0 - 0.3 * g, params, grads, first
         )
 
-    expected = segments(model, first, batches, move)
-    assert found["sgd/loss"] == pytest.approx(expected, rel=1e-4)
+    losses = segments(model, first, batches, move)
+    assert found["sgd/loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    ends = bounds(losses)
+    assert [found["sgd/loss_low"], found["sgd/loss_high"]] == ends
+    plain = segments(model, first, batches, lambda params, grads: params)
+    assert [found["plain/loss_low"], found["plain/loss_high"]] == bounds(plain)
+    assert [found["still/loss_low"], found["still/loss_high"]] == bounds(plain)
     assert found["sgd/targets"] == ROWS * LENGTH
     assert abs(found["sgd/loss"] - found["plain/lm_loss"]) > 1e-3
     # Without a step the text is read as it is; and the parameters were left so.
