@@ -23,6 +23,40 @@ def test_an_interval_holds_the_truth_as_often_as_it_says():
     assert 0.38 <= narrow / 200 <= 0.62
 
 
+def test_sums_of_resamples_are_those_of_the_bootstrap():
+    rng = np.random.default_rng(3)
+    parts = np.stack([rng.gamma(2.0, size=30), rng.integers(0, 3, 30)], axis=1)
+    means = statistics.ratios(statistics.draw(parts, 200, seed=5))
+    wanted = statistics.bootstrap(
+        lambda n: parts[n, 0].sum() / parts[n, 1].sum(), 30, resamples=200, seed=5
+    )
+    assert statistics.percentiles(means, 0.95) == pytest.approx(wanted, rel=1e-12)
+    undefined = statistics.ratios(np.array([[1.0, 0.0], [3.0, 2.0]]))
+    assert np.isnan(undefined[0]) and undefined[1] == 1.5
+
+
+def test_an_interval_of_a_mean_over_tokens_holds_the_truth():
+    """Of 200 sets of 60 texts, long ones with lower losses of their tokens."""
+    rng, held = np.random.default_rng(1), 0
+    for seed in range(200):
+        tokens = rng.integers(5, 50, 60)
+        nats = tokens * rng.normal(5 - tokens / 50, 0.4)
+        drawn = statistics.draw(np.stack([nats, tokens], axis=1), 300, seed)
+        held += statistics.percentiles(statistics.ratios(drawn), 0.95).holds(TRUTH)
+    assert 0.90 <= held / 200 <= 0.985
+
+
+LENGTHS = np.arange(5, 50)
+TRUTH = float((LENGTHS * (5 - LENGTHS / 50)).sum() / LENGTHS.sum())
+
+
+def test_neighbours_are_added_up_to_few_groups():
+    parts = np.arange(14.0).reshape(7, 2)
+    assert statistics.grouped(parts, 7) is parts
+    found = statistics.grouped(parts, 3)
+    assert found.tolist() == [[6, 9], [24, 27], [12, 13]]
+
+
 def test_mcnemar_is_a_binomial_test():
     for first, second in ((0, 0), (1, 0), (5, 5), (3, 11), (40, 21), (2000, 2100)):
         wanted = stats.binomtest(first, first + second).pvalue if first else None

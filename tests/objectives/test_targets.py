@@ -1,5 +1,8 @@
 """Kinds of labels: their losses by hand, weights, smoothing, and what is refused."""
 
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +13,12 @@ from lm import run as runs
 from lm.data import labels
 from lm.data.sources.base import Record
 from lm.errors import ConfigError, DataError
+from lm.main import main
 from lm.objectives.classification import Objective
 from lm.training import step
 from tests import tiny
 
+ROOT = Path(__file__).resolve().parents[2]
 LOGITS = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)), jnp.float32)
 IDS = jnp.asarray([0, 1, 2, 2, 1, 0])
 
@@ -168,3 +173,31 @@ def test_fields_that_contradict_each_other(fields, error):
     objective = {"name": "classification", "labels": ("a", "b"), **fields}
     with pytest.raises(ConfigError, match=error):
         runs.check(tiny.config(objective=objective, evals={}, data__pack=False))
+
+
+@pytest.mark.parametrize(
+    ("config", "dev", "found"),
+    [
+        ("sst2", "good\t1\nbad\t2\n", "dev:2: found label .2., expected a whole"),
+        ("sst2", "good\t1\nbad\n", "dev:2: found 1 cell"),
+        ("stsb", "a,b,4\na,c,5.5\n", "dev:2: found score .5.5., expected .* from 0"),
+        ("stsb", "a,b,4\na,c,high\n", "dev:2: found score 'high', expected a number"),
+        ("stsb", "a,b\n", "dev:1: found 2 cells"),
+    ],
+)
+def test_a_label_that_does_not_fit_ends_the_run_in_a_line(
+    config, dev, found, tmp_path, capsys
+):
+    """Also one that training lacks: before the first step, with exit code 3."""
+    suffix = {"sst2": ".tsv", "stsb": ".csv"}[config]
+    good = {"sst2": "fine\t1\npoor\t0\n", "stsb": "a,b,4\na,c,1\n"}[config]
+    place = {"sst2": "", "stsb": "stsb-en-"}[config]
+    for name in ("train", "dev", "test"):
+        text = dev if name == "dev" else good
+        (tmp_path / f"{place}{name}{suffix}").write_text(text)
+    argument = f"dir={tmp_path},scratch"
+    argv = [f"--config={ROOT}/configs/{config}.py:{argument}", "--config.steps=1"]
+    argv += ["--config.tokenizer.vocab_size=60", f"--workdir={tmp_path}/run"]
+    assert main(argv) == 3
+    [line] = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error")]
+    assert re.search(found, line.replace(suffix, "")), line
