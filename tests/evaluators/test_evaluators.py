@@ -11,7 +11,7 @@ import pytest
 
 from lm import evaluations
 from lm import run as runs
-from lm.evaluators import base, mean
+from lm.evaluators import base, brackets, mean
 from lm.objectives import causal_lm, mlm
 from tests import tiny
 
@@ -241,3 +241,22 @@ def test_targets_that_are_the_unknown_token_are_counted_and_told():
         metrics=lambda batch: {"mlm_loss": (2.0, 2.0)},
     )
     assert not notes
+
+
+def test_intervals_of_brackets_are_over_sentences():
+    """right, found, wanted, exact, 1, words, nats and bytes of each sentence."""
+    rng = np.random.default_rng(2)
+    parts = rng.integers(1, 9, size=(7, 8)).astype(float)
+    found = dict(brackets.Evaluator(seed=5)._bounds(parts))
+    for name, over, under in (
+        ("precision", parts[:, 0], parts[:, 1]),
+        ("recall", parts[:, 0], parts[:, 2]),
+        ("f1", 2 * parts[:, 0], parts[:, 1] + parts[:, 2]),
+        ("exact", parts[:, 3], parts[:, 4]),
+        ("loss", parts[:, 6], parts[:, 5]),
+        ("bits_per_byte", parts[:, 6] / math.log(2), parts[:, 7]),
+    ):
+        ends = [found[f"{name}_low"], found[f"{name}_high"]]
+        wanted = written_out(np.stack([over, under], axis=1), seed=5)
+        np.testing.assert_allclose(ends, wanted, err_msg=name)
+    assert {*found} < {*brackets.Evaluator().yields(None)}

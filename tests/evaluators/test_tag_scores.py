@@ -154,3 +154,35 @@ def test_the_interval_has_the_share_of_the_samples():
     spread = 1.96 * (0.25 * 0.75 / 400) ** 0.5
     assert low == pytest.approx(0.25 - spread, abs=0.006)
     assert high == pytest.approx(0.25 + spread, abs=0.006)
+
+
+def test_intervals_are_of_the_scores_of_drawn_sentences():
+    """Precision, recall, F1 and its means, by the functions that score a set."""
+    rng = np.random.default_rng(0)
+    kinds = ("x", "y", "z")
+
+    def some():
+        ends = np.flatnonzero(rng.random(6) < 0.5).tolist()
+        return [(str(rng.choice(kinds)), at, at + 1) for at in ends]
+
+    gold, guess = [some() for _ in range(12)], [some() for _ in range(12)]
+    counts, drawn = spans.count(gold, guess), np.random.default_rng(4)
+    scores = []
+    for _ in range(300):
+        rows = drawn.integers(12, size=12)
+        parts = (counts.gold[rows], counts.predicted[rows], counts.correct[rows])
+        kept = (parts[0] + parts[1]).sum(0) > 0
+        own = spans.Counts(kinds, *parts)
+        seen = spans.Counts(
+            tuple(k for k, there in zip(kinds, kept) if there),
+            *(part[:, kept] for part in parts),
+        )
+        micro = spans.micro(own)
+        scores.append([micro.precision, micro.recall, micro.f1])
+        scores[-1] += [spans.macro(seen), spans.weighted(seen)]
+    lows, highs = np.quantile(scores, [0.05, 0.95], axis=0)
+    found = spans.resampled(counts, 300, 4, level=0.9)
+    names = ["precision", "recall", "f1", "macro_f1", "weighted_f1"]
+    assert [*found] == names
+    np.testing.assert_allclose([found[n].low for n in names], lows)
+    np.testing.assert_allclose([found[n].high for n in names], highs)
