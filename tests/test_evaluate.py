@@ -90,6 +90,34 @@ def test_evaluations_of_another_kind_on_a_run_that_follows_a_metric(tmp_path, ca
     assert found["new/mlm_loss"] > 0 and not any("heldout" in name for name in found)
 
 
+OTHER = """
+def get_config(arg=""):
+    data = {"sources": [{"name": "memory", "items": [{"text": arg or "a dog"}]}]}
+    return {"evals": {"other": {"evaluator": "mean", "data": data}}, "steps": 3}
+"""
+
+
+def test_the_evaluations_of_another_config_and_the_rest_of_the_run(
+    workdir, tmp_path, capsys
+):
+    file = tmp_path / "other.py"
+    file.write_text(OTHER)
+    more = "--config.evals.other.resamples=0"
+    code, found, error = run(
+        capsys, f"--workdir={workdir}", f"--evals={file}:the old dog", more
+    )
+    assert code == 0, error
+    assert found["step"] == 8 and found["other/mlm_loss"] > 0
+    assert not any("heldout" in name or "_low" in name for name in found)
+    for flags, what in (
+        ([f"--evals={file}", f"--config={file}"], "--config beside it"),
+        ([f"--evals={tmp_path}/none.py"], "no such file"),
+        (["--evals=configs/zero_shot.py:dir=/none"], "/none: found no such folder"),
+    ):
+        code, _, error = run(capsys, f"--workdir={workdir}", *flags)
+        assert code == 2 and what in error.splitlines()[-1]
+
+
 def test_one_evaluation_by_name(workdir, capsys):
     source = "{'sources': [{'name': 'memory', 'items': [{'text': 'the old dog'}]}]}"
     second = [
