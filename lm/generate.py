@@ -358,14 +358,17 @@ def dialogue_format(
 ) -> tuple[Callable[[Sequence[chat.Turn]], list[int]], tuple[str, ...]]:
     """Chooses the format of a dialogue.
 
-    It is the chat template of the run's tokenizer if there is one; otherwise each turn
-    is a line after the name of its speaker.
+    It is the one that the run was trained with, if it was trained on dialogues; else
+    the chat template of its tokenizer if there is one; otherwise each turn is a line
+    after the name of its speaker.
 
     Returns:
       A function that encodes turns as a prompt, and the texts that end an answer.
     """
     from lm.hf.chat import read_template, render
 
+    if "dialogue" in objective.can:
+        return objective.form(codec).prompt, ()
     template = read_template(workdir / "tokenizer")
     if template is None:
         return lambda turns: objective.prompt(codec, chat.plain(turns)), chat.STOPS

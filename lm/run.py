@@ -391,6 +391,9 @@ def make_decoder(corpus: Corpus, program: Program) -> loop.Decoder:
     """Builds the run's decoder, without parameters; see `loop.make_decoder`."""
     prefix = corpus.objective.sees_prompt
     codec, ends = corpus.codec, corpus.ends
+    if "dialogue" in corpus.objective.can:  # An answer ends where it did in training.
+        own = corpus.objective.form(codec).ends
+        ends = tuple(dict.fromkeys((*own, *(ends or ()))))
     return loop.make_decoder(program.model, codec, prefix=prefix, ends=ends)
 
 

@@ -24,7 +24,7 @@ ALLOWED = {
     "config": "host.files models.base ops.attention.limits",
     "models": "ops",
     "data": "config host.inputs host.lock host.storage tokenizers",
-    "objectives": "data models ops tokenizers",
+    "objectives": "data hf.chat models ops tokenizers",
     "decoding": "models.base ops tokenizers trees",
     "evaluators": "config data decoding formats host metrics objectives.base retrieval "
     "tokenizers",

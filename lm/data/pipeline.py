@@ -286,7 +286,9 @@ def open_tokenizer(
             raise
     shares.wait("tokenizer")
     storage.verify(folder)
-    return tokenizer.load(folder)
+    codec = tokenizer.load(folder)
+    codec.directory = folder
+    return codec
 
 
 def copy_tokenizer(theirs: Path, own: Path) -> None:

@@ -1,25 +1,17 @@
 """Dialogues: the newest turns that fit into the context, as one prompt."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from lm.errors import DataError
+from lm.tokenizers.dialogues import NAMES, Turn
 
 # Turns, the oldest first -> the tokens after which the model is to answer.
-Render = Callable[[Sequence["Turn"]], list[int]]
-NAMES = {"user": "User", "assistant": "Assistant"}
-STOPS = tuple(f"\n{name}:" for name in NAMES.values())
-
-
-class Turn(NamedTuple):
-    """A turn of a dialogue; the role is a key of NAMES."""
-
-    role: str
-    content: str
+Render = Callable[[Sequence[Turn]], list[int]]
+STOPS = tuple(f"\n{NAMES[role]}:" for role in ("user", "assistant"))
 
 
 def plain(turns: Sequence[Turn]) -> str:
-    """Writes turns as text, for a tokenizer without a chat template.
+    """Writes turns as text, for a model that was not trained on dialogues.
 
     Generation must stop at STOPS, where the next turn would begin.
     """

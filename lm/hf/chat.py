@@ -1,8 +1,9 @@
 """Renders the chat templates of checkpoints in an isolated process.
 
 A template is a Jinja program of a stranger. It runs in jinja2's immutable sandbox, in a
-process that has two seconds of processor time, 256 MB of additional memory and no file
-to open: all it can do is return a text.
+process that has two seconds of processor time (an eighth of one more for each further
+conversation), 256 MB of additional memory and no file to open: all it can do is return
+texts.
 """
 
 import json
@@ -14,9 +15,11 @@ from typing import Any
 
 from lm.errors import DataError
 from lm.hf.formats.files import is_file, read_bytes, read_json
+from lm.tokenizers.dialogues import UNLIKE, Rendered
 
 RENDERER = Path(__file__).with_name("chat_box.py")
 MAX_TEMPLATE, MAX_OUTPUT, SECONDS = 2**20, 2**22, 20
+TOGETHER = 64  # conversations that one process renders
 
 
 def read_template(directory: Path, name: str = "default") -> str | None:
@@ -68,19 +71,7 @@ def render(
     """
     values: dict[str, Any] = {**tokens, "messages": list(messages)}
     values["add_generation_prompt"] = add_generation_prompt
-    asked = json.dumps({"template": template, "values": values}).encode()
-    command = [sys.executable, "-I", str(RENDERER)]
-    try:
-        done = subprocess.run(
-            command, input=asked, capture_output=True, timeout=SECONDS, env={}
-        )
-        if b"No module named 'jinja2'" in done.stderr:
-            raise DataError(
-                where, "a chat template, and no jinja2", "jinja2", "pip install jinja2"
-            )
-        answer = json.loads(done.stdout[: 2 * MAX_OUTPUT])
-    except (subprocess.TimeoutExpired, ValueError):
-        answer = {"error": "a template that exceeds its limits of time or memory"}
+    answer = _ask({"template": template, "values": values}, where)
     if "error" in answer:
         expected = "a template that renders these messages"
         raise DataError(where, str(answer["error"])[:300], expected)
@@ -89,3 +80,72 @@ def render(
             where, f"{len(answer['text']):,} characters", f"at most {MAX_OUTPUT:,}"
         )
     return answer["text"]
+
+
+def render_all(
+    template: str,
+    conversations: Sequence[Sequence[Mapping[str, Any]]],
+    tokens: Mapping[str, str],
+    *,
+    last: bool = False,
+) -> list[Rendered | str]:
+    """Returns the text of each conversation with the places of its answers.
+
+    After a user's turn the text ends with the beginning of an answer. What cannot be
+    rendered has its reason instead, in words that follow "the template writes".
+
+    Args:
+      conversations, tokens: as `messages` and `tokens` of `render`.
+      last: whether to find the answer alone that is the last turn, if there is one.
+    """
+    if not conversations:
+        return []
+    if len(conversations) > TOGETHER:
+        parts = range(0, len(conversations), TOGETHER)
+        several = [conversations[n : n + TOGETHER] for n in parts]
+        return [
+            one
+            for part in several
+            for one in render_all(template, part, tokens, last=last)
+        ]
+    asked = {"template": template, "values": dict(tokens), "last": last}
+    given = [list(each) for each in conversations]
+    answer = _ask(asked | {"conversations": given}, "chat_template")
+    if "error" in answer and len(conversations) > 1:  # Which of them is it?
+        return [
+            one
+            for each in conversations
+            for one in render_all(template, [each], tokens, last=last)
+        ]
+    if "error" in answer:
+        return [f"nothing ({answer['error']})"]
+    return [_rendered(one) for one in answer["rendered"]]
+
+
+def _rendered(one: Mapping[str, Any]) -> Rendered | str:
+    """Returns what the process says of a conversation."""
+    if "error" in one:
+        return f"nothing ({str(one['error'])[:300]})"
+    if "unlike" in one:
+        return f"{UNLIKE} (the first {one['unlike']})"
+    return Rendered(one["text"], [(start, stop) for start, stop in one["answers"]])
+
+
+def _ask(asked: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Runs the isolated process; returns its answer, an `error` where it has none."""
+    command = [sys.executable, "-I", str(RENDERER)]
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(asked).encode(),
+            capture_output=True,
+            timeout=SECONDS,
+            env={},
+        )
+        if b"No module named 'jinja2'" in done.stderr:
+            raise DataError(
+                where, "a chat template, and no jinja2", "jinja2", "pip install jinja2"
+            )
+        return json.loads(done.stdout[: 2 * MAX_OUTPUT])
+    except (subprocess.TimeoutExpired, ValueError):
+        return {"error": "a template that exceeds its limits of time or memory"}

@@ -15,6 +15,7 @@ from lm.data.sources.base import Record
 from lm.errors import ConfigError, DataError, Rule
 from lm.models.base import Head
 from lm.tokenizers.base import Codec
+from lm.tokenizers.dialogues import Form
 
 Batch = dict[str, Array]
 Rows = dict[str, np.ndarray]  # A batch on the host.
@@ -90,6 +91,8 @@ class Objective(abc.ABC):
                       of the two texts of a row, for the numbers `labels`
         "show"        `show`, and `predict` returns the predictions that it needs
         "prompt"      `prompt` and `sees_prompt`
+        "dialogue"    `form`: how the turns of a dialogue are written; `prompt` takes a
+                      user's turn
         "references"  `references` and `prompt_of`; an unpacked row holds one record
         "score"       `score_fields`, `score_rows`, `score` and `measure`
         "answers"     `unlabelled`, `says` and `answers`: predictions for records that
@@ -286,6 +289,10 @@ class Objective(abc.ABC):
     def prompt(self, codec: Codec, text: str) -> list[int]:
         """Encodes a text that the model is to continue or to answer ("prompt")."""
         raise self._lacks("prompt")
+
+    def form(self, codec: Codec) -> Form:
+        """Returns how dialogues are written ("dialogue")."""
+        raise self._lacks("dialogue")
 
     @property
     def sees_prompt(self) -> bool:

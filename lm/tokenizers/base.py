@@ -51,8 +51,11 @@ class Codec(Protocol):
       starts_word: (V,) whether the token begins a word; special tokens do. The first
         token of a text always begins one, whatever its entry.
       fingerprint: sha256 of the files and options that change ids.
+      directory: where its files lie, and those beside them such as a chat template;
+        None: unknown.
     """
 
+    directory: Path | None
     vocab_size: int
     pad_id: int | None
     bos_id: int | None
@@ -140,6 +143,8 @@ class TextCodec(abc.ABC):
       sentinels: how many sentinels the vocabulary ends with.
       more_special: special tokens without a role.
     """
+
+    directory: Path | None = None
 
     def __init__(
         self,

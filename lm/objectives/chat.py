@@ -1,0 +1,142 @@
+"""Instruction tuning: predicts the answers of an assistant in dialogues.
+
+Wei et al. 2022 (FLAN) and Ouyang et al. 2022, section 3.5: the model reads all turns,
+and the loss is that of the assistant's alone.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+from lm.data import scoring, transforms
+from lm.data.buckets import RowLengths
+from lm.data.dialogues import Dialogues, NextInAnswer
+from lm.data.index import Index, Layout
+from lm.data.scoring import Scored, Settings, Text
+from lm.errors import Rule
+from lm.hf.chat import read_template, render_all
+from lm.models.base import Predicts
+from lm.objectives.base import Batch, Terms
+from lm.objectives.causal_lm import MarkEnds
+from lm.objectives.teacher_forcing import TeacherForcing, judge
+from lm.ops import losses
+from lm.tokenizers import dialogues
+from lm.tokenizers.base import Codec
+from lm.tokenizers.dialogues import Conversation, Form, Turn
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective(TeacherForcing):
+    """Options of `chat`; a row has `seq_len` input tokens.
+
+    A dialogue is a list of roles and one of texts, as the source `chat` gives them: of
+    the system first, if it speaks, then of user and assistant in turn. Targets are the
+    tokens of the assistant's turns, with the token that ends each of them and at which
+    generation stops. Turns after the last answer are left out.
+
+    Attributes:
+      roles, contents: the columns of the source with the roles and the texts.
+      template: whether turns are written by the chat template of the tokenizer, where
+        it has one. Otherwise each is a line after the name of its speaker ("User: Hi"),
+        an answer ends with the tokenizer's eos token, and a text begins with bos, if
+        there is one. `lm.generate --chat` writes them as the training did.
+      learn: whether all answers of a dialogue are learned, or the last one alone.
+      too_long: what to do with a dialogue that does not fit: refuse it, cut its end,
+        divide it between turns ("window"; with learn="last", drop its oldest turns),
+        or skip it.
+    """
+
+    roles: str = "roles"
+    contents: str = "contents"
+    template: bool = True
+    learn: Literal["all", "last"] = "all"
+    too_long: Literal["error", "cut", "window", "skip"] = "error"
+
+    can: ClassVar[frozenset[str]] = TeacherForcing.can | {"bytes", "dialogue"}
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | {"causal"}
+
+    def rules(self, config: Mapping[str, Any]) -> Iterator[Rule]:
+        yield from super().rules(config)
+        yield Rule(
+            not (self.learn == "last" and self.too_long == "cut"),
+            "objective.too_long",
+            "'cut' with learn='last'",
+            "error, window or skip: the last answer is at the end, which is cut",
+        )
+
+    def small(self) -> dict[str, Any]:
+        too_long = "skip" if self.too_long == "error" else self.too_long
+        return super().small() | {"too_long": too_long}
+
+    def columns(self) -> tuple[str, ...]:
+        return (self.contents,)
+
+    # ── Dialogues as tokens ─────────────────────────────────────────────────────────
+
+    def form(self, codec: Codec) -> Form:
+        template = None
+        if self.template and codec.directory is not None:
+            template = read_template(codec.directory)
+        return dialogues.open_form(codec, template, render_all, codec.directory)
+
+    def prompt(self, codec: Codec, text: str) -> list[int]:
+        """Encodes a user's turn, up to where the assistant answers."""
+        return self.form(codec).prompt([Turn("user", text)])
+
+    @property
+    def score_fields(self) -> tuple[tuple[str, ...], ...]:
+        return (("prompt", "answer"),)
+
+    def score_rows(
+        self, codec: Codec, text: Text, settings: Settings, *, limit: int | None
+    ) -> Scored:
+        """Makes the rows of an answer to a user's turn, with its end token."""
+        turns = Turn("user", text.context), Turn("assistant", text.text)
+        [found] = self.form(codec).dialogues([Conversation(turns, text.where)])
+        start = found.answers[-1][0]
+        before, ids = found.ids[:start], found.ids[start:]
+        return scoring.left_to_right(before, ids, settings, limit)
+
+    # ── Rows ────────────────────────────────────────────────────────────────────────
+
+    def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
+        form = self.form(codec)
+        assert form.ends  # Raises where the tokenizer has no end token.
+        return Dialogues(
+            form=form,
+            length=seq_len,
+            pack=pack,
+            last=self.learn == "last",
+            too_long=self.too_long,
+            roles=self.roles,
+            contents=self.contents,
+        )
+
+    def row_lengths(self, layout: Any, index: Index) -> RowLengths:
+        return layout.row_lengths(index)
+
+    def transforms(
+        self, index: Index, codec: Codec, *, seq_len: int
+    ) -> tuple[Callable, ...]:
+        names = ("inputs", "positions", "segment_ids", "targets", "weights")
+        ends = MarkEnds(self.form(codec).ends[0])
+        return (
+            NextInAnswer(),
+            transforms.PadSides(seq_len, seq_len, codec.pad_id or 0),
+            ends,
+            transforms.Keep((*names, ends.NAME)),
+        )
+
+    # ── On the device ───────────────────────────────────────────────────────────────
+
+    def measures(self) -> tuple[str, ...]:
+        return (*super().measures(), "end_nats")
+
+    def metrics(self, model: Predicts, batch: Batch) -> Terms:
+        """Adds `end_nats`, the loss of the end tokens."""
+        nats, right = judge(model, batch)
+        ends = losses.weighted(nats, batch[MarkEnds.NAME])
+        return self._measured(nats, right, batch) | {"end_nats": ends}
