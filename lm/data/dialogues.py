@@ -205,7 +205,7 @@ def turns_of(
         found = f"{len(names)} {roles} and {len(texts)} {contents}"
         raise DataError(record.where, found, "a role for each text")
     turns = tuple(map(Turn, names, texts))
-    wanted = ("system", "user")
+    wanted: tuple[str, ...] = ("system", "user")
     for number, (role, content) in enumerate(turns, 1):
         place = f"turn {number}"
         if role not in NAMES:

@@ -101,7 +101,9 @@ def main() -> None:
         template, values = environment.from_string(asked["template"]), asked["values"]
         if "conversations" in asked:
             several, last = asked["conversations"], asked["last"]
-            answer = {"rendered": [spans(template, values, m, last) for m in several]}
+            answer: dict = {
+                "rendered": [spans(template, values, m, last) for m in several]
+            }
         else:
             answer = {"text": template.render(**values)}
     except MemoryError:

@@ -5,12 +5,13 @@ which `lm.generate --chat` asks for it, and an answer ends with the token at whi
 generation stops.
 """
 
+import abc
 import dataclasses
 import functools
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 from lm.errors import DataError
 from lm.tokenizers.base import ROLES, Codec
@@ -45,8 +46,7 @@ class Dialogue(NamedTuple):
     answers: list[tuple[int, int]]
 
 
-@runtime_checkable
-class Form(Protocol):
+class Form(abc.ABC):
     """How dialogues are written; its `repr` is part of the fingerprint of an index.
 
     In what is given to `dialogues`, the last turn is the assistant's; in what is given
@@ -54,9 +54,11 @@ class Form(Protocol):
     """
 
     @property
+    @abc.abstractmethod
     def ends(self) -> tuple[int, ...]:
         """Returns the ids of the tokens that end an answer."""
 
+    @abc.abstractmethod
     def dialogues(
         self, conversations: Sequence[Conversation], *, last: bool = False
     ) -> list[Dialogue]:
@@ -69,12 +71,13 @@ class Form(Protocol):
           DataError: the form cannot write one of them.
         """
 
+    @abc.abstractmethod
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
         """Returns the tokens after which the model is to answer."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Plain:
+class Plain(Form):
     """Each turn after the name of its speaker; the end token closes an answer.
 
     The tokens are those of "User: Hi\\nAssistant:", then of " Hello", the end token,
@@ -167,7 +170,7 @@ Render = Callable[..., list[Rendered | str]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Templated:
+class Templated(Form):
     """A chat template of a tokenizer.
 
     An answer is what the template adds to the text that asks for it, up to its last

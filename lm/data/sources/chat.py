@@ -94,5 +94,5 @@ def turn_of(message: Any, where: str, number: int) -> tuple[str, str] | DataErro
         if not isinstance(message.get(key), str):
             what = f"{key} {message[key]!r:.60}" if key in message else f"no {key}"
             return DataError(where, f"{place} with {what}", expected)
-    name = message[role]
+    name = str(message[role])
     return NAMES.get(name, name) if role == "from" else name, message[content]
