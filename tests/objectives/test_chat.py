@@ -329,11 +329,11 @@ def test_packed_rows_have_the_loss_of_unpacked_ones(tmp_path):
 @pytest.mark.slow
 def test_a_run_answers_as_it_was_taught_and_stops(tmp_path, capsys, monkeypatch):
     config = settings(
-        steps=150,
+        steps=90,
         optim={"name": "adamw", "lr": 1e-2, "warmup": 10},
-        checkpoint={"every": 150, "keep_last": 1},
+        checkpoint={"every": 90, "keep_last": 1},
         log={"every": 50, "tensorboard": False},
-        evals__x__every=150,
+        evals__x__every=90,
     )
     assert tiny.run(config, tmp_path) == 0
     with tiny.some_devices(config):
