@@ -8,25 +8,22 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
-from lm.data import scoring, transforms
+from lm.data import transforms
 from lm.data.buckets import RowLengths
 from lm.data.dialogues import Dialogues, NextInAnswer
 from lm.data.index import Index, Layout
-from lm.data.scoring import Scored, Settings, Text
 from lm.errors import Rule
-from lm.hf.chat import read_template, render_all
 from lm.models.base import Predicts
 from lm.objectives.base import Batch, Terms
 from lm.objectives.causal_lm import MarkEnds
+from lm.objectives.conversing import Conversing
 from lm.objectives.teacher_forcing import TeacherForcing, judge
 from lm.ops import losses
-from lm.tokenizers import dialogues
 from lm.tokenizers.base import Codec
-from lm.tokenizers.dialogues import Conversation, Form, Turn
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective(TeacherForcing):
+class Objective(Conversing, TeacherForcing):
     """Options of `chat`; a row has `seq_len` input tokens.
 
     A dialogue is a list of roles and one of texts, as the source `chat` gives them: of
@@ -36,10 +33,6 @@ class Objective(TeacherForcing):
 
     Attributes:
       roles, contents: the columns of the source with the roles and the texts.
-      template: whether turns are written by the chat template of the tokenizer, where
-        it has one. Otherwise each is a line after the name of its speaker ("User: Hi"),
-        an answer ends with the tokenizer's eos token, and a text begins with bos, if
-        there is one. `lm.generate --chat` writes them as the training did.
       learn: whether all answers of a dialogue are learned, or the last one alone.
       too_long: what to do with a dialogue that does not fit: refuse it, cut its end,
         divide it between turns ("window"; with learn="last", drop its oldest turns),
@@ -48,7 +41,6 @@ class Objective(TeacherForcing):
 
     roles: str = "roles"
     contents: str = "contents"
-    template: bool = True
     learn: Literal["all", "last"] = "all"
     too_long: Literal["error", "cut", "window", "skip"] = "error"
 
@@ -73,32 +65,6 @@ class Objective(TeacherForcing):
 
     def columns(self) -> tuple[str, ...]:
         return (self.contents,)
-
-    # ── Dialogues as tokens ─────────────────────────────────────────────────────────
-
-    def form(self, codec: Codec) -> Form:
-        template = None
-        if self.template and codec.directory is not None:
-            template = read_template(codec.directory)
-        return dialogues.open_form(codec, template, render_all, codec.directory)
-
-    def prompt(self, codec: Codec, text: str) -> list[int]:
-        """Encodes a user's turn, up to where the assistant answers."""
-        return self.form(codec).prompt([Turn("user", text)])
-
-    @property
-    def score_fields(self) -> tuple[tuple[str, ...], ...]:
-        return (("prompt", "answer"),)
-
-    def score_rows(
-        self, codec: Codec, text: Text, settings: Settings, *, limit: int | None
-    ) -> Scored:
-        """Makes the rows of an answer to a user's turn, with its end token."""
-        turns = Turn("user", text.context), Turn("assistant", text.text)
-        [found] = self.form(codec).dialogues([Conversation(turns, text.where)])
-        start = found.answers[-1][0]
-        before, ids = found.ids[:start], found.ids[start:]
-        return scoring.left_to_right(before, ids, settings, limit)
 
     # ── Rows ────────────────────────────────────────────────────────────────────────
 

@@ -36,7 +36,7 @@ MODEL = {
 SAID = [
     ["Hi there", "Hello, you."],
     ["Where is the old dog?", "At the river.", "And the cat?", "Here."],
-    ["One", "Two", "Three", "\nFour"],
+    ["One", "Two", "Three", "]Four"],
 ]
 TEXTS = list(itertools.chain(*SAID)) * 4
 
@@ -57,8 +57,8 @@ def marked(folder, template):
     import tokenizers as hf
 
     symbols = sorted(hf.pre_tokenizers.ByteLevel.alphabet())
-    ids = {symbol: n for n, symbol in enumerate([*symbols, "ĊĊ", "ĠH", "ell"])}
-    merges = [("Ċ", "Ċ"), ("Ġ", "H")]
+    ids = {symbol: n for n, symbol in enumerate([*symbols, "ĊĊ", "ĠH", "]]"])}
+    merges = [("Ċ", "Ċ"), ("Ġ", "H"), ("]", "]")]
     made = hf.Tokenizer(hf.models.BPE(ids, merges))
     made.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = hf.decoders.ByteLevel()
