@@ -35,7 +35,7 @@ def test_a_folder_of_tasks(tmp_path):
         ('{\n\n"shots": -1}', 3, "found -1"),
         ('{"evaluator":\n "choice"}', 1, "evaluator 'choice', expected 'choices'"),
         ('{"evaluator": "mean"}', 1, "evaluator 'mean'"),
-        ('{"evaluator": "my.code"}', 1, "evaluator 'my.code'"),
+        ('{"evaluator": "lm.evaluators.answers"}', 1, "'lm.evaluators.answers'"),
         ('{"evaluator": 3}', 1, "evaluator 3"),
         ('{"shots": 3', None, "no JSON"),
         ("[1]", None, "a JSON object"),

@@ -119,10 +119,10 @@ def test_the_interval_is_a_bootstrap_over_rows_written_out(tmp_path, pack):
 def test_what_is_no_sum_over_rows_has_no_interval():
     """A metric of the whole batch, and one that is not finite."""
     notes: list[str] = []
-    terms = {"mlm_loss": (6.0, 3.0), "mlm_largest": (2.0, 1.0), "mlm_x": (np.inf, 2.0)}
+    terms = {"mlm_loss": (6.0, 3.0), "mlm_largest": (2.0, 2.0), "mlm_x": (np.inf, 2.0)}
     parts = {
         "mlm_loss": ([4.0, 2.0], [2.0, 1.0]),
-        "mlm_largest": ([0.0, 0.0], [0.0, 0.0]),
+        "mlm_largest": ([2.0, 1.0], [1.0, 1.0]),
         "mlm_x": ([np.inf, 1.0], [1.0, 1.0]),
     }
     stream = types.SimpleNamespace(

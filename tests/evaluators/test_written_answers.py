@@ -40,6 +40,7 @@ def test_the_share_of_right_answers(tmp_path):
     for number, prompt in enumerate(asked):
         example, own = prompt.text.split("\n")
         assert own == f"{number}+1 =" and example in solved
+        assert not example.startswith(own)
         assert prompt.where == f"{file}:{number + 1}"
     rows = (tmp_path / "samples" / "x-0.jsonl").read_text().splitlines()
     assert [json.loads(row)["right"] for row in rows] == [
