@@ -105,13 +105,21 @@ def identify(config: Config, base: Any) -> Identity | None:
     """
     if not base:
         return None
-    found = hashlib.sha256()
-    for path, leaf in sorted(flatten(base).items()):
-        found.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())
-        found.update(np.ascontiguousarray(_whole(leaf)).data)
     source = config.init.source
     name = f"seed {config.seed}" if source is None else source
-    return {"source": name, "sha256": found.hexdigest()}
+    return {"source": name, "sha256": digest(base)}
+
+
+def digest(params: Any) -> str:
+    """Computes the SHA-256 of parameters: of paths, types, shapes and values.
+
+    Where several processes share the arrays, all call this.
+    """
+    found = hashlib.sha256()
+    for path, leaf in sorted(flatten(params).items()):
+        found.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())
+        found.update(np.ascontiguousarray(_whole(leaf)).data)
+    return found.hexdigest()
 
 
 def _whole(leaf: jax.Array) -> np.ndarray:

@@ -41,7 +41,7 @@ from lm.workdir.writer import Log, Writer
 JOB = {
     "loss": False,
     "needs": ("fit",),
-    "unused": ("optim", "update", "adapter", "grad_accum"),
+    "unused": ("optim", "update", "adapter", "teacher", "grad_accum"),
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from lm import adapted, vectors
+from lm import adapted, trees, vectors
 from lm.config import match
 from lm.config import resolve as configs
 from lm.config.resolve import Config
@@ -151,8 +151,17 @@ def open_corpus(config: Config, workdir: Path, note: Note) -> Corpus:
     return corpus
 
 
+def giver(config: Config) -> str | None:
+    """Returns what gives a config without a tokenizer its own: a run or hf:DIR.
+
+    It is `init.source`, or else the teacher.
+    """
+    given, teacher = config.init.source, config.teacher.get("source")
+    return teacher if given is None else given
+
+
 def with_tokenizer(config: Config, workdir: Path) -> Config:
-    """Completes a config that names no tokenizer with that of its run or init.source.
+    """Completes a config that names no tokenizer with that of its run or its `giver`.
 
     From a directory of Hugging Face it takes the size of the vocabulary too.
     """
@@ -162,35 +171,32 @@ def with_tokenizer(config: Config, workdir: Path) -> Config:
         vectors.check(config.init.source, config.tokenizer)
     if config.tokenizer is not None:
         return config
+    place = giver(config)
+    assert place is not None  # lm.config.resolve has checked it.
     begun_here = (workdir / "config.json").exists()
-    giver = configs.of_run(workdir if begun_here else Path(config.init.source))
-    return Config(config | {"tokenizer": giver.tokenizer})
+    if source.is_hf(place) and not begun_here:
+        return source.with_vocabulary(config, place)
+    theirs = configs.of_run(workdir if begun_here else Path(place))
+    return Config(config | {"tokenizer": theirs.tokenizer})
 
 
 def open_codec(
     config: Config, workdir: Path, objective: Any, shares: Shares, note: Note
 ) -> Any:
-    """Opens the run's own tokenizer, copies that of init.source, or trains one.
+    """Opens the run's own tokenizer, copies that of its `giver`, or trains one.
 
     Raises:
       DataError: it cannot be made, or differs from the tokenizer of the weights.
     """
     own, section, inherited = workdir / "tokenizer", config.tokenizer, None
-    if source.is_hf(config.init.source) and not begun(workdir):
-        inherited = source.open_tokenizer(directory_of(config.init.source))
-    elif (
-        config.init.source is not None
-        and not vectors.split(config.init.source)
-        and not begun(workdir)
-    ):
-        giver = Path(config.init.source)
-        theirs = configs.of_run(giver).tokenizer
-        inherited = pipeline.open_tokenizer(
-            theirs, giver / "tokenizer", lambda: iter(()), shares, note
-        )
-        if section == theirs and shares.process == 0 and not own.exists():
-            pipeline.copy_tokenizer(giver / "tokenizer", own)
-        shares.wait("tokenizer copied")
+    place = giver(config)
+    if place is not None and not vectors.split(place) and not begun(workdir):
+        inherited = tokenizer_of(place, shares, note)
+        if not source.is_hf(place):
+            same = section == configs.of_run(Path(place)).tokenizer
+            if same and shares.process == 0 and not own.exists():
+                pipeline.copy_tokenizer(Path(place) / "tokenizer", own)
+            shares.wait("tokenizer copied")
 
     texts = functools.partial(train_texts, config, objective)
     codec = pipeline.open_tokenizer(section, own, texts, shares, note)
@@ -198,10 +204,22 @@ def open_codec(
         raise DataError(
             "tokenizer",
             "another one than that of the weights",
-            f"the tokenizer of {config.init.source}",
-            "set tokenizer to None, and it is taken from init.source",
+            f"the tokenizer of {place}",
+            "set tokenizer to None, and it is taken from there",
         )
     return codec
+
+
+def tokenizer_of(place: str, shares: Shares, note: Note) -> Any:
+    """Opens the tokenizer of another run, or of a directory of Hugging Face.
+
+    Raises:
+      ConfigError, CheckpointError, DataError: there is none, or it is damaged.
+    """
+    if source.is_hf(place):
+        return source.open_tokenizer(directory_of(place))
+    theirs, folder = configs.of_run(Path(place)).tokenizer, Path(place) / "tokenizer"
+    return pipeline.open_tokenizer(theirs, folder, lambda: iter(()), shares, note)
 
 
 def train_texts(config: Config, objective: Any) -> Iterator[str]:
@@ -243,7 +261,9 @@ def open_program(
     """
     mesh_config = configs.build(sharding.MeshConfig, config.mesh)
     mesh = sharding.make_mesh(mesh_config, devices)
-    model = open_model(config, corpus.objective, vocab_size(config, corpus))
+    model = open_model(
+        config, corpus.objective, vocab_size(config, corpus.codec.vocab_size)
+    )
     program = adapted.make(config, model, corpus.objective)
     return step.compile_program(program, mesh, mesh_config.rules)
 
@@ -271,9 +291,16 @@ def open_model(config: Config, objective: Any, vocab_size: int | None = None) ->
 
 
 def open_training(
-    config: Config, corpus: Corpus, program: Program, steps_of: Callable[..., int]
+    config: Config,
+    corpus: Corpus,
+    program: Program,
+    steps_of: Callable[..., int],
+    teaching: Any = None,
 ) -> Training:
     """Builds the optimiser and compiles the update of the program's model.
+
+    Args:
+      teaching: the teacher beside it (lm/distilled.py), or None.
 
     Raises:
       ConfigError: the batch does not divide over the mesh, the optimiser refuses, or
@@ -302,11 +329,14 @@ def open_training(
             halt=halt,
         )
         return step.compile_training(training, program, config.mesh.rules)
-    drawn = corpus.stream.drawn is not None
+    drawn, trained = corpus.stream.drawn is not None, program.trained(program.params)
+    if teaching is not None:
+        own = jax.eval_shape(teaching.start, jax.random.key(0))
+        trained = trees.merge(trained, own)
     make = functools.partial(
         step.make_training,
         objective=corpus.objective,
-        optimizer=optim.make(settings, program.trained(program.params), schedule),
+        optimizer=optim.make(settings, trained, schedule),
         schedule=schedule,
         seed=config.seed,
         grad_accum=config.grad_accum,
@@ -315,6 +345,7 @@ def open_training(
         pace=step.share_of(config.seq_len) if drawn else None,
         halt=halt,
         trains=program.trains,
+        teaching=teaching,
     )
     training = make(program.model)
     # The search for the first bad value needs each module's output, which
@@ -330,24 +361,27 @@ def carries(data: Config, model: Model) -> bool:
     return data.get("order") == "stream" and "carry" in model.can
 
 
-def vocab_size(config: Config, corpus: Corpus) -> int:
+def vocab_size(config: Config, tokens: int) -> int:
     """Returns the size of the model's vocabulary.
 
     That is `model.vocab_size`, or else the tokenizer's, rounded up to a multiple of
     `model.vocab_multiple`.
 
+    Args:
+      tokens: those of the tokenizer.
+
     Raises:
       ConfigError: it is smaller than the tokenizer's.
     """
-    size, wanted = corpus.codec.vocab_size, config.model.get("vocab_size")
+    wanted = config.model.get("vocab_size")
     if wanted is None:
         multiple = config.model.get("vocab_multiple", 1)
-        return math.ceil(size / multiple) * multiple
-    if wanted < size:
+        return math.ceil(tokens / multiple) * multiple
+    if wanted < tokens:
         raise ConfigError(
             "model.vocab_size",
             str(wanted),
-            f"at least the tokenizer's {size}",
+            f"at least the tokenizer's {tokens}",
             "leave it None, or use a smaller tokenizer",
         )
     return wanted

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lm import adapted, evaluations, vectors
+from lm import adapted, distilled, evaluations, vectors
 from lm import run as runs
 from lm.config import resolve as configs
 from lm.config.durations import Times
@@ -79,6 +79,7 @@ def train(
     Returns:
       The exit code: 0, or that of a run that a signal stopped, after a save.
     """
+    distilled.look(config, workdir)
     config = runs.with_tokenizer(config, workdir)
     log = configs.build(Log, config.log)
     writer = Writer(workdir, log, primary=jax.process_index() == 0)
@@ -108,7 +109,9 @@ def train(
 
         # ── Model, optimiser and mesh; nothing is computed yet ──────────────────────
         program = runs.open_program(config, corpus)
-        training = runs.open_training(config, corpus, program, steps_of)
+        teacher = distilled.open_teacher(config, corpus, program)
+        teaching = teacher and teacher.teaching
+        training = runs.open_training(config, corpus, program, steps_of, teaching)
         checkpointer.check_room(training.state.saved())
         evals = evaluations.open_evaluators(config, workdir, corpus, program)
         needs = sharding.describe_memory(training.state)
@@ -118,10 +121,10 @@ def train(
         with jax.set_mesh(program.mesh), checkpointer:
             # ── Start: the own workdir, else init.source, else scratch ──────────────
             watching.at("restore", times=10)
+            taught = distilled.load(teacher, writer.note)
             if latest is not None:
                 base = adapted.open_base(config, program)
-                at = replace(at, state=at.state._replace(frozen=base))
-                at = replace(at, base=adapted.identify(config, base))
+                at = hold(config, at, at.state._replace(frozen=base, teacher=taught))
                 at = restore(checkpointer, training, at, resized=before is not None)
                 if at.row is None and (at.enough or at.step >= times.total):
                     writer.note(finished(workdir, at.step, times.total, at.why))
@@ -132,8 +135,7 @@ def train(
                 adopt.adopt(config, workdir, changes)
             else:
                 state = begin(config, corpus, program, training, writer)
-                base = adapted.identify(config, state.frozen)
-                at = replace(at, state=state, base=base)
+                at = hold(config, at, state._replace(teacher=taught))
 
             # ── The first batch ──────────────────────────────────────────────────────
             watching.at("first batch", times=10)
@@ -241,6 +243,13 @@ def begin(
     return training.start(adapted.begin(config, program, params, writer.note))
 
 
+def hold(config: Config, at: Progress, state: State) -> Progress:
+    """Returns the progress with a state, and with the names of what stays in it."""
+    base = adapted.identify(config, state.frozen)
+    teacher = distilled.identify(config, state.teacher)
+    return replace(at, state=state, base=base, teacher=teacher)
+
+
 def restore(
     checkpointer: Checkpointer,
     training: Training,
@@ -254,13 +263,15 @@ def restore(
       resized: whether the batch size may differ from the checkpoint's.
 
     Raises:
-      CheckpointError: there is none, or it is of other data, of another model or of
-        another base.
+      CheckpointError: there is none, or it is of other data, or of another model, base
+        or teacher.
     """
     saved, host = checkpointer.restore(training.state.saved(), step)
     adopt.check_data(host["data"], at.data, resized=resized)
     adapted.check(host, at.base)
-    return at.resume(host, State(**saved, frozen=at.state.frozen))
+    distilled.check(host, at.teacher)
+    still = {"frozen": at.state.frozen, "teacher": at.state.teacher}
+    return at.resume(host, State(**saved, **still))
 
 
 def resumed(

@@ -196,7 +196,8 @@ def invariant(name: str, check: Callable, subject: Any) -> Result:
 def small(config: Config, given: set[str], cache: Path, full: bool) -> dict[str, Any]:
     """Makes a config that runs in seconds, as a tree; `given` fields do not change."""
     tree = configs.plain(config, "config")
-    tree |= {"evals": {}, "stop": {}, "init": {}, "steps": resume.STEPS}
+    tree |= {"evals": {}, "stop": {}, "init": {}, "teacher": {}}
+    tree["steps"] = resume.STEPS
     tree["mesh"] = {"rules": tree["mesh"]["rules"]}
     tree["checkpoint"] = {"every": resume.EVERY, "keep_last": 3}
     tree["log"] = {"every": 1, "tensorboard": False}
@@ -245,12 +246,13 @@ def describe(config: Config) -> str:
 
 
 def inherit_tokenizer(config: Config, workdir: Path) -> None:
-    """Copies the tokenizer of the run whose weights the config starts from."""
+    """Copies the tokenizer of the run from which the config takes it."""
+    from lm import run as runs
     from lm import vectors
     from lm.data import pipeline
     from lm.hf import source
 
-    giver = config.init.source
+    giver = runs.giver(config)
     if giver is not None and not (source.is_hf(giver) or vectors.split(giver)):
         pipeline.copy_tokenizer(Path(giver) / "tokenizer", workdir / "tokenizer")
 

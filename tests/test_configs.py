@@ -22,6 +22,8 @@ FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
         "bert_tiny:preset=bert_mini",
         "bert_tiny:text=notes.txt",
         "sst2:dir=elsewhere,scratch",
+        "distil:dir=elsewhere,teacher=runs/teacher",
+        "distil:quick,teacher=hf:DIR",
         "word2vec:dir=elsewhere,cbow,hierarchical",
         "word2vec:quick,one_hot",
         "stsb:kind=cosine,scratch",

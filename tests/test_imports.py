@@ -29,7 +29,7 @@ ALLOWED = {
     "evaluators": "config data decoding formats host metrics objectives.base retrieval "
     "tokenizers",
     "retrieval": "host",
-    "training": "config host trees updates workdir",
+    "training": "config host ops trees updates workdir",
     "updates": "ops trees",
     "adapters": "models ops",
     "adapted": "config host.files models.base training transfer trees vectors workdir",
@@ -42,10 +42,11 @@ ALLOWED = {
     "workdir",
     "run": "adapted config data decoding evaluators hf models tokenizers training "
     "transfer trees vectors workdir",
+    "distilled": "adapted config data hf run training transfer workdir",
     "evaluations": "config data decoding embedder evaluators run training",
     # the loop and the commands
-    "train": "adapted config data evaluations host run training transfer vectors "
-    "workdir",
+    "train": "adapted config data distilled evaluations host run training transfer "
+    "vectors workdir",
     "fit": "config data evaluations host run training transfer workdir",
     "convert": "adapted config data formats hf host peft run transfer trees workdir",
     "peft": "adapted config hf run trees",

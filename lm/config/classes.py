@@ -30,6 +30,7 @@ NAMED = {
 # kind -> (module of lm, class)
 FIXED = {
     "run": ("config.resolve", "Run"),
+    "teacher": ("training.teaching", "Teacher"),
     "optim": ("training.optim", "Optim"),
     "data": ("data.pipeline", "Data"),
     "compute": ("models.base", "Compute"),

@@ -43,8 +43,8 @@ Duration = int | str
 
 # The sections of the top level, in the order in which config.json has them.
 SECTIONS = (
-    *("model", "adapter", "objective", "tokenizer", "optim", "update", "data"),
-    *("compute", "mesh", "checkpoint", "evals", "stop", "init", "log"),
+    *("model", "adapter", "objective", "teacher", "tokenizer", "optim", "update"),
+    *("data", "compute", "mesh", "checkpoint", "evals", "stop", "init", "log"),
 )
 # The class of a section that chooses none.
 DEFAULT_NAMES = {"update": {"name": "plain"}, "adapter": {"name": "none"}}
@@ -122,8 +122,8 @@ def resolve(tree: dict[str, Any], root: Path = ROOT) -> Config:
     """Adds every default to a tree, and checks types and rules.
 
     `model.preset` is expanded. The `data` of an evaluation inherit all fields but
-    `sources` from the run's `data`. Where `init.source` brings the tokenizer, it is
-    None.
+    `sources` from the run's `data`. Where `init.source` or `teacher.source` brings the
+    tokenizer, it is None.
 
     Raises:
       ConfigError: the first mistake found, naming the field.
@@ -173,7 +173,7 @@ def _shape(tree: dict[str, Any], root: Path) -> dict[str, Any]:
             raise no_such("model.preset", preset, presets)
         tree["model"] = _merge(presets[str(preset)], tree["model"])
     if not tree["tokenizer"]:
-        if tree["init"].get("source") is None:
+        if all(tree[key].get("source") is None for key in ("init", "teacher")):
             fix = "set tokenizer.name=hf, or init.source=<workdir of another run>."
             raise ConfigError("tokenizer", "nothing", "a tokenizer, or a run's", fix)
         tree["tokenizer"] = None

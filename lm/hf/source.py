@@ -229,12 +229,9 @@ def complete(config: Config, workdir: Path) -> Config:
     if (workdir / "config.json").exists():
         own = configs.of_run(workdir)
         return _filled(config, own.tokenizer, own.model.vocab_size)
-    directory = directory_of(config.init.source)
-    family, theirs, path = read_config(directory)
+    family, theirs, path = read_config(directory_of(config.init.source))
     model = family.read(theirs, path)
-    config = _filled(
-        config, tokenizer_of(directory, family.model_type), model["vocab_size"]
-    )
+    config = with_vocabulary(config, config.init.source)
     found = different(config.model, model)
     if found:
         raise CheckpointError(
@@ -244,6 +241,14 @@ def complete(config: Config, workdir: Path) -> Config:
             "set model.preset=hf and leave these fields out: the checkpoint has them.",
         )
     return config
+
+
+def with_vocabulary(config: Config, place: str) -> Config:
+    """Fills the tokenizer and `model.vocab_size`, where None, from "hf:DIR"."""
+    directory = directory_of(place)
+    family, theirs, path = read_config(directory)
+    tokenizer = tokenizer_of(directory, family.model_type)
+    return _filled(config, tokenizer, family.read(theirs, path)["vocab_size"])
 
 
 def different(

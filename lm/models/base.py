@@ -53,6 +53,7 @@ ABILITIES = {
     "parse": "find the trees of sentences",
     "tags": "score sequences of tags",
     "fit": "be fitted by passes over the data, without gradients",
+    "layers": "give the states after each of its layers",
     "embeds": "give the vector of a token apart from any text",
     "tables": "give its tables of vectors, of which an update changes a few rows",
     "counts": "keep how often each token occurs in the training rows",
@@ -67,8 +68,8 @@ class Model(Protocol):
       can: words of ABILITIES; each promises the methods of a protocol below.
         logits: `Predicts`. score: `Scores`. hidden: `States`, and with logits
         `Sequence`. head: `Headed`. extend: `Decodes`. encode: `Encodes`. carry:
-        `Carries`. fit: `Fitted`. embeds: `Embeds`. tables: `Tables`. counts: `Counted`.
-        The others promise how states are computed.
+        `Carries`. layers: `Layered`. fit: `Fitted`. embeds: `Embeds`. tables: `Tables`.
+        counts: `Counted`. The others promise how states are computed.
       reads: the keys of a batch that it needs beside `inputs`, `positions` and
         `segment_ids`, such as `token_types` or an encoder's `source_inputs`.
       context: the longest row and prompt in tokens; None: any length. With "beyond" an
@@ -240,6 +241,23 @@ class Carries(Sequence, Protocol):
         """Makes the state before any text, rows on axis 0.
 
         It is called on a model without parameters.
+        """
+
+
+@runtime_checkable
+class Layered(States, Protocol):
+    """A model with "layers".
+
+    A call for which the collection "intermediates" is mutable keeps them there.
+    """
+
+    def layer_states(self, variables: PyTree) -> Float[Array, "N B T D"]:
+        """Returns the embeddings, and the states after each layer.
+
+        It is called on a model without parameters.
+
+        Args:
+          variables: the collections that such a call has returned.
         """
 
 

@@ -132,7 +132,9 @@ class Model(nn.Module):
         words = {"embeds", "hidden", "head"}
         if self.kind == "encoder":
             words |= {"whole"}
-        else:
+        if self.kind != "encoder_decoder":
+            words |= {"layers"}
+        if self.kind != "encoder":
             words |= {"logits", "causal", "extend"}
             words |= {"prefix" if self.kind == "decoder" else "encode"}
         if any(head.logits for head in self.heads):
@@ -246,7 +248,15 @@ class Model(nn.Module):
         layout = _layout(batch, side)
         tokens = batch[f"{side}inputs"]
         types = batch[f"{side}token_types"] if self.token_types else None
-        return self.embed(tokens, layout.positions, types, train=train), layout
+        x = self.embed(tokens, layout.positions, types, train=train)
+        self.sow("intermediates", "embedded", x)
+        return x, layout
+
+    def layer_states(self, variables: PyTree) -> Float[Array, "N B T D"]:
+        """Returns the embeddings, and the states after each layer of the only stack."""
+        kept = variables["intermediates"]
+        (embedded,), (states,) = kept["embedded"], kept["layers"]["states"]
+        return jnp.concatenate([embedded[None].astype(states.dtype), states])
 
     def make_cache(self, rows: int, length: int, source_length: int = 0) -> Cache:
         """Makes an empty cache of a decoder's keys and values, for `extend`.

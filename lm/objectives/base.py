@@ -14,6 +14,7 @@ from lm.data.scoring import Scored, Settings, Text
 from lm.data.sources.base import Record
 from lm.errors import ConfigError, DataError, Rule
 from lm.models.base import Head
+from lm.ops.distillation import Soft
 from lm.tokenizers.base import Codec
 from lm.tokenizers.dialogues import Form
 
@@ -36,6 +37,20 @@ class Asked(NamedTuple):
     row: Mapping[str, Any]
     example: Mapping[str, Any]
     predictions: Mapping[str, np.ndarray]
+
+
+class Lesson(NamedTuple):
+    """The loss of a batch, and what a student has to compare with its teacher.
+
+    Attributes:
+      terms: as `Objective.loss` returns them.
+      hidden: the states of the model's last layer.
+      soft: the logits of the targets, by term; not every term has some.
+    """
+
+    terms: Terms
+    hidden: Float[Array, "B T D"]
+    soft: dict[str, Soft]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +116,7 @@ class Objective(abc.ABC):
         "extracts"    `extract`, which puts the answer to a question together of what
                       `predict` returns for its rows, `reader`, and `null_threshold`
                       (see objectives/span_qa.py)
+        "lesson"      `lesson`, `agreement`: by which a teacher's logits are learned
         "rows"        `spans`, `touched` and `terms` (lm/objectives/by_rows.py)
         "trees"       `predict` returns the nodes of trees (see objectives/parsing.py),
                       `parse_of` makes trees of them, and `tree` names the column of
@@ -279,6 +295,21 @@ class Objective(abc.ABC):
         The abilities in `can` define which arrays these are.
         """
         raise self._lacks("predictions")
+
+    def lesson(self, model: Any, batch: Batch, *, train: bool) -> Lesson:
+        """Returns what `loss` does, with the states and logits it is of ("lesson")."""
+        raise self._lacks("lesson")
+
+    def teaching(self, student: Any) -> "Objective":
+        """Returns this objective for the rows of a student of its class ("lesson")."""
+        return self
+
+    def agreement(self, codec: Codec) -> dict[str, Any]:
+        """Returns what a teacher and its student must have in common ("lesson").
+
+        That is the special tokens of a row and the meaning of logits, field by field.
+        """
+        raise self._lacks("lesson")
 
     # ── Abilities that some objectives declare in `can` ─────────────────────────────
 

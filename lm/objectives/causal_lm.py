@@ -25,7 +25,7 @@ from lm.data.windows import (
 )
 from lm.errors import ConfigError
 from lm.models.base import Predicts, Sequence
-from lm.objectives.base import Batch, Terms, end_of
+from lm.objectives.base import Batch, Lesson, Terms, end_of
 from lm.objectives.teacher_forcing import TeacherForcing, judge
 from lm.ops import losses
 from lm.tokenizers.base import Codec
@@ -162,12 +162,12 @@ class Objective(TeacherForcing):
             return NextToken()
         return NextInStream(seq_len, reset=self.borders == "reset")
 
-    def loss(self, model: Sequence, batch: Batch, *, train: bool) -> Terms:
-        hidden = model(batch, train=train)
-        terms = {"lm": self.cross_entropy(model, hidden, batch, train=train)}
+    def lesson(self, model: Sequence, batch: Batch, *, train: bool) -> Lesson:
+        lesson = super().lesson(model, batch, train=train)
         if not train:
-            return terms
-        states, shown = hidden.astype(jnp.float32), self._shown(batch)
+            return lesson
+        terms = dict(lesson.terms)
+        states, shown = lesson.hidden.astype(jnp.float32), self._shown(batch)
         if self.activation:
             size = self.activation * jnp.mean(jnp.square(states), axis=-1)
             terms["activation"] = losses.weighted(size, shown["activation"])
@@ -175,7 +175,11 @@ class Objective(TeacherForcing):
             steps = jnp.square(states[:, 1:] - states[:, :-1])
             size = self.slowness * jnp.mean(steps, axis=-1)
             terms["slowness"] = losses.weighted(size, shown["slowness"])
-        return terms
+        return lesson._replace(terms=terms)
+
+    def agreement(self, codec: Codec) -> dict[str, Any]:
+        found = {"objective.bos": self.bos and codec.bos_id is not None}
+        return found | {"objective.eos": self.eos and codec.eos_id is not None}
 
     def counts(self, batch: Batch) -> dict[str, Any]:
         shown = {name: weights.sum() for name, weights in self._shown(batch).items()}

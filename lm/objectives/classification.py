@@ -19,10 +19,11 @@ from lm.models import base as models
 from lm.models.base import Head, Headed, Pooler, Row
 from lm.models.blocks.heads import Linear
 from lm.objectives import base
-from lm.objectives.base import Asked, Batch, Rows, Terms
+from lm.objectives.base import Asked, Batch, Lesson, Rows, Terms
 from lm.objectives.targets import KINDS, Kind, Options
 from lm.objectives.teacher_forcing import start_and_end
 from lm.ops import losses
+from lm.ops.distillation import Soft
 from lm.tokenizers.base import Codec
 
 BOUNDS = {
@@ -114,7 +115,7 @@ class Objective(base.Objective):
     @property
     def can(self) -> frozenset[str]:  # type: ignore[override]
         predicts = "numbers" if self.kind == "regression" else "classes"
-        return frozenset({predicts, "labels", "show", "answers"})
+        return frozenset({predicts, "labels", "show", "answers", "lesson"})
 
     @property
     def _kind(self) -> Kind:
@@ -270,14 +271,44 @@ class Objective(base.Objective):
         self, model: models.States, batch: Batch, train: bool
     ) -> Float[Array, "B C"]:
         """Returns the output of the head, float32."""
-        hidden = model(batch, train=train)
+        return self._head(model, model(batch, train=train), batch, train)
+
+    def _head(
+        self,
+        model: models.States,
+        hidden: Float[Array, "B T D"],
+        batch: Batch,
+        train: bool,
+    ) -> Float[Array, "B C"]:
         headed = cast(Headed, model)  # `needs` requires "head".
         return headed.head("classify", hidden, batch["segment_ids"], train=train)
 
     def loss(self, model: models.States, batch: Batch, *, train: bool) -> Terms:
-        logits = self._logits(model, batch, train)
+        return self.lesson(model, batch, train=train).terms
+
+    def lesson(self, model: models.States, batch: Batch, *, train: bool) -> Lesson:
+        hidden, weights = model(batch, train=train), batch["loss_weights"]
+        logits = self._head(model, hidden, batch, train)
         each = self._kind.losses(logits, batch["labels"], train=True)
-        return {"classify": losses.weighted(each, batch["loss_weights"])}
+        terms = {"classify": losses.weighted(each, weights)}
+        return Lesson(terms, hidden, {"classify": Soft(logits, weights, self.kind)})
+
+    def agreement(self, codec: Codec) -> dict[str, Any]:
+        if self.summary in PLAIN:
+            around: tuple[int, ...] = self._start(codec)
+        elif self.summary == "decoder":
+            around = start_and_end(codec, "classification")
+        else:
+            cls_id, sep_id = self._delimiters(codec)
+            around = cls_id, *[sep_id] * self.separators
+        number = self.kind == "regression"
+        return {
+            "objective.kind": self.kind,
+            "objective.labels": () if number else self.class_names(),
+            "objective.scale": self.scale if number else 1.0,
+            "the texts of a row": len(self.columns()),
+            "the special tokens of a row": tuple(map(codec.token, around)),
+        }
 
     def counts(self, batch: Batch) -> dict[str, Any]:
         return {"classify": batch["loss_weights"].sum()}

@@ -25,8 +25,9 @@ from lm.errors import DataError, Rule
 from lm.models.base import Head, Headed, Sequence
 from lm.models.blocks.heads import Linear, MaskedToken
 from lm.objectives import base
-from lm.objectives.base import Batch, Rows, Terms
+from lm.objectives.base import Batch, Lesson, Rows, Terms
 from lm.ops import losses
+from lm.ops.distillation import Soft
 from lm.tokenizers.base import Codec
 
 BOUNDS = {
@@ -62,7 +63,7 @@ class Objective(base.Objective):
     short: float = 0.1
     column: str = "text"
 
-    can: ClassVar[frozenset[str]] = frozenset({"tokens", "show", "score"})
+    can: ClassVar[frozenset[str]] = frozenset({"tokens", "show", "score", "lesson"})
     token_term: ClassVar[str] = "mlm"
 
     @property
@@ -151,7 +152,15 @@ class Objective(base.Objective):
 
     def _outputs(self, model: Sequence, batch: Batch, train: bool) -> dict[str, tuple]:
         """Returns (logits, targets, weights) per term, at masked positions only."""
-        hidden = model(batch, train=train)
+        return self._outputs_of(model, batch, model(batch, train=train), train)
+
+    def _outputs_of(
+        self,
+        model: Sequence,
+        batch: Batch,
+        hidden: Float[Array, "B T D"],
+        train: bool,
+    ) -> dict[str, tuple]:
         outputs = {"mlm": (*self._masked(model, batch, hidden), batch["weights"])}
         if self.next != "none":
             headed = cast(Headed, model)  # `needs` requires "head".
@@ -168,8 +177,22 @@ class Objective(base.Objective):
         return logits, batch["targets"]
 
     def loss(self, model: Sequence, batch: Batch, *, train: bool) -> Terms:
-        outputs = self._outputs(model, batch, train)
-        return {term: losses.cross_entropy(*out) for term, out in outputs.items()}
+        return self.lesson(model, batch, train=train).terms
+
+    def lesson(self, model: Sequence, batch: Batch, *, train: bool) -> Lesson:
+        hidden = model(batch, train=train)
+        outputs = self._outputs_of(model, batch, hidden, train)
+        terms = {term: losses.cross_entropy(*out) for term, out in outputs.items()}
+        soft = {term: Soft(out[0], out[2]) for term, out in outputs.items()}
+        return Lesson(terms, hidden, soft)
+
+    def teaching(self, student: Any) -> "Objective":
+        # A teacher of masked tokens may have learned a task on pairs, too.
+        alone = student.next == "none"
+        return dataclasses.replace(self, next="none") if alone else self
+
+    def agreement(self, codec: Codec) -> dict[str, Any]:
+        return {"objective.next": self.next}
 
     def counts(self, batch: Batch) -> dict[str, Any]:
         counts = {"mlm": batch["weights"].sum()}

@@ -8,7 +8,7 @@ random field over the sentence (Lafferty et al. 2001; Lample et al. 2016).
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -24,8 +24,9 @@ from lm.errors import ConfigError, Rule
 from lm.models.base import Head, Headed, States, Trunk
 from lm.models.blocks.heads import Linear
 from lm.objectives import base
-from lm.objectives.base import Asked, Batch, Rows, Terms
+from lm.objectives.base import Asked, Batch, Lesson, Rows, Terms
 from lm.ops import chain, losses
+from lm.ops.distillation import Soft
 from lm.tokenizers.base import Codec
 
 BOUNDS = {"stride": "[1, 16777216]", "characters": "[0, 1024]"}
@@ -108,7 +109,10 @@ class Objective(base.Objective):
     too_long: Literal["error", "cut", "window", "skip"] = "window"
     stride: int | None = None
 
-    can: ClassVar[frozenset[str]] = frozenset({"tags", "show", "answers"})
+    @property
+    def can(self) -> frozenset[str]:  # type: ignore[override]
+        alone = {"lesson"} if self.decoder == "independent" else set()
+        return frozenset({"tags", "show", "answers"} | alone)
 
     # ── Requirements on the config and the model ────────────────────────────────────
 
@@ -276,6 +280,12 @@ class Objective(base.Objective):
     # ── On the device ───────────────────────────────────────────────────────────────
 
     def _scores(self, model: States, batch: Batch, train: bool) -> chain.Chain:
+        """Computes the scores that `_scores_of` describes."""
+        return self._scores_of(model, model(batch, train=train), batch, train)
+
+    def _scores_of(
+        self, model: States, hidden: Float[Array, "B T D"], batch: Batch, train: bool
+    ) -> chain.Chain:
         """Computes the scores of the tags of each word, and of their transitions.
 
         The scores of the first tag and of the last are part of the emissions, since a
@@ -287,7 +297,7 @@ class Objective(base.Objective):
                 f"{self.mark!r} with a model that reads no token types",
                 "a model that does, such as transformer with model.token_types=2",
             )
-        hidden = pool(model(batch, train=train), batch, self.pieces)
+        hidden = pool(hidden, batch, self.pieces)
         headed = cast(Headed, model)  # `needs` requires "head".
         emissions = headed.head("tag", hidden, train=train)
         count = len(self.labels)
@@ -310,8 +320,20 @@ class Objective(base.Objective):
         return chain.Chain(emissions, scores.transitions + never(allowed.pairs))
 
     def loss(self, model: States, batch: Batch, *, train: bool) -> Terms:
-        scores = self._scores(model, batch, train)
-        return {"tag": self._loss(scores, batch)}
+        return self.lesson(model, batch, train=train).terms
+
+    def lesson(self, model: States, batch: Batch, *, train: bool) -> Lesson:
+        hidden = model(batch, train=train)
+        scores = self._scores_of(model, hidden, batch, train)
+        soft = {"tag": Soft(scores.emissions, batch["label_weights"])}
+        return Lesson({"tag": self._loss(scores, batch)}, hidden, soft)
+
+    def agreement(self, codec: Codec) -> dict[str, Any]:
+        around = sum(base.around(codec, self.wrap), ())
+        return {
+            "objective.labels": self.labels,
+            "the special tokens of a row": tuple(map(codec.token, around)),
+        }
 
     def _loss(self, scores: chain.Chain, batch: Batch) -> tuple:
         labels, weights = batch["labels"], batch["label_weights"]

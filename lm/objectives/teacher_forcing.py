@@ -15,8 +15,9 @@ from lm.data.scoring import Scored, Settings, Text
 from lm.errors import DataError, Rule
 from lm.models.base import Predicts, Scores, Sequence
 from lm.objectives import base
-from lm.objectives.base import Batch, Rows, Terms
+from lm.objectives.base import Batch, Lesson, Rows, Terms
 from lm.ops import losses, sampled
+from lm.ops.distillation import Soft
 from lm.tokenizers.base import Codec
 
 BOUNDS = {
@@ -45,7 +46,9 @@ class TeacherForcing(base.Objective):
     z_loss: float = 0.0
     sampled: int = 0
 
-    can: ClassVar[frozenset[str]] = frozenset({"tokens", "show", "prompt", "score"})
+    can: ClassVar[frozenset[str]] = frozenset(
+        {"tokens", "show", "prompt", "score", "lesson"}
+    )
     token_term: ClassVar[str] = "lm"
 
     def rules(self, config: Mapping[str, Any]) -> Iterator[Rule]:
@@ -61,8 +64,21 @@ class TeacherForcing(base.Objective):
         return {"sampled": 0}
 
     def loss(self, model: Sequence, batch: Batch, *, train: bool) -> Terms:
+        return self.lesson(model, batch, train=train).terms
+
+    def lesson(self, model: Sequence, batch: Batch, *, train: bool) -> Lesson:
         hidden = model(batch, train=train)
-        return {"lm": self.cross_entropy(model, hidden, batch, train=train)}
+        terms = {"lm": self.cross_entropy(model, hidden, batch, train=train)}
+        table, logits = model.token_head()
+
+        def project(states: Array) -> Array:
+            return logits(states, table)
+
+        soft = Soft(hidden, batch["weights"], logits=project)
+        return Lesson(terms, hidden, {"lm": soft})
+
+    def agreement(self, codec: Codec) -> dict[str, Any]:
+        return {}
 
     def cross_entropy(
         self,

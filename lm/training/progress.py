@@ -30,6 +30,7 @@ class Progress:
       row: the values of this step's row while its evaluations are still to come.
       base: names the frozen weights under an adapter (lm/adapted.py); None: there are
         none.
+      teacher: names the weights of the teacher (lm/distilled.py), likewise.
     """
 
     step: int
@@ -42,6 +43,7 @@ class Progress:
     faults: Faults = field(default_factory=Faults)
     row: Mapping[str, Any] | None = None
     base: Mapping[str, str] | None = None
+    teacher: Mapping[str, str] | None = None
 
     @staticmethod
     def begin(config: Config, data: Mapping[str, Any]) -> "Progress":
@@ -95,6 +97,7 @@ class Progress:
             **self.faults.asdict(),
             **({} if self.row is None else {"row": dict(self.row)}),
             **({} if self.base is None else {"base": dict(self.base)}),
+            **({} if self.teacher is None else {"teacher": dict(self.teacher)}),
         }
 
     def resume(self, host: Mapping[str, Any], state: State) -> "Progress":

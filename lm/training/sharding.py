@@ -285,6 +285,8 @@ def describe_memory(state: Any) -> str:
 
     trained, frozen = number(state.params), number(state.frozen)
     optimiser = f"optimiser {size(state.opt_state)}"
+    if state.teacher:
+        optimiser += f", teacher {size(state.teacher)}"
     if not frozen:
         head = f"{trained:,} parameters; per device: parameters {size(state.params)}"
         return f"{head}, {optimiser}"

@@ -19,6 +19,7 @@ from lm.training.optim import Optimizer, global_norm
 from lm.updates.base import Rows, Update
 
 Batch = dict[str, Array]
+DISTIL = "distil"  # where a student keeps what maps its states to its teacher's
 
 
 class State(NamedTuple):
@@ -34,6 +35,7 @@ class State(NamedTuple):
       average_from: the step after which that average begins (`optim.average_when`).
       frozen: the parameters under an adapter (lm/adapters). No update changes them, and
         no checkpoint holds them.
+      teacher: the parameters of a teacher (lm/distilled.py), of which the same holds.
     """
 
     step: Int[Array, ""]
@@ -44,6 +46,7 @@ class State(NamedTuple):
     averaged: PyTree = {}  # noqa: RUF012
     average_from: PyTree = {}  # noqa: RUF012
     frozen: PyTree = {}  # noqa: RUF012
+    teacher: PyTree = {}  # noqa: RUF012
 
     def weights(self, which: str = "averaged") -> PyTree:
         """Returns all parameters of the model.
@@ -52,14 +55,15 @@ class State(NamedTuple):
         update changes, and the frozen ones.
         """
         asked = which == "averaged" and self.averaged
-        return trees.merge(self.frozen, self.averaged if asked else self.params)
+        found = trees.merge(self.frozen, self.averaged if asked else self.params)
+        return trees.select(found, lambda path: not path.startswith(f"{DISTIL}/"))
 
     def saved(self) -> dict[str, PyTree]:
         """Returns what a checkpoint holds.
 
-        `State(**saved, frozen=...)` gives the state back.
+        `State(**saved, frozen=..., teacher=...)` gives the state back.
         """
-        parts = self._asdict() | {"frozen": {}}
+        parts = self._asdict() | {"frozen": {}, "teacher": {}}
         return {name: tree for name, tree in parts.items() if jax.tree.leaves(tree)}
 
 
@@ -131,6 +135,7 @@ class Training(NamedTuple):
       loss: (State, batch) -> the loss that the next update differentiates.
       gradients: (State, batch) -> its gradients.
       state: the state's shapes, types and shardings; None before it is laid out.
+      teacher: those of a teacher's parameters, which `start` does not make.
     """
 
     start: Callable[[PyTree], State]
@@ -138,6 +143,7 @@ class Training(NamedTuple):
     loss: Callable[[State, Batch], Float[Array, ""]]
     gradients: Callable[[State, Batch], PyTree]
     state: Any = None
+    teacher: PyTree = {}  # noqa: RUF012 (never changed)
 
 
 class PerShape:
@@ -217,9 +223,15 @@ def compile_training(
     shapes = jax.eval_shape(training.start, program.params)
     shardings = sharding.state_shardings(shapes, program.axes, program.mesh, rules)
     whole = NamedSharding(program.mesh, PartitionSpec())
+    start, theirs = jax.jit(training.start, out_shardings=shardings), training.teacher
+    places = jax.tree.map(lambda leaf: leaf.sharding, theirs)
+    shapes, shardings = (
+        shapes._replace(teacher=theirs),
+        shardings._replace(teacher=places),
+    )
     return training._replace(
         state=sharding.placed(shapes, shardings),
-        start=jax.jit(training.start, out_shardings=shardings),
+        start=start,
         update=jax.jit(
             training.update, out_shardings=(shardings, whole), donate_argnums=0
         ),
@@ -307,15 +319,31 @@ def apply(
       What the function returns, and the model's state after the rows: {} where they
       carry none.
     """
+    found, left = applied(model, params, rows, method, **keywords)
+    return found, left.get("carry", {})
+
+
+def applied(
+    model: Any,
+    params: PyTree,
+    rows: Rows,
+    method: Callable,
+    keep: tuple[str, ...] = (),
+    **keywords: Any,
+) -> tuple[Any, PyTree]:
+    """Does what `apply` does; returns the collections of variables too.
+
+    Args:
+      keep: collections beside the carried state.
+    """
     carry = {"carry": rows.carried} if rows.carried else {}
-    found, left = model.apply(
+    return model.apply(
         {"params": params} | carry,
         rows.batch,
         method=method,
-        mutable=list(carry),
+        mutable=[*carry, *keep],
         **keywords,
     )
-    return found, left.get("carry", {})
 
 
 def share_of(length: int) -> Callable[[Batch], Array]:
@@ -340,6 +368,7 @@ def make_training(
     pace: Callable[[Batch], Array] | None = None,
     halt: bool = True,
     trains: Callable[[str], bool] = lambda path: True,
+    teaching: Any = None,
 ) -> Training:
     """Binds a model, an objective and an optimiser into the update of a state.
 
@@ -356,6 +385,7 @@ def make_training(
         each row of the batch; 0: it carries none.
       pace: the factor of the learning rate for a batch; None is 1.
       trains: as in `Program`; the optimiser is for these parameters alone.
+      teaching: a teacher (lm/training/teaching.py), whose projections train too.
 
     Raises:
       ConfigError: a pace for an optimiser whose updates it cannot scale.
@@ -368,6 +398,8 @@ def make_training(
     def start(params: PyTree) -> State:
         frozen = trees.select(params, lambda path: not trains(path))
         params = trees.select(params, trains)
+        if teaching is not None:
+            params = params | teaching.start(jax.random.key(seed))
         return State(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -379,30 +411,42 @@ def make_training(
         )
 
     def loss(
-        frozen: PyTree, params: PyTree, rows: Rows, totals: dict, key: Array
+        still: tuple, params: PyTree, rows: Rows, totals: dict, key: Array
     ) -> tuple:
-        terms, carried = apply(
-            model,
-            trees.merge(frozen, params),
-            rows,
-            lambda m, b: objective.loss(m, b, train=True),
-            rngs={"dropout": key, "sample": jax.random.fold_in(key, 1)},
-        )
+        frozen, teacher = still
+        params = trees.merge(frozen, params)
+        rngs = {"dropout": key, "sample": jax.random.fold_in(key, 1)}
+        if teaching is None:
+            terms, carried = apply(
+                model,
+                params,
+                rows,
+                lambda m, b: objective.loss(m, b, train=True),
+                rngs=rngs,
+            )
+        else:
+            terms, carried = teaching.terms(params, teacher, rows, rngs)
         means = {
             name: total / jnp.maximum(totals[name], 1.0)
             for name, (total, _) in terms.items()
         }
-        return sum(means.values()), (means, carried)
+        value = sum(means.values()) if teaching is None else teaching.total(means)
+        return value, (means, carried)
 
     def shared(state: State, batch: Batch) -> tuple[Rows, dict, Array]:
         """Returns the rows, the counts and the key, equal for all micro-batches."""
         # rbg bits cost a fraction of threefry's; the step alone makes them its own.
         key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), state.step)
-        return Rows(batch, state.carried), objective.counts(batch), key
+        totals = objective.counts(batch)
+        totals = totals if teaching is None else teaching.counts(batch, totals)
+        return Rows(batch, state.carried), totals, key
+
+    def still(state: State) -> tuple[PyTree, PyTree]:
+        return state.frozen, state.teacher
 
     def differentiate(state: State, batch: Batch) -> tuple:
         rows, totals, key = shared(state, batch)
-        of_trained = functools.partial(loss, state.frozen)
+        of_trained = functools.partial(loss, still(state))
         value, (means, carried), grads = gradient(
             of_trained, state.params, rows, totals, key, grad_accum
         )
@@ -441,12 +485,13 @@ def make_training(
             "optim/update_norm": global_norm(updates),
         }
         parts = params, opt_state, carried, averaged, state.average_from
-        new = State(state.step + 1, *parts, frozen=state.frozen)
+        new = State(state.step + 1, *parts, *still(state))
         return new, measurements
 
     return Training(
         start,
         update,
-        lambda state, batch: loss(state.frozen, state.params, *shared(state, batch))[0],
+        lambda state, batch: loss(still(state), state.params, *shared(state, batch))[0],
         lambda state, batch: differentiate(state, batch)[-1],
+        teacher={} if teaching is None else teaching.params,
     )

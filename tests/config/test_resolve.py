@@ -65,6 +65,7 @@ def test_every_default_is_filled(file):
             "model",
             "adapter",
             "objective",
+            "teacher",
             "tokenizer",
             "optim",
             "update",

@@ -68,6 +68,7 @@ class Layer(nn.Module):
         else:
             x = self.mlp_norm(x + self.drop(self.mlp(x), train=train))
         x = constrain(x, self.shape.compute.rules, "batch", "length", None)
+        self.sow("intermediates", "states", x)
         return x, None if cache is None else cached
 
 
@@ -87,7 +88,7 @@ class Stack(nn.Module):
         shape, compute = self.shape, self.shape.compute
         self.layers = nn.scan(
             rematerialised(Layer, compute, static=(4,)),
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=self.num_layers,
