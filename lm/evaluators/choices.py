@@ -62,11 +62,12 @@ class Evaluator(tasks.TaskEvaluator):
         gold_perplexity          by tokens, of the right choices, with _low and _high
                                  of the bootstrap interval over items
 
-    An item has the fields that `template` names, a list of choices and the right one,
-    its number from 0 or its text. A cloze has the single choice as its list. Where the
-    blank is within a sentence, `template` names {choice} too, as in "{before} {choice}"
-    with choice=" {after}": then what is scored is the rest after each choice (Trinh and
-    Le 2018).
+    Of a context that is too long for the model, the left end is cut. An item has the
+    fields that `template` names, a list of choices and the right one, its number from 0
+    or its text. A cloze has the single choice as its list. Where the blank is within a
+    sentence, `template` names {choice} too, as in "{before} {choice}" with
+    choice=" {after}": then what is scored is the rest after each choice (Trinh and Le
+    2018).
 
     Attributes:
       choice: how a choice stands after the context; {choice} stands for it, and fields
@@ -108,7 +109,10 @@ class Evaluator(tasks.TaskEvaluator):
             pairs = zip(item.choices, item.contexts)
             asked += [Text(choice, shown + each, item.where) for choice, each in pairs]
             free += [Text(choice, where=item.where) for choice in item.choices]
-        scores = iter(model.score(asked, Settings()))
+        scored = model.score(asked, Settings())
+        if cut := sum(score.cut > 0 for score in scored):
+            out.note(f"{out.samples.stem}: contexts too long, cut at their left: {cut}")
+        scores = iter(scored)
         alone = iter(model.score(free, Settings()))
         right = dict.fromkeys([*(f"accuracy_{way}" for way in WAYS), "gold_greedy"], 0)
         nats, rows = [], []

@@ -79,7 +79,7 @@ class Evaluation:
                 for each, prompt in zip(ids, prompts)
             ]
             if cut := sum(len(new) < len(old) for new, old in zip(fitted, ids)):
-                self.note(f"{self.name}: {cut} prompts are too long and were cut")
+                self.note(f"{self.name}: prompts too long, cut: {cut}")
             return writer.answer_all(fitted, report)
 
         def score(texts: Sequence[Text], settings: Settings) -> list[Score]:

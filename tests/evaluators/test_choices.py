@@ -152,11 +152,14 @@ def test_figures_of_scores_that_are_known(tmp_path):
 
     def score(texts, settings):
         first = [text.text == "yes" for text in texts]
-        return [score_of(-1.0 if yes else -2.0, 1, best=yes) for yes in first]
+        made = [score_of(-1.0 if yes else -2.0, 1, best=yes) for yes in first]
+        return [made[0]._replace(cut=9), *made[1:]]
 
     functions = mock.Mock(spec=base.Functions, score=score)
-    out = base.Outputs(tmp_path / "samples" / "x-0.txt", print)
+    notes: list[str] = []
+    out = base.Outputs(tmp_path / "samples" / "x-0.txt", notes.append)
     found = dict(evaluator.run(None, functions, out))
+    assert notes == ["x-0: contexts too long, cut at their left: 1"]
     assert {*found} == {*evaluator.yields(None)}
     assert found["accuracy_sum"] == found["gold_greedy"] == 3 / 5
     assert found["accuracy_sum_stderr"] == pytest.approx((0.6 * 0.4 / 4) ** 0.5)

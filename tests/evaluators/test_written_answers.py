@@ -119,4 +119,4 @@ def test_a_run_that_has_learnt_the_answers_gives_them(tmp_path, capsys):
         flags = ["--config.evals.x.template=so so so {name} is so so {name} is"]
         flags += ["--config.evals.x.max_tokens=30"]
         assert evaluate.main([f"--workdir={tmp_path / 'run'}", *flags]) == 0
-    assert "x: 3 prompts are too long and were cut" in capsys.readouterr().err
+    assert "x: prompts too long, cut: 3" in capsys.readouterr().err
