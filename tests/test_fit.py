@@ -67,6 +67,7 @@ def test_perplexity_is_that_of_a_written_out_loop(trigrams):
     (row,) = tiny.rows(trigrams)
     assert row["heldout/loss"] == pytest.approx(np.mean(nats), rel=1e-5)
     assert row["heldout/perplexity"] == pytest.approx(math.exp(np.mean(nats)), rel=1e-5)
+    assert row["heldout/loss_low"] < row["heldout/loss"] < row["heldout/loss_high"]
     assert row["train/tokens"] == sum(len(text) - 1 for text in train)
     assert row["train/ngrams"] == len(counts)
 

@@ -178,7 +178,7 @@ class Evaluator(base.Evaluator):
             parts[name] = in_order(examples, np.concatenate(batches))
             if not np.allclose(parts[name].sum(0), totals[name], rtol=1e-3, atol=1e-3):
                 if np.isfinite(totals[name]).all() and not examples.memo.get(name):
-                    out.note(f"{name} has no interval: it is no sum over rows")
+                    out.note(f"{name} has no interval: the rows do not add up to it")
                     examples.memo[name] = True
                 parts[name][:] = math.nan
             elif not np.isfinite(totals[name]).all():

@@ -87,7 +87,8 @@ def weighted(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Returns the sum of weighted values, without those of weight 0, and of weights."""
     weights = weights.astype(jnp.float32)
-    return jnp.where(weights == 0, 0.0, values * weights).sum(), weights.sum()
+    # Masked before the product, whose derivative by a weight is the value: perhaps inf.
+    return (jnp.where(weights == 0, 0.0, values) * weights).sum(), weights.sum()
 
 
 def correct(

@@ -139,7 +139,7 @@ def test_what_is_no_sum_over_rows_has_no_interval():
     assert (found["mlm_loss_low"], found["mlm_loss_high"]) == (2.0, 2.0)
     for name in ("mlm_largest", "mlm_x"):
         assert math.isnan(found[f"{name}_low"]) and math.isnan(found[f"{name}_high"])
-    assert notes == ["mlm_largest has no interval: it is no sum over rows"]
+    assert notes == ["mlm_largest has no interval: the rows do not add up to it"]
 
 
 def test_the_unigram_baseline_by_hand():

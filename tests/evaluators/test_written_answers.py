@@ -93,12 +93,12 @@ def test_refused_fields(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_has_learnt_the_answers_gives_them(tmp_path, capsys):
+def test_a_run_gives_the_answer_that_it_has_learnt(tmp_path, capsys):
     """By bytes; the answer ends at the stop text though the text goes on."""
-    facts = {"a": "red", "b": "blue", "c": "green"}
+    facts = {"a": "red", "b": "red", "c": "blue"}
     rows = [{"name": name, "answers": colour} for name, colour in facts.items()]
     file = write(tmp_path / "a.jsonl", rows)
-    lines = [{"text": f"{name} is {colour}; so"} for name, colour in facts.items()]
+    lines = [{"text": f"{name} is red; so"} for name in facts]
     data = {"sources": [{"name": "memory", "items": lines * 4}], "pack": False}
     task = {"evaluator": "answers", "file": file, "template": "{name} is"}
     task |= {"stop": (";",), "max_tokens": 9, "every": 60, "batch_size": 2}
@@ -113,8 +113,8 @@ def test_a_run_that_has_learnt_the_answers_gives_them(tmp_path, capsys):
     found = tiny.rows(tmp_path / "run")[-1]
     samples = (tmp_path / "run/samples/x-60.jsonl").read_text().splitlines()
     generated = [json.loads(row)["generated"] for row in samples]
-    assert generated == [f" {colour}" for colour in facts.values()]
-    assert found["x/exact_match"] == 1.0
+    assert generated == [" red"] * 3
+    assert found["x/exact_match"] == 2 / 3
     with tiny.some_devices(config):
         flags = ["--config.evals.x.template=so so so {name} is so so {name} is"]
         flags += ["--config.evals.x.max_tokens=30"]

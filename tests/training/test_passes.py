@@ -20,6 +20,7 @@ def shares(metrics, batch):
 
 def test_shares_are_the_metrics_of_each_row():
     values = jnp.asarray(RNG.normal(size=(3, 4)), jnp.float32)
+    values = values.at[2].set(-jnp.inf)  # of a row without weight
     batch = {"x": values, "weights": WEIGHTS, "other_weights": WEIGHTS[:, 0]}
 
     def metrics(rows):
