@@ -168,11 +168,11 @@ def grid(text: str) -> Axis:
     """
     path, equals, rest = text.partition("=")
     if not equals or not PATH.fullmatch(path):
-        raise ConfigError("--grid", repr(text), "FIELD=VALUE,VALUE,...")
+        raise ConfigError("--grid", repr(text), "FIELD=VALUE[,VALUE]")
     values = _split(rest)
     if "" in values:
         found = f"{text!r}, an empty value" if rest else f"{text!r}, no value"
-        raise ConfigError("--grid", found, "FIELD=VALUE,VALUE,...")
+        raise ConfigError("--grid", found, "FIELD=VALUE[,VALUE]")
     return path, _unlike([Text(value) for value in values], f"--grid={path}")
 
 
@@ -317,10 +317,13 @@ def group_of(setting: Setting) -> Setting:
 
 def flags_of(setting: Setting) -> list[str]:
     """Returns the flags of `lm.main` that set the fields of a setting."""
-    return [
-        f"--config.{path}={value if isinstance(value, Text) else repr(value)}"
-        for path, value in setting.items()
-    ]
+
+    def text(value: Any) -> str:
+        # A text such as "none" or "1" would be read as something else.
+        bare = isinstance(value, str) and schema.literal(value) == value
+        return value if bare or isinstance(value, Text) else repr(value)
+
+    return [f"--config.{path}={text(value)}" for path, value in setting.items()]
 
 
 def values_of(setting: Setting) -> Setting:

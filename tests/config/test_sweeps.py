@@ -2,7 +2,8 @@
 
 import pytest
 
-from lm.config import sweeps
+from lm.config import schema, sweeps
+from lm.config.overrides import set_fields
 from lm.config.schema import Text
 from lm.errors import ConfigError
 
@@ -165,12 +166,17 @@ def test_names_of_folders_are_safe_and_differ():
 
 
 def test_a_setting_becomes_flags_that_read_back_the_same():
-    setting = {"a.b": "none", "c": None, "d": [1, "x"], "e": Text("1e-4")}
-    assert sweeps.flags_of(setting) == [
+    setting = {"a.b": "none", "c": None, "d": [1, "x"], "e": Text("1e-4"), "f": "1/3"}
+    flags = sweeps.flags_of(setting)
+    assert flags == [
         *("--config.a.b='none'", "--config.c=None", "--config.d=[1, 'x']"),
-        "--config.e=1e-4",
+        *("--config.e=1e-4", "--config.f=1/3"),
     ]
+    tree = {}
+    set_fields(tree, flags)
+    assert schema.literal(tree["a"]["b"]) == "none" and tree["f"] == "1/3"
     assert sweeps.values_of(setting | {"t": (1, 2)}) == {
-        **{"a.b": "none", "c": None, "d": [1, "x"], "e": 1e-4, "t": [1, 2]}
+        **{"a.b": "none", "c": None, "d": [1, "x"], "e": 1e-4, "f": "1/3"},
+        "t": [1, 2],
     }
     assert sweeps.group_of({"seed": 1, "a": 2, "data.fold": "1/2"}) == {"a": 2}
