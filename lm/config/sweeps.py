@@ -8,8 +8,9 @@ each setting, with fields by dotted path, or by keyword where there is no dot:
             for seed in range(5):
                 add({"optim.lr": lr}, seed=seed)
 
-It may take the argument of the config as well, `sweep(add, arg)`. Flags multiply its
-settings, or the config as it is, by a product of axes: seeds, folds, and any field.
+It may take the argument of the config as well, `sweep(add, arg)`, and draw values from
+a generator with a seed, such as `random.Random(0)`. Flags multiply its settings, or the
+config as it is, by a product of axes: seeds, folds, and any field.
 """
 
 import ast
@@ -42,7 +43,8 @@ def read(file_arg: str) -> list[Setting]:
     """Runs `sweep` of `FILE[:ARG]`; returns its settings, [] where it has none.
 
     Raises:
-      ConfigError: it fails, adds nothing, or adds something that is no setting.
+      ConfigError: it fails, adds nothing, adds something that is no setting, or draws
+        other settings each time.
     """
     name, _, arg = file_arg.partition(":")
     where = f"sweep of {name}"
@@ -69,7 +71,11 @@ def read(file_arg: str) -> list[Setting]:
         _refuse_twins(found, where)
         return found
 
-    return run_file(file_arg, ask)
+    found = run_file(file_arg, ask)
+    if found != run_file(file_arg, ask):
+        expected = "the same each time, as drawn from random.Random(0)"
+        raise ConfigError(where, "other settings at the second call", expected)
+    return found
 
 
 def _checked(values: Any, more: Mapping[str, Any], where: str) -> Setting:

@@ -20,8 +20,12 @@ def config_file(tmp_path):
 
 def test_a_function_adds_settings_and_may_take_the_argument(config_file):
     file = config_file("""
-import numpy
+import numpy, random
+drawn = random.Random(0)
 def sweep(add, arg):
+    if arg == "drawn":
+        add({"optim.lr": drawn.random()})
+        return
     for lr in numpy.logspace(-4, -3, 2):
         add({"optim.lr": lr, "seed": 3}, steps=arg)
     add()
@@ -37,6 +41,7 @@ def sweep(add, arg):
     ]
     assert type(found[0]["optim.lr"]) is float
     assert len(sweeps.read(file)) == 3
+    assert sweeps.read(f"{file}:drawn")[0]["optim.lr"] > 0
     assert sweeps.read(config_file("")) == []
 
 
@@ -45,6 +50,10 @@ def sweep(add, arg):
     [
         ("sweep = 3", "found 3, expected a function"),
         ("def sweep(add): pass", "found no setting"),
+        (
+            "import random\ndef sweep(add): add({'optim.lr': random.random()})",
+            r"other settings at the second call, .* random.Random\(0\)",
+        ),
         ("def sweep(add): yield 1", "a function that yields"),
         ("def sweep(add): add(3)", r"found add\(3\), expected fields by path"),
         ("def sweep(add): add({3: 1})", "the field 3"),
