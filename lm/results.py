@@ -132,6 +132,7 @@ class Choice(NamedTuple):
       select: the metric by which a setting is chosen; None chooses none.
       mode: "min" or "max", whether a smaller or a larger value of it is better.
       evaluation: the first one of the config.
+      best: the metric that checkpoint.best follows.
     """
 
     metrics: tuple[str, ...]
@@ -139,6 +140,7 @@ class Choice(NamedTuple):
     select: str | None
     mode: str
     evaluation: str | None
+    best: str | None = None
 
 
 class Group(NamedTuple):
@@ -366,10 +368,10 @@ def _remarks(
                 line += ", no difference shown," if held.interval.holds(0.0) else ""
             line += f" over {count} pair{'s' * (count != 1)}"
         yield line
-    if choice.select is not None and is_test(choice.select):
+    if choice.at == "best" and is_test(choice.best or ""):
         yield (
-            f"warning: {choice.select} is of a test set, and something was chosen by "
-            "it: its figures are too good to be reported"
+            f"warning: checkpoint.best follows {choice.best}, of a test set, whose "
+            "figures at the best step are too good to be reported"
         )
     folded = any(sweeps.FOLD in run.setting for run in results)
     if folded:
@@ -468,6 +470,5 @@ def to_json(folder: Path, results: Sequence[Result], choice: Choice) -> str:
             "mode": choice.mode,
             "next": first.next,
             "difference": difference,
-            "on_test": is_test(choice.select or ""),
         }
     return json.dumps(made, indent=1, allow_nan=False) + "\n"

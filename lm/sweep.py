@@ -46,6 +46,7 @@ EVERY = 60.0  # seconds between two looks at what runs
 AGAIN = 10.0  # seconds until a run that another process is at work on is tried again
 STOPPED = (process.PREEMPTED, process.INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)
 MOST_JOBS = 256
+MANY = 200  # settings, whose check takes more than ten seconds
 
 
 class Planned(NamedTuple):
@@ -217,6 +218,8 @@ def check(
     """
     storage.check_directory(folder)
     tree = files.read_file(flags.config)
+    if len(settings) > MANY:
+        print(f"checking {len(settings):,} settings", file=sys.stderr, flush=True)
     plans: list[Planned] = []
     seen: dict[str, str] = {}
     for setting in settings:
@@ -313,7 +316,8 @@ def choose(flags: Namespace, config: Config) -> Choice:
     if flags.at == "best" and best is None:
         expected = "last, since the config has no checkpoint.best"
         raise ConfigError("--at", "'best'", expected)
-    select = None if flags.select == "none" else flags.select or best
+    dev = None if best is None or kept.is_test(best) else best
+    select = None if flags.select == "none" else flags.select or dev
     metrics = tuple(filter(None, (flags.metrics or select or best or "").split(",")))
     if flags.select and select and kept.is_test(select):
         raise ConfigError(
@@ -331,6 +335,7 @@ def choose(flags: Namespace, config: Config) -> Choice:
         select,
         flags.mode or mode,
         next(iter(config.evals), None),
+        best,
     )
 
 

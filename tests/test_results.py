@@ -65,11 +65,13 @@ def test_the_table_has_the_figures_of_a_calculation_by_hand(tmp_path):
 
 
 def test_what_misleads_is_said(tmp_path):
-    test = Choice(("test/accuracy",), "last", "test/accuracy", "max", "test")
+    test = ACCURACY._replace(metrics=("test/accuracy",), best="test/accuracy")
     swept = [one(0.5, seed=0), one(math.nan, seed=1)]
     said = " ".join(results.to_text(tmp_path, swept, test).split())
-    assert "warning: test/accuracy is of a test set" in said
+    assert "warning: checkpoint.best follows test/accuracy, of a test set" in said
     assert "without a finite test/accuracy: optim.lr=0.0001,seed=0;" in said
+    said = results.to_text(tmp_path, swept, test._replace(at="last"))
+    assert "warning" not in said
     said = " ".join(results.to_text(tmp_path, swept, ACCURACY).split())
     assert "without a finite dev/accuracy: optim.lr=0.0001,seed=1" in said
     assert "dev/accuracy 0.5000 - - 0.5000 1 0" in said  # a setting: rows of metrics

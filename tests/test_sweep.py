@@ -122,6 +122,23 @@ def test_the_sweeps_of_the_configs_can_run(ask, tmp_path, name):
     assert full >= len(out.splitlines())
 
 
+def test_nothing_is_chosen_by_a_test_set(tmp_path):
+    def choose(*flags, best="dev/x"):
+        argv = [f"--config={CONFIG}", *flags]
+        config = {"checkpoint": {"best": best, "best_mode": "max"}, "evals": {"e": {}}}
+        return sweep.choose(sweep.parse(argv)[0], configs.from_json(json.dumps(config)))
+
+    assert choose() == (("dev/x",), "best", "dev/x", "max", "e", "dev/x")
+    assert choose(best="test/x") == (
+        *(("test/x",), "best", None, "max"),
+        *("e", "test/x"),
+    )
+    assert choose("--metrics=test/x", "--at=last")[:3] == (("test/x",), "last", "dev/x")
+    assert choose("--select=e/y", "--mode=min")[:4] == (("e/y",), "best", "e/y", "min")
+    assert choose("--select=none")[:3] == (("dev/x",), "best", None)
+    assert choose(best=None) == ((), "last", None, "max", "e", None)
+
+
 # ── With other commands in place of lm.main ─────────────────────────────────────────
 
 # A run that writes its metrics, and ends with the codes of its file in turn.
