@@ -237,8 +237,9 @@ def check(
         if flags.allow_code:
             command.append(f"--allow-code={flags.allow_code}")
         plans.append(Planned(setting, name, workdir, given, command, config))
-    for line in check_folds(plans):
-        say(line)
+    for plan in [plan for plan in plans if plan.config.data.fold][:1]:
+        for line in sweeps.check_folds(plan.name, plan.config):
+            print(line, file=sys.stderr, flush=True)
 
     from lm import run as runs  # It imports jax, but does not start it.
     from lm.workdir import adopt
@@ -278,32 +279,6 @@ def naming(name: str) -> Iterator[None]:
     except Refusal as error:
         where = f"setting {name}: {error.where}"
         raise type(error)(where, error.found, error.expected, error.fix) from error
-
-
-def check_folds(plans: Sequence[Planned]) -> list[str]:
-    """Checks that folds are held out for an evaluation; returns notes for the user.
-
-    Raises:
-      ConfigError: no evaluation has the sources that are trained on.
-    """
-    for plan in plans:
-        data, evals = plan.config.data, plan.config.evals
-        if not data.fold:
-            continue
-        if not any(each.data.sources == data.sources for each in evals.values()):
-            raise ConfigError(
-                f"setting {plan.name}: evals",
-                "none of the records that data.sources has",
-                "an evaluation with these sources, which gets the fold held out",
-                "set evals.<name>.data.sources to the value of data.sources.",
-            )
-        return [
-            f"note: evals.{name} reads the fold alone of its own sources; "
-            f"--config.evals.{name}.data.fold= for all of them"
-            for name, each in evals.items()
-            if each.data.fold and each.data.sources != data.sources
-        ]
-    return []
 
 
 def choose(flags: Namespace, config: Config) -> Choice:
@@ -413,7 +388,8 @@ def run_all(sweep: Sweep, known: dict[str, Result]) -> tuple[dict[str, Result], 
                 children.start(folder, command, sweep.folder / folder / OUTPUT)
             for ended in children.ended():
                 plan, result = sweep.plans[ended.key], results[ended.key]
-                result = put(ended.key, **conclude(plan, result, ended))
+                stopping = children.signal is not None
+                result = put(ended.key, **conclude(plan, result, ended, stopping))
                 if result.status == "waiting":
                     if ended.key not in after:
                         say(f"{result.name}: {result.error} It is tried again.")
@@ -439,8 +415,14 @@ def run_all(sweep: Sweep, known: dict[str, Result]) -> tuple[dict[str, Result], 
     return results, process.PREEMPTED if "stopped" in statuses else 0
 
 
-def conclude(plan: Planned, result: Result, ended: Ended) -> dict[str, Any]:
-    """Returns the fields of a result that change with the end of its process."""
+def conclude(
+    plan: Planned, result: Result, ended: Ended, stopping: bool
+) -> dict[str, Any]:
+    """Returns the fields of a result that change with the end of its process.
+
+    Args:
+      stopping: whether a signal ends the sweep, which may have killed the process.
+    """
     found: dict[str, Any] = {
         "code": ended.code,
         "error": None,
@@ -450,7 +432,7 @@ def conclude(plan: Planned, result: Result, ended: Ended) -> dict[str, Any]:
         policy = plan.config.checkpoint
         found |= kept.measure(plan.workdir, policy.best, policy.best_mode)
         return found | {"status": "done"}
-    if ended.code in STOPPED:
+    if ended.code in STOPPED or (stopping and ended.code < 0):
         return found | {"status": "stopped"}
     status = "waiting" if ended.code == WorkdirError.exit_code else "failed"
     return found | {"status": status, "error": shorten(ended.said, 500)}

@@ -15,6 +15,7 @@ import pytest
 
 from lm import results, sweep
 from lm.config import resolve as configs
+from lm.host import lock
 from tests import tiny, xla
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,6 +83,10 @@ def test_a_folder_of_something_else_is_refused(ask, tmp_path):
     assert (
         code == 4 and f"a sweep of configs/other.py, expected one of {CONFIG}" in error
     )
+    results.write(tmp_path / "sweep.jsonl", [])
+    with lock.of_workdir(tmp_path, print):
+        code, _, error = ask(f"--workdir={tmp_path}")
+    assert code == 7 and f"process {os.getpid()}@" in error
     (tmp_path / "sweep.jsonl").write_text("[]\n")
     code, _, error = ask(f"--workdir={tmp_path}")
     assert code == 3 and "sweep.jsonl:1" in error

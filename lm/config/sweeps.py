@@ -274,6 +274,32 @@ def check_overrides(settings: Iterable[Setting], given: list[str]) -> None:
             )
 
 
+def check_folds(name: str, config: Mapping[str, Any]) -> list[str]:
+    """Checks that a fold is held out for an evaluation; returns notes for the user.
+
+    Args:
+      name: of the setting.
+      config: complete, with a fold.
+
+    Raises:
+      ConfigError: no evaluation has the sources that are trained on.
+    """
+    sources, evals = config["data"]["sources"], config["evals"]
+    if not any(each["data"]["sources"] == sources for each in evals.values()):
+        raise ConfigError(
+            f"setting {name}: evals",
+            "none of the records that data.sources has",
+            "an evaluation with these sources, which gets the fold held out",
+            "set evals.<name>.data.sources to the value of data.sources.",
+        )
+    return [
+        f"note: evals.{key} reads the fold alone of its own sources; "
+        f"--config.evals.{key}.data.fold= for all of them"
+        for key, each in evals.items()
+        if each["data"]["fold"] and each["data"]["sources"] != sources
+    ]
+
+
 # ── Names ───────────────────────────────────────────────────────────────────────────
 
 

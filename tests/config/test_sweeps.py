@@ -150,6 +150,17 @@ def test_a_field_is_set_in_one_place():
         assert error.value.where == f"--config.{path}"
 
 
+def test_a_fold_is_held_out_for_an_evaluation():
+    mine, theirs = {"sources": [1], "fold": "1/2"}, {"sources": [2], "fold": "1/2"}
+    config = {"data": mine, "evals": {"dev": {"data": mine}, "far": {"data": theirs}}}
+    [note] = sweeps.check_folds("x", config)
+    assert note.startswith("note: evals.far reads the fold alone")
+    theirs["fold"] = ""
+    assert sweeps.check_folds("x", config) == []
+    with pytest.raises(ConfigError, match="setting x: evals: found none of the rec"):
+        sweeps.check_folds("x", config | {"evals": {"far": {"data": theirs}}})
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
