@@ -50,11 +50,11 @@ def begin(
         with an adapter.
     """
     check_source(config)
-    adds = match.open_adapter(config).adds
+    adapter = match.open_adapter(config)
     init = configs.build(checkpoint.Init, config.init)
-    own = select(params, lambda path: not adds(path))
+    own = select(params, lambda path: not adapter.adds(path))
     own = transfer.from_source(init, own, note)
-    return merge(own, select(params, adds))
+    return merge(own, adapter.begin(own, select(params, adapter.adds)))
 
 
 def check_source(config: Config) -> None:
@@ -93,6 +93,9 @@ def open_base(config: Config, program: Program) -> Any:
     if not wanted:
         return {}
     init = configs.build(checkpoint.Init, config.init)
+    place = match.open_adapter(config).place
+    if init.source is not None and place:
+        return {place: transfer.load_params(init, wanted[place])[0]}
     if init.source is not None:
         return transfer.load_params(init, wanted)[0]
     return program.frozen(program.init(jax.random.key(config.seed)))

@@ -25,10 +25,13 @@ class Adapter(abc.ABC):
     come from `config.init` whenever the run is opened.
 
     Attributes:
-      freezes: whether a run has a base.
+      freezes: whether a run has a base. The wrapped model then has `reference`, an
+        `apply` by the weights of the base alone.
+      place: the path under which the parameters of the base lie; "" is their own.
     """
 
     freezes: ClassVar[bool] = True
+    place: ClassVar[str] = ""
 
     @abc.abstractmethod
     def wrap(self, model: Model, fresh: Iterable[str]) -> Model:
@@ -53,6 +56,15 @@ class Adapter(abc.ABC):
         """
         whole = path.startswith(HEADS) or any(re.fullmatch(f, path) for f in fresh)
         return whole or self.adds(path)
+
+    def begin(self, own: Any, added: Any) -> Any:
+        """Returns the parameters that it adds to a new run.
+
+        Args:
+          own: the model's, with the weights of `config.init`.
+          added: those that the model's `init` gives.
+        """
+        return added
 
     def merge(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns parameters of the model alone that compute the same.

@@ -141,6 +141,10 @@ class Adapted:
         with nn.intercept_methods(self._add):
             return self.model.apply(variables, *arguments, **keywords)
 
+    def reference(self, variables: Any, *arguments: Any, **keywords: Any) -> Any:
+        """Applies the model without the low-rank terms."""
+        return self.model.apply(variables, *arguments, **keywords)
+
     def init(self, rngs: Mapping[str, jax.Array], **keywords: Any) -> dict[str, Any]:
         """Returns the model's variables, with an A and a B beside each kernel chosen.
 

@@ -183,6 +183,10 @@ def _general(config: Config, model: Any, objective: Any) -> Iterator[Rule]:
         expected = "plain: an adapter has no tables whose rows could change"
         holds = not (update.in_place and open_adapter(config).freezes)
         yield Rule(holds, "update.name", repr(section["name"]), expected)
+    holds = open_adapter(config).freezes or "reference" not in objective.can
+    expected = f"reference, or lora: objective {name} compares with frozen weights"
+    found = repr(config.get("adapter", {}).get("name", "none"))
+    yield Rule(holds, "adapter.name", found, expected)
     sections = {"data": config.data}
     sections |= {f"evals.{key}.data": e.data for key, e in config.evals.items()}
     for where, data in sections.items():

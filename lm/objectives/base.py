@@ -108,6 +108,8 @@ class Objective(abc.ABC):
         "prompt"      `prompt` and `sees_prompt`
         "dialogue"    `form`: how the turns of a dialogue are written; `prompt` takes a
                       user's turn
+        "reference"   `refer`: what a frozen model says of a batch, by which the loss
+                      compares it with the model that is trained
         "references"  `references` and `prompt_of`; an unpacked row holds one record
         "score"       `score_fields`, `score_rows`, `score` and `measure`
         "answers"     `unlabelled`, `says` and `answers`: predictions for records that
@@ -324,6 +326,14 @@ class Objective(abc.ABC):
     def form(self, codec: Codec) -> Form:
         """Returns how dialogues are written ("dialogue")."""
         raise self._lacks("dialogue")
+
+    def refer(self, model: Any, batch: Batch) -> dict[str, Array]:
+        """Returns arrays that are added to a batch, rows on axis 0 ("reference").
+
+        Args:
+          model: with the weights of the base of the adapter.
+        """
+        raise self._lacks("reference")
 
     @property
     def sees_prompt(self) -> bool:

@@ -147,8 +147,8 @@ def judged(
 ) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
     """Returns the loss of each target in nats, and whether its logit is the largest.
 
-    Logits are computed by chunks of positions where they are many. It is meant for
-    evaluation: all logits would be kept for a backward pass.
+    Logits are computed by chunks of positions where they are many, and in a backward
+    pass once more.
     """
 
     def judge(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -164,7 +164,7 @@ def judged(
     parts = in_chunks(hidden, chunk), in_chunks(targets, chunk)
     nats, right = (
         jnp.moveaxis(part, 0, 1).reshape(rows, -1)[:, :length]
-        for part in jax.lax.map(judge, parts)
+        for part in jax.lax.map(jax.checkpoint(judge), parts)
     )
     return nats, right
 
