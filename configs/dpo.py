@@ -10,7 +10,7 @@ Data:     train.jsonl and dev.jsonl in a folder, on each line {"prompt": "...",
 Command:  python -m lm.main --config=configs/dpo.py:dir=data/preferences,run=runs/chat
           Two answers of Schema-Guided Dialogue, the system's and that to another turn:
           python -m experiments.dialogue.convert FOLDER data/sgd
-          python -m lm.main --config=configs/dpo.py:dir=data/sgd/pairs,turns,run=runs/chat
+          python -m lm.main --config=configs/dpo.py:turns,dir=data/sgd/pairs,run=RUN
 Arguments, joined by commas: quick (a few steps; without dir=, on answers of its own),
           dir=FOLDER, run=WORKDIR (what it starts from, and the reference),
           preset=llama_tiny (its shape; hf: that of init.source), turns, lora.

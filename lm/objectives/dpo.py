@@ -32,9 +32,9 @@ BOUNDS = {"beta": "(0, 100]", "label_smoothing": "[0, 0.5)", "sft": "[0, 1000]"}
 class Objective(Conversing):
     """Options of `dpo`; a row has the prompt twice, once with each answer.
 
-    Together they have at most `seq_len` input tokens. The reference is `init.source`, or without one what the seed gives: a frozen copy of
-    the weights (adapter.name="reference"), or the base of `lora`. Neither model reads
-    one answer beside the other.
+    Together they have at most `seq_len` input tokens. The reference is `init.source`,
+    or without one what the seed gives: a frozen copy of the weights
+    (adapter.name="reference"), or the base of `lora`.
 
     Attributes:
       prompt_column: the column of the source with the user's turn; None: the dialogue
