@@ -126,7 +126,8 @@ class Dialogues:
             elif self.too_long == "window":
                 fit = [pair for pair in divided if self._fits(pair[1])]
                 if len(fit) < (1 if self.last else len(divided)):
-                    raise self._long(record, divided[-1][1])
+                    unfit = [each for _, each in divided if not self._fits(each)]
+                    raise self._long(record, unfit[-1])
                 for part, dialogue in fit[:1] if self.last else fit:
                     yield self._piece(part, dialogue, number)
 
@@ -174,15 +175,15 @@ class Dialogues:
         return [Conversation(part, of.where) for part in parts]
 
     def _long(self, record: Record, dialogue: Dialogue) -> DataError:
+        others = ["cut"] * (not self.last) + ["window"] * (self.too_long == "error")
+        others.append("skip")
         return DataError(
             record.where,
             f"a dialogue of {len(dialogue.ids)} tokens"
             if self.too_long == "error"
             else f"a question and its answer of {len(dialogue.ids)} tokens",
             f"at most {self.length + 1}",
-            "raise seq_len, or set objective.too_long=cut, window or skip"
-            if self.too_long == "error"
-            else "raise seq_len, or set objective.too_long=cut or skip",
+            f"raise seq_len, or set objective.too_long={' or '.join(others)}",
         )
 
 
