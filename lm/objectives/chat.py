@@ -96,6 +96,9 @@ class Objective(Conversing, TeacherForcing):
             transforms.Keep((*names, ends.NAME)),
         )
 
+    def agreement(self, codec: Codec) -> dict[str, Any]:
+        return {"objective.template": repr(self.form(codec))}
+
     # ── On the device ───────────────────────────────────────────────────────────────
 
     def measures(self) -> tuple[str, ...]:
