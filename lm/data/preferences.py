@@ -112,9 +112,13 @@ class Preferences:
 
 @dataclasses.dataclass(frozen=True)
 class WeighPair:
-    """Adds `pair_weights` (), which is 1: the weight of a record in the loss."""
+    """Adds `pair_weights` (), which is 1: the weight of a record in the loss.
+
+    The weights of tokens become `answers` (T,), which tells of a target whether it is a
+    token of an answer: no sum is proportional to them.
+    """
 
     NAME = "pair_weights"
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        return example | {self.NAME: np.float32(1)}
+        return example | {self.NAME: np.float32(1), "answers": example["weights"]}

@@ -104,7 +104,7 @@ class Objective(Conversing):
     def transforms(
         self, index: Index, codec: Codec, *, seq_len: int
     ) -> tuple[Callable, ...]:
-        names = ("inputs", "positions", "segment_ids", "targets", "weights")
+        names = ("inputs", "positions", "segment_ids", "targets", "answers")
         return (
             NextInAnswer(),
             transforms.PadSides(seq_len, seq_len, codec.pad_id or 0),
@@ -167,7 +167,7 @@ class Objective(Conversing):
         nats, _ = losses.judged(project, table, hidden, batch["targets"])
         segments = batch["segment_ids"][:, None] == jnp.arange(1, 3)[:, None]
         return -jnp.einsum(
-            "bt,bt,bkt->bk", nats, batch["weights"], segments.astype(jnp.float32)
+            "bt,bt,bkt->bk", nats, batch["answers"], segments.astype(jnp.float32)
         )
 
     def _rewards(
@@ -186,4 +186,5 @@ class Objective(Conversing):
 
     def _chosen(self, batch: Batch) -> Float[Array, "B T"]:
         """Returns the weights of the tokens of chosen answers."""
-        return batch["weights"] * (batch["segment_ids"] == 1)
+        chosen = batch["answers"] * (batch["segment_ids"] == 1)
+        return batch[WeighPair.NAME][:, None] * chosen

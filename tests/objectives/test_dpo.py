@@ -129,7 +129,7 @@ def written_out(logits, fixed, batch, beta, share, sft):
         found = logits_of(batch["inputs"][row][places])
         total = 0.0
         for n, place in enumerate(places):
-            if batch["weights"][row][place]:
+            if batch["answers"][row][place]:
                 target = batch["targets"][row][place]
                 total += found[n][target] - jnp.log(jnp.sum(jnp.exp(found[n])))
         return total
@@ -141,7 +141,7 @@ def written_out(logits, fixed, batch, beta, share, sft):
         loss -= (1 - share) * jnp.log(1 / (1 + jnp.exp(-margin)))
         loss -= share * jnp.log(1 / (1 + jnp.exp(margin)))
         nll -= log_prob(logits, row, 1)
-    tokens = (batch["weights"] * (batch["segment_ids"] == 1)).sum()
+    tokens = (batch["answers"] * (batch["segment_ids"] == 1)).sum()
     return loss / len(batch["inputs"]) + sft * nll / tokens
 
 
