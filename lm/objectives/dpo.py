@@ -122,8 +122,7 @@ class Objective(Conversing):
         log_probs = self._log_probs(model, batch, train=train)
         terms = {"dpo": self._preferred(self._rewards(log_probs, batch), batch)}
         if self.sft:
-            nats = -self.sft * log_probs[:, 0] * batch[WeighPair.NAME]
-            terms["sft"] = nats.sum(), self._chosen(batch).sum()
+            terms["sft"] = self._supervised(log_probs, batch)
         return terms
 
     def counts(self, batch: Batch) -> dict[str, Any]:
@@ -147,8 +146,7 @@ class Objective(Conversing):
         margins = rewards[:, 0] - rewards[:, 1]
         found = {"dpo_loss": self._preferred(rewards, batch)}
         if self.sft:
-            nats = -self.sft * log_probs[:, 0] * batch[WeighPair.NAME]
-            found["sft_loss"] = nats.sum(), self._chosen(batch).sum()
+            found["sft_loss"] = self._supervised(log_probs, batch)
         values = {
             "accuracy": (jnp.sign(margins) + 1) / 2,
             "reward_margin": margins,
@@ -166,9 +164,8 @@ class Objective(Conversing):
         table, project = model.token_head()
         nats, _ = losses.judged(project, table, hidden, batch["targets"])
         segments = batch["segment_ids"][:, None] == jnp.arange(1, 3)[:, None]
-        return -jnp.einsum(
-            "bt,bt,bkt->bk", nats, batch["answers"], segments.astype(jnp.float32)
-        )
+        given = nats, batch["answers"], segments.astype(jnp.float32)
+        return -jnp.einsum("bt,bt,bkt->bk", *given, precision="highest")
 
     def _rewards(
         self, log_probs: Float[Array, "B 2"], batch: Batch
@@ -183,6 +180,13 @@ class Objective(Conversing):
         each = (1 - share) * jax.nn.softplus(-margins)
         each += share * jax.nn.softplus(margins)
         return losses.weighted(each, batch[WeighPair.NAME])
+
+    def _supervised(
+        self, log_probs: Float[Array, "B 2"], batch: Batch
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Returns the scaled loss of the chosen answers, and their tokens."""
+        nats = -self.sft * log_probs[:, 0] * batch[WeighPair.NAME]
+        return nats.sum(), self._chosen(batch).sum()
 
     def _chosen(self, batch: Batch) -> Float[Array, "B T"]:
         """Returns the weights of the tokens of chosen answers."""
