@@ -15,7 +15,7 @@ Command:  python -m lm.main --config=configs/chat.py:dir=data/sgd
           Then: python -m lm.generate --workdir=runs/chat --chat
 Arguments, joined by commas: quick (a few steps; without dir=, on dialogues of its own),
           dir=FOLDER, run=WORKDIR (what it starts from), preset=llama_tiny (its shape).
-Results:  configs/README.md
+Results:  none yet
 """
 
 import ml_collections

@@ -14,7 +14,7 @@ Command:  python -m lm.main --config=configs/dpo.py:dir=data/preferences,run=run
 Arguments, joined by commas: quick (a few steps; without dir=, on answers of its own),
           dir=FOLDER, run=WORKDIR (what it starts from, and the reference),
           preset=llama_tiny (its shape; hf: that of init.source), turns, lora.
-Results:  configs/README.md
+Results:  none yet
 """
 
 import ml_collections
