@@ -328,11 +328,7 @@ class Objective(abc.ABC):
         raise self._lacks("dialogue")
 
     def refer(self, model: Any, batch: Batch) -> dict[str, Array]:
-        """Returns arrays that are added to a batch, rows on axis 0 ("reference").
-
-        Args:
-          model: with the weights of the base of the adapter.
-        """
+        """Returns arrays for a batch, by the frozen base alone ("reference")."""
         raise self._lacks("reference")
 
     @property
@@ -496,15 +492,3 @@ def around(codec: Codec, wrap: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     fix = "without them set objective.wrap=none"
     cls_id, sep_id = delimiters(codec, "objective.wrap=delimiters", fix)
     return (cls_id,), (sep_id,)
-
-
-def end_of(codec: Codec) -> int:
-    """Returns the id of the end token.
-
-    Raises:
-      DataError: the tokenizer has none.
-    """
-    if codec.eos_id is None:
-        expected = "one, to score the end of a text"
-        raise DataError("tokenizer", "no end token (eos)", expected, "leave out --end")
-    return codec.eos_id

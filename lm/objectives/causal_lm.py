@@ -25,8 +25,8 @@ from lm.data.windows import (
 )
 from lm.errors import ConfigError
 from lm.models.base import Predicts, Sequence
-from lm.objectives.base import Batch, Lesson, Terms, end_of
-from lm.objectives.teacher_forcing import TeacherForcing, judge
+from lm.objectives.base import Batch, Lesson, Terms
+from lm.objectives.teacher_forcing import TeacherForcing, end_of, judge
 from lm.ops import losses
 from lm.tokenizers.base import Codec
 

@@ -235,3 +235,15 @@ def start_and_end(codec: Codec, objective: str) -> tuple[int, int]:
             "use tokenizer.name=spm, or name the tokens in tokenizer.special",
         )
     return start, codec.eos_id
+
+
+def end_of(codec: Codec) -> int:
+    """Returns the id of the end token.
+
+    Raises:
+      DataError: the tokenizer has none.
+    """
+    if codec.eos_id is None:
+        expected = "one, to score the end of a text"
+        raise DataError("tokenizer", "no end token (eos)", expected, "leave out --end")
+    return codec.eos_id

@@ -62,6 +62,20 @@ def begin(program: Any, carried: int = 0) -> Passes:
     return Passes(*(going_on(getattr(program.continued, name)) for name in names))
 
 
+def referred(model: Any, objective: Any, params: PyTree, rows: Rows) -> Rows:
+    """Adds to a batch what the frozen reference says of it, for an objective that asks.
+
+    Args:
+      params: of the model, with its base.
+    """
+    if "reference" not in objective.can:
+        return rows
+    said = model.reference(
+        {"params": params}, rows.batch, method=lambda m, b: objective.refer(m, b)
+    )
+    return rows._replace(batch=rows.batch | jax.lax.stop_gradient(said))
+
+
 def by_row(
     metrics: Callable[[Rows], tuple[Terms, PyTree]], rows: Rows
 ) -> tuple[ByRow, PyTree]:

@@ -276,7 +276,7 @@ def make(model: Any, objective: Any) -> Program:
         return model.apply({}, rows, method="make_carry")
 
     def metrics_on(params: PyTree, rows: Rows) -> tuple[dict, PyTree]:
-        rows = referred(model, objective, params, rows)
+        rows = passes.referred(model, objective, params, rows)
         return apply(model, params, rows, lambda m, b: objective.metrics(m, b))
 
     def by_row_on(params: PyTree, rows: Rows) -> tuple[passes.ByRow, PyTree]:
@@ -345,20 +345,6 @@ def applied(
         mutable=[*carry, *keep],
         **keywords,
     )
-
-
-def referred(model: Any, objective: Any, params: PyTree, rows: Rows) -> Rows:
-    """Adds to a batch what the frozen reference says of it, for an objective that asks.
-
-    Args:
-      params: of the model, with its base.
-    """
-    if "reference" not in objective.can:
-        return rows
-    said = model.reference(
-        {"params": params}, rows.batch, method=lambda m, b: objective.refer(m, b)
-    )
-    return rows._replace(batch=rows.batch | jax.lax.stop_gradient(said))
 
 
 def share_of(length: int) -> Callable[[Batch], Array]:
@@ -435,7 +421,7 @@ def make_training(
             terms, carried = apply(
                 model,
                 params,
-                referred(model, objective, params, rows),
+                passes.referred(model, objective, params, rows),
                 lambda m, b: objective.loss(m, b, train=True),
                 rngs=rngs,
             )
