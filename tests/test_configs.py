@@ -22,6 +22,7 @@ FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
         "bert_tiny:preset=bert_mini",
         "bert_tiny:text=notes.txt",
         "sst2:dir=elsewhere,scratch",
+        "imdb:dir=elsewhere,scratch",
         "distil:dir=elsewhere,teacher=runs/teacher",
         "distil:quick,teacher=hf:DIR",
         "word2vec:dir=elsewhere,cbow,hierarchical",
@@ -44,6 +45,7 @@ def test_loads(config, monkeypatch):
     name, _, arg = config.partition(":")
     overrides = []
     starts = ("sst2", "glue", "lora", "stsb", "embed", "squad", "search", "cranfield")
+    starts += ("imdb",)
     if name in starts and "quick" not in arg and "scratch" not in arg:
         overrides = ["--config.init.source=runs/bert_tiny"]
     config = configs.load(f"configs/{name}.py:{arg}".rstrip(":"), overrides)

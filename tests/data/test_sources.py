@@ -1,6 +1,7 @@
 """Sources: what each reads, how it names what it cannot read, and its fingerprint."""
 
 import csv as stdlib_csv
+import dataclasses
 import gzip
 import json
 import re
@@ -607,3 +608,28 @@ def test_holding_out_the_end_is_for_whole_files(tmp_path):
     (tmp_path / "a.txt").write_text("abc")
     with pytest.raises(ConfigError, match="held='end' with split='line'"):
         text.Source(files=f"{tmp_path}/a.txt", split="line", held="end").check()
+
+
+def test_the_folder_of_a_file_is_a_field(tmp_path):
+    """As a label; its name is part of the fingerprint, where it is asked for."""
+    for label in ("neg", "pos"):
+        (tmp_path / label).mkdir()
+        write(tmp_path / label / "0.txt", f"a {label} text\n\nof two parts\n")
+    patterns = tuple(str(tmp_path / label / "*.txt") for label in ("pos", "neg"))
+    plain = text.Source(files=patterns, split="file")
+    named = dataclasses.replace(plain, folder="label")
+    assert [record.fields["label"] for record in named.records()] == ["pos", "neg"]
+    assert texts(named) == texts(plain)
+    ends = dataclasses.replace(named, held="end", part="heldout", holdout=0.5)
+    assert [record.fields["label"] for record in ends.records()] == ["pos", "neg"]
+
+    before = plain.fingerprint(), named.fingerprint()
+    assert len({*before, dataclasses.replace(plain, folder="kind").fingerprint()}) == 3
+    (tmp_path / "pos").rename(tmp_path / "positive")
+    moved = (str(tmp_path / "positive/*.txt"), patterns[1])
+    after = [
+        dataclasses.replace(each, files=moved).fingerprint() for each in (plain, named)
+    ]
+    assert after[0] == before[0] and after[1] != before[1]
+    with pytest.raises(ConfigError, match="folder='text'"):
+        dataclasses.replace(plain, folder="text").check()

@@ -159,7 +159,7 @@ class FileSource(Source):
 
     files: str | tuple[str, ...]
 
-    neutral = ("weight", "files")
+    neutral: ClassVar[tuple[str, ...]] = ("weight", "files")
 
     @property
     def place(self) -> str:

@@ -37,19 +37,34 @@ class Source(base.FileSource):
         `heading`: the lines from one WikiText title line, ` = Title = ` between blank
         lines, to the next; the lines before the first title are a document too.
         The last two keep every line: their documents concatenated equal the files.
+      folder: the field that gets the name of the folder of a record's file, such as a
+        label; None: no such field.
       held: what `part` divides: `records` divides the records, `end` holds out the last
         fraction `holdout` of the characters of each file and needs split="file".
     """
 
     split: Literal["blank_line", "line", "every_line", "file", "heading"] = "blank_line"
+    folder: str | None = None
     held: Literal["records", "end"] = "records"
+
+    # The names that records get from their folders are in `content`.
+    neutral = (*base.FileSource.neutral, "folder")
 
     def check(self) -> None:
         if self.held == "end" and self.split != "file":
             raise ConfigError(
                 self.place, f"held='end' with split={self.split!r}", "split='file'"
             )
+        if self.folder is not None and self.folder in ("", "text"):
+            expected = "another name: the field 'text' holds the text"
+            raise ConfigError(self.place, f"folder={self.folder!r}", expected)
         super().check()
+
+    def content(self) -> Iterator[str]:
+        yield from super().content()
+        if self.folder is not None:
+            yield self.folder
+            yield from (_folder_of(path) for path in self.paths())
 
     def records(self) -> Iterator[base.Record | DataError]:
         if self.held == "records" or self.part == "all":
@@ -60,7 +75,8 @@ class Source(base.FileSource):
                 text = item.fields["text"]
                 cut = int(len(text) * (1 - self.holdout))
                 text = text[:cut] if self.part == "train" else text[cut:]
-                item = base.Record({"text": text}, f"{item.where} ({self.part})")
+                fields = item.fields | {"text": text}
+                item = base.Record(fields, f"{item.where} ({self.part})")
             yield item
 
     def check_suffix(self, path: Path, suffix: str) -> None:
@@ -78,6 +94,7 @@ class Source(base.FileSource):
 
     def read(self) -> Iterator[base.Record | DataError]:
         for path in self.paths():
+            named = {} if self.folder is None else {self.folder: _folder_of(path)}
             for line, raw in self.documents(path):
                 text = files.decode(raw, path, line)
                 if isinstance(text, DataError):
@@ -85,7 +102,7 @@ class Source(base.FileSource):
                 else:
                     if self.split in ("line", "every_line", "blank_line"):
                         text = text.removesuffix("\n")
-                    yield base.Record({"text": text}, f"{path}:{line}")
+                    yield base.Record({"text": text} | named, f"{path}:{line}")
 
     def more_records(self) -> str | None:
         """Returns a fix that names another `split` and its record count, or None."""
@@ -112,6 +129,10 @@ class Source(base.FileSource):
         if self.split == "blank_line":
             return paragraphs(lines, path)
         return articles(lines, path, titles=self.split == "heading")
+
+
+def _folder_of(path: Path) -> str:
+    return path.absolute().parent.name
 
 
 def paragraphs(
