@@ -59,9 +59,12 @@ def read(directory: Path) -> tuple[dict[str, Any], int | None]:
             refuse(directory / LENGTH, found_text, "a number of tokens")
     if is_file(file := directory / SIMILARITY):
         similarity = read_json(file).get("similarity_fn_name") or "cosine"
-        if similarity not in ("cosine", "dot"):
-            refuse(file, f"similarity_fn_name {similarity!r:.80}", "cosine or dot", FIX)
+        if similarity not in ("cosine", "dot", "euclidean"):
+            expected = "cosine, dot or euclidean"
+            refuse(file, f"similarity_fn_name {similarity!r:.80}", expected, FIX)
         found["similarity"] = similarity
+        if similarity == "euclidean":  # Only triplets are learned by distances.
+            found |= {"kind": "triplet", "texts": ["text", "positive", "negative"]}
     return found, length
 
 

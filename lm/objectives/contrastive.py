@@ -30,7 +30,13 @@ from lm.objectives.targets import shortest
 from lm.ops import contrastive, losses
 from lm.tokenizers.base import Codec
 
-BOUNDS = {"scale": "(0, 1000]", "dims": "[1, 1048576]"}
+BOUNDS = {
+    "scale": "(0, 1000]",
+    "margin": "(0, inf)",
+    "dims": "[1, 1048576]",
+    "grad_cache": "[0, 16777216]",
+}
+READ = ("text_keys", "inputs", "positions", "segment_ids", "token_types")
 POOLED = {"cls": "first", "last": "last", "max": "max", "mean": "mean"}
 MOST = 100.0  # the greatest learned scale (Radford et al. 2021, section 2.5)
 
@@ -49,12 +55,22 @@ class Objective(base.Objective):
         hard negatives of the batch, over all devices, without equal texts. "cosent":
         texts of a higher label are nearer, over all pairs of records in the batch (Su
         2022). "cosine": the squared error of the similarity against the label, which
-        `between` maps to 0 to 1. The last two need `label`.
-      similarity: of two vectors, the cosine or the dot product.
+        `between` maps to 0 to 1; these two need `label`. "triplet": how much a hard
+        negative lacks to be less similar than the positive by `margin`, the mean over
+        the hard negatives (Schroff et al. 2015, equation 1; Reimers and Gurevych 2019,
+        section 3). "cosine" and "triplet" take each record by itself.
+      similarity: of two vectors, the cosine, the dot product, or, for "triplet", minus
+        their distance.
       scale: its factor in "infonce" and "cosent", which is 1 / temperature.
+      margin: of "triplet"; Reimers and Gurevych take 1 with euclidean distances.
       learn_scale: whether the factor is a parameter, which starts there and is at most
         100 (Radford et al. 2021, section 2.5).
       symmetric: whether "infonce" also finds the anchor of each positive.
+      grad_cache: how many records are read at a time in training, with the gradient of
+        the whole batch (GradCache, Gao et al. 2021): the vectors of all are computed
+        first, and each part is read again, with the same dropout, for its gradient. So
+        memory is that of one part, and a step costs another forward pass. 0: all at
+        once. Dropout draws other masks for another size.
       dims: fewer dimensions, for the first so many of which the loss is taken too; the
         loss is the mean of all (Matryoshka, Kusupati et al. 2022).
       pooling: what the vector of a text is: the mean or the largest value of each
@@ -70,11 +86,13 @@ class Objective(base.Objective):
     texts: tuple[str, ...] = ("text", "positive")
     label: str | None = None
     between: tuple[float, ...] = ()
-    kind: Literal["infonce", "cosent", "cosine"] = "infonce"
-    similarity: Literal["cosine", "dot"] = "cosine"
+    kind: Literal["infonce", "cosent", "cosine", "triplet"] = "infonce"
+    similarity: Literal["cosine", "dot", "euclidean"] = "cosine"
     scale: float = 20.0
+    margin: float = 0.3
     learn_scale: bool = False
     symmetric: bool = False
+    grad_cache: int = 0
     dims: tuple[int, ...] = ()
     pooling: Literal["mean", "cls", "max", "last"] = "mean"
     normalize: bool = True
@@ -101,7 +119,7 @@ class Objective(base.Objective):
 
     @property
     def interacts(self) -> bool:
-        return True
+        return self.kind in ("infonce", "cosent")
 
     def heads(self) -> tuple[Head, ...]:
         if not self.learn_scale:
@@ -110,11 +128,13 @@ class Objective(base.Objective):
 
     def rules(self, config: Mapping[str, Any]) -> Iterator[Rule]:
         where, count = "objective.texts", len(self.texts)
-        scored = self.kind != "infonce"
+        scored = self.kind in ("cosent", "cosine")
         expected = "at least two columns: the same one twice for unsupervised SimCSE"
         yield Rule(count >= 2, where, self.texts, expected)
         expected = f"two columns, whose similarity {self.kind} learns"
         yield Rule(count == 2 or not scored, where, self.texts, expected)
+        expected = "an anchor, a positive and hard negatives, for kind=triplet"
+        yield Rule(count > 2 or self.kind != "triplet", where, self.texts, expected)
         expected = f"a column of numbers, for objective.kind={self.kind}"
         holds = self.label is not None or not scored
         yield Rule(holds, "objective.label", None, expected)
@@ -125,11 +145,15 @@ class Objective(base.Objective):
         holds = not self.between or least < most
         yield Rule(holds, "objective.between", self.between, expected)
         expected = "infonce, the only kind that finds the anchor of a positive"
-        holds = not (self.symmetric and scored)
+        holds = not self.symmetric or self.kind == "infonce"
         yield Rule(holds, "objective.kind", repr(self.kind), expected)
-        expected = "infonce or cosent: the squared error has no scale"
-        holds = not (self.learn_scale and self.kind == "cosine")
+        expected = "infonce or cosent, which have a scale"
+        holds = not self.learn_scale or self.interacts
         yield Rule(holds, "objective.kind", repr(self.kind), expected)
+        expected = "cosine or dot, but for objective.kind=triplet"
+        holds = self.similarity != "euclidean" or self.kind == "triplet"
+        yield Rule(holds, "objective.similarity", repr(self.similarity), expected)
+        yield from self._cache_rules(config)
         holds = self.scale <= MOST or not self.learn_scale
         expected = f"at most {MOST:g}, the greatest that is learned"
         yield Rule(holds, "objective.scale", self.scale, expected)
@@ -137,6 +161,18 @@ class Objective(base.Objective):
         wide = [dim for dim in self.dims if width is not None and dim >= width]
         expected = f"less than model.d_model={width}"
         yield Rule(not wide, "objective.dims", wide[:1], expected)
+
+    def _cache_rules(self, config: Mapping[str, Any]) -> Iterator[Rule]:
+        """Yields the conditions on `grad_cache`."""
+        where, size = "objective.grad_cache", self.grad_cache
+        rows = config["batch_size"]
+        expected = f"0 for objective.kind={self.kind}: grad_accum cuts such batches"
+        yield Rule(not size or self.interacts, where, size, expected)
+        expected = f"a divisor of batch_size={rows}"
+        yield Rule(not size or rows % size == 0, where, size, expected)
+
+    def small(self) -> dict[str, Any]:
+        return {"grad_cache": min(self.grad_cache, 4)}
 
     # ── On the host ─────────────────────────────────────────────────────────────────
 
@@ -181,11 +217,12 @@ class Objective(base.Objective):
         return {"contrastive": batch["label_weights"].sum()}
 
     def measures(self) -> tuple[str, ...]:
-        right = ("contrastive_accuracy",) if self.kind == "infonce" else ()
+        ranks = self.kind in ("infonce", "triplet")
+        right = ("contrastive_accuracy",) if ranks else ()
         return ("contrastive_loss", *right)
 
     def metrics(self, model: models.States, batch: Batch) -> Terms:
-        """Returns the loss, and how many positives are the nearest of a batch."""
+        """Returns the loss, and how many positives are nearer than all negatives."""
         found = dict(zip(self.measures(), self._outputs(model, batch, False)))
         weights = batch["label_weights"]
         return {k: losses.weighted(v, weights) for k, v in found.items()}
@@ -194,11 +231,11 @@ class Objective(base.Objective):
         self, model: models.States, batch: Batch, train: bool
     ) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
         """Returns the loss of each row, and whether its positive is the nearest."""
-        hidden, vectors = self._read(model, batch, train)
+        vectors = self._read(model, batch, train)
         scale: Any = self.scale
         if self.learn_scale:
-            # `needs` requires "head".
-            scale = cast(Headed, model).head("scale", hidden, train=train)
+            # `needs` requires "head", which reads no vector.
+            scale = cast(Headed, model).head("scale", vectors, train=train)
         dims = (*self.dims, vectors.shape[-1])
         found = [self._compare(vectors[..., :dim], batch, scale) for dim in dims]
         each = jnp.mean(jnp.stack([each for each, _ in found]), axis=0)
@@ -206,15 +243,34 @@ class Objective(base.Objective):
 
     def _read(
         self, model: models.States, batch: Batch, train: bool
-    ) -> tuple[Float[Array, "N S D"], Float[Array, "B K D"]]:
-        """Returns the states of each text, and their vectors in float32."""
+    ) -> Float[Array, "B K D"]:
+        """Returns the vectors of the texts, by parts where `grad_cache` asks for it."""
+        rows, size = len(batch["text_keys"]), self.grad_cache
+        if not (train and 0 < size < rows):
+            return self._vectors(model, batch, train)
+
+        # A part keeps nothing but its vectors, and is read again in the backward pass.
+        def read(model: Any, carry: tuple, part: Batch) -> tuple[tuple, Array]:
+            return carry, self._vectors(model, part, train)
+
+        scan = nn.scan(
+            nn.remat(read),
+            variable_broadcast="params",
+            split_rngs={"params": False, "dropout": True},
+        )
+        parts = {name: contrastive.parts(batch[name], rows // size) for name in READ}
+        return contrastive.whole(scan(model, (), parts)[1])
+
+    def _vectors(
+        self, model: models.States, batch: Batch, train: bool
+    ) -> Float[Array, "B K D"]:
+        """Returns the vector of each text, in float32."""
         count = batch["text_keys"].shape[1]
-        names = ("inputs", "positions", "segment_ids", "token_types")
-        rows = {name: texts.apart(batch[name], count) for name in names}
+        rows = {name: texts.apart(batch[name], count) for name in READ[1:]}
         hidden = model(rows, train=train)
         pool, real = POOLS[POOLED[self.pooling]], rows["segment_ids"] != 0
         vectors = pool(hidden.astype(jnp.float32), real)
-        return hidden, vectors.reshape(-1, count, vectors.shape[-1])
+        return vectors.reshape(-1, count, vectors.shape[-1])
 
     def _compare(
         self, vectors: Float[Array, "B K D"], batch: Batch, scale: Any
@@ -230,6 +286,11 @@ class Objective(base.Objective):
                 symmetric=self.symmetric,
             )
             return each, right.astype(jnp.float32)
+        if self.kind == "triplet":
+            others = range(1, vectors.shape[1])
+            near = [self._similarities(vectors, k) for k in others]
+            each, right = contrastive.triplet(jnp.stack(near, axis=1), self.margin)
+            return each, right.astype(jnp.float32)
         similarities, wanted = self._similarities(vectors), batch["labels"]
         if self.kind == "cosent":
             one = contrastive.cosent(similarities, wanted, weights, scale)
@@ -243,14 +304,19 @@ class Objective(base.Objective):
         """Returns vectors whose dot product is the similarity."""
         return contrastive.unit(vectors) if self.similarity == "cosine" else vectors
 
-    def _similarities(self, vectors: Float[Array, "B K D"]) -> Float[Array, "B"]:
-        """Returns the similarity of the first two texts of each row."""
-        first, second = jnp.unstack(self._unit(vectors)[:, :2], axis=1)
+    def _similarities(
+        self, vectors: Float[Array, "B K D"], k: int = 1
+    ) -> Float[Array, "B"]:
+        """Returns the similarity of the first text of each row to text k."""
+        if self.similarity == "euclidean":
+            return -contrastive.distance(vectors[:, 0], vectors[:, k])
+        unit = self._unit(vectors)
+        first, second = unit[:, 0], unit[:, k]
         return jnp.einsum("bd,bd->b", first, second, precision="highest")
 
     def predict(self, model: models.States, batch: Batch) -> dict[str, Array]:
         """Returns `embeddings` (B, K, D), and `scores` (B,) of two texts or more."""
-        _, vectors = self._read(model, batch, False)
+        vectors = self._read(model, batch, False)
         given = contrastive.unit(vectors) if self.normalize else vectors
         found = {"embeddings": given}
         if vectors.shape[1] > 1:

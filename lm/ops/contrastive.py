@@ -1,6 +1,6 @@
 """Losses of vectors that are compared with those of the other rows of a batch.
 
-Each returns the loss of every row, (B,), in nats; rows of weight 0 are padding, which
+Each returns the loss of every row, (B,); rows of weight 0 are padding, which
 no other row is compared with.
 """
 
@@ -14,6 +14,26 @@ def unit(vectors: Float[Array, "*any D"]) -> Float[Array, "*any D"]:
     squares = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
     # Without the bound the gradient at zero would be NaN.
     return vectors * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+
+
+def distance(
+    one: Float[Array, "*any D"], other: Float[Array, "*any D"]
+) -> Float[Array, "*any"]:
+    """Computes the euclidean distance of vectors."""
+    squares = jnp.sum(jnp.square(one - other), axis=-1)
+    # Without the bound the gradient of equal vectors would be NaN.
+    return jnp.sqrt(jnp.maximum(squares, 1e-12))
+
+
+def parts(array: Array, count: int) -> Array:
+    """Cuts (B, ...) into (count, B / count, ...); no row changes its device."""
+    rows = len(array) // count
+    return jnp.swapaxes(array.reshape(rows, count, *array.shape[1:]), 0, 1)
+
+
+def whole(array: Array) -> Array:
+    """Joins what `parts` has cut."""
+    return jnp.swapaxes(array, 0, 1).reshape(-1, *array.shape[2:])
 
 
 def same_texts(keys: Int[Array, "B K 2"]) -> Bool[Array, "B N"]:
@@ -97,3 +117,21 @@ def cosent(
     gaps = scale * (similarities[None] - similarities[:, None])
     gaps = jnp.where(counts, gaps, -jnp.inf)
     return jax.nn.logsumexp(jnp.append(gaps.ravel(), 0.0))
+
+
+def triplet(
+    similarities: Float[Array, "B N"], margin: float
+) -> tuple[Float[Array, "B"], Bool[Array, "B"]]:
+    """Computes max(0, margin - s_p + s_n), the mean over hard negatives.
+
+    Schroff et al. 2015, equation 1, with similarities instead of squared distances.
+
+    Args:
+      similarities: of each row's anchor to its positive, and to its N - 1 negatives.
+
+    Returns:
+      The losses, and whether the positive is the most similar.
+    """
+    positive, negatives = similarities[:, :1], similarities[:, 1:]
+    losses = jnp.maximum(margin - positive + negatives, 0.0).mean(1)
+    return losses, jnp.all(positive > negatives, axis=1)

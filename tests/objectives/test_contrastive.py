@@ -137,7 +137,7 @@ def test_the_two_views_of_simcse_differ_by_dropout_alone(opened, dropout):
     batch = tiny.batch(corpus)
 
     def views(model, batch):
-        return corpus.objective._read(model, batch, True)[1]
+        return corpus.objective._read(model, batch, True)
 
     rngs = {"dropout": jax.random.key(1)}
     found = model.apply({"params": params}, batch, method=views, rngs=rngs)
@@ -204,6 +204,67 @@ def test_losses_of_scores(opened):
     assert float(loss) == pytest.approx(float(wanted), rel=1e-5)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_grad_cache_has_the_gradient_of_the_whole_batch(opened, monkeypatch, dropout):
+    """Beside the batch at once, and with dropout beside one pass of equal masks."""
+    corpus, model, params = opened(texts=("a", "b", "c"), learn_scale=True)
+    batch, model = tiny.batch(corpus, rows=8), model.clone(dropout=dropout)
+    cached = dataclasses.replace(corpus.objective, grad_cache=2)
+
+    def gradient(objective):
+        loss = functools.partial(loss_of, objective, model, batch=batch)
+        return jax.jit(jax.value_and_grad(lambda p: loss(params=p)))(params)
+
+    found, grads = gradient(cached)
+    if dropout:
+        monkeypatch.setattr(contrastive_task.nn, "remat", lambda function: function)
+    wanted, theirs = gradient(cached if dropout else corpus.objective)
+    assert float(found) == pytest.approx(float(wanted), rel=1e-5)
+    for one, other in zip(jax.tree.leaves(grads), jax.tree.leaves(theirs)):
+        assert np.any(other)
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=2e-5)
+
+
+def test_grad_cache_keeps_the_activations_of_a_part_alone(opened):
+    """What the backward pass keeps of the whole batch are vectors and inputs."""
+    corpus, model, params = opened(texts=("a", "b"))
+    batch = tiny.batch(corpus, rows=8)
+
+    def kept(size):
+        objective = dataclasses.replace(corpus.objective, grad_cache=size)
+        loss = functools.partial(loss_of, objective, model, batch=batch)
+        _, back = jax.vjp(lambda p: loss(params=p), params)
+        leaves = [leaf for leaf in jax.tree.leaves(back) if hasattr(leaf, "size")]
+        weights = sum(leaf.size for leaf in jax.tree.leaves(params))
+        return sum(leaf.size for leaf in leaves) - weights
+
+    assert kept(2) < kept(0) / 4
+
+
+def test_triplets_by_each_similarity(opened):
+    corpus, model, params = opened(texts=("a", "b", "c"), kind="triplet", margin=0.7)
+    batch = tiny.batch(corpus)
+    vectors = np.asarray(vectors_of(corpus.objective, model, params, batch))
+    anchor, positive, negative = vectors.swapaxes(0, 1)
+    unit = vectors / np.linalg.norm(vectors, axis=2, keepdims=True)
+    unit = unit.swapaxes(0, 1)
+    gaps = {
+        "cosine": (unit[0] * unit[1]).sum(1) - (unit[0] * unit[2]).sum(1),
+        "dot": (anchor * positive).sum(1) - (anchor * negative).sum(1),
+        "euclidean": np.linalg.norm(anchor - negative, axis=1)
+        - np.linalg.norm(anchor - positive, axis=1),
+    }
+    assert not corpus.objective.interacts
+    for similarity, gap in gaps.items():
+        objective = dataclasses.replace(corpus.objective, similarity=similarity)
+        loss = loss_of(objective, model, params, batch)
+        wanted = np.maximum(0.7 - gap, 0).mean()
+        assert float(loss) == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+        found = step.make(model, objective).metrics(params, batch)
+        total, count = found["contrastive_accuracy"]
+        assert float(total) == (gap > 0).sum() and float(count) == 4
+
+
 def test_a_learned_scale_starts_where_it_is_told_and_has_a_gradient(opened):
     corpus, model, params = opened(learn_scale=True, scale=5.0)
     batch = tiny.batch(corpus)
@@ -226,6 +287,17 @@ def test_a_learned_scale_starts_where_it_is_told_and_has_a_gradient(opened):
         ({"objective__dims": (16,)}, "objective.dims"),
         ({"objective__learn_scale": True, "objective__scale": 200.0}, "scale"),
         ({"data__pack": True}, "data.pack"),
+        ({"objective__kind": "triplet"}, "objective.texts"),
+        ({"objective__similarity": "euclidean"}, "objective.similarity"),
+        ({"objective__grad_cache": 3}, "objective.grad_cache"),
+        (
+            {
+                "objective__kind": "triplet",
+                "objective__texts": ("a", "b", "c"),
+                "objective__grad_cache": 4,
+            },
+            "objective.grad_cache",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, where):
