@@ -45,7 +45,7 @@ def test_loads(config, monkeypatch):
     name, _, arg = config.partition(":")
     overrides = []
     starts = ("sst2", "glue", "lora", "stsb", "embed", "squad", "search", "cranfield")
-    starts += ("imdb",)
+    starts += ("imdb", "dpo")
     if name in starts and "quick" not in arg and "scratch" not in arg:
         overrides = ["--config.init.source=runs/bert_tiny"]
     config = configs.load(f"configs/{name}.py:{arg}".rstrip(":"), overrides)
