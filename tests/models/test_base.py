@@ -104,15 +104,16 @@ def test_it_reads_what_it_says_and_nothing_else(shape):
 
 
 def test_what_each_kind_can_do():
-    assert make(kind="encoder").can == {"embeds", "hidden", "head", "whole"}
+    always = {"embeds", "hidden", "head", "layers"}
+    assert make(kind="encoder").can == {*always, "whole"}
     assert "logits" in make(kind="encoder", heads=MASKED).can
     decoder = make(kind="decoder")
     generates = {"logits", "causal", "extend", "prefix"}
-    assert decoder.can == {"embeds", "hidden", "head"} | generates
+    assert decoder.can == always | generates
     assert "beyond" in make(kind="decoder", position="rope").can
     both = make(kind="encoder_decoder").can
     assert {"encode", "extend", "causal"} <= both
-    assert not {"prefix", "whole"} & both
+    assert not {"prefix", "whole", "layers"} & both
     assert decoder.can | both < base.ABILITIES.keys()
 
 
