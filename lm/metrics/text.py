@@ -119,7 +119,7 @@ def _rouge(
     cut = None if own else Tokenizer(words.rouge, words.stem)
     scorer = RougeScorer([kind], use_stemmer=words.stem, tokenizer=cut)
     each = [
-        scorer.score_multi(list(right), generated)[kind].fmeasure
+        float(scorer.score_multi(list(right), generated)[kind].fmeasure)
         for generated, right in zip(hypotheses, references)
     ]
     stem = "porter" if words.stem else "none"
