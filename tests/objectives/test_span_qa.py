@@ -165,7 +165,7 @@ def test_what_is_evaluated_is_what_is_predicted(tmp_path, capsys, too_long):
     assert tiny.run(config, workdir) == 0
     row = next(row for row in tiny.rows(workdir) if "dev/f1" in row)
     names = [name.removeprefix("dev/") for name in row if name.startswith("dev/")]
-    assert len(names) == 6 + 8
+    assert len(names) == 3 * 6 + 4  # with intervals, and the best thresholds
     for name in names:
         # Of no question without an answer nothing is defined.
         wanted = pytest.approx(row[f"whole/{name}"], abs=1e-4, nan_ok=True)
