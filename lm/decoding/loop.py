@@ -14,7 +14,7 @@ import functools
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -40,6 +40,8 @@ BOUNDS = {
     "length_penalty": "(-inf, inf)",
 }
 SMALLEST_BUCKET = 16
+
+T = TypeVar("T")
 
 Prompt = Sequence[int]
 # The tokens generated so far in each row -> which rows are to stop.
@@ -320,25 +322,37 @@ def answer_all(
     batch_size: int,
     progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> list[list[Answer]]:
-    """Answers any number of prompts; returns the answers in the order of the prompts.
+    """Answers any number of prompts; returns the answers in their order.
+
+    Args:
+      batch_size, progress: as in `in_batches`.
+    """
+
+    def ask(some: list[Prompt], draws: list[int]) -> list[list[Answer]]:
+        return answer(decoder, some, settings, rows=batch_size, draws=draws)
+
+    return in_batches(prompts, ask, batch_size, progress)
+
+
+def in_batches(
+    prompts: Sequence[Prompt],
+    ask: Callable[[list[Prompt], list[int]], Sequence[T]],
+    batch_size: int,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> list[T]:
+    """Asks for any number of prompts; returns what is answered, in their order.
 
     Prompts of similar length share a batch.
 
     Args:
+      ask: (at most `batch_size` prompts, their `draws_of`) -> an answer for each.
       progress: iterates over the numbers of the batches and may report on the way.
     """
     by_length = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
-    draws = draws_of(prompts)
-    found: dict[int, list[Answer]] = {}
+    draws, found = draws_of(prompts), dict[int, T]()
     for number in progress(range(-(-len(prompts) // batch_size))):
         chosen = by_length[number * batch_size : (number + 1) * batch_size]
-        answers = answer(
-            decoder,
-            [prompts[n] for n in chosen],
-            settings,
-            rows=batch_size,
-            draws=[draws[n] for n in chosen],
-        )
+        answers = ask([prompts[n] for n in chosen], [draws[n] for n in chosen])
         found |= dict(zip(chosen, answers))
     return [found[n] for n in range(len(prompts))]
 

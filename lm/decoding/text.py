@@ -106,18 +106,11 @@ class TextGenerator:
     ) -> list[str]:
         """Returns the best answer to each of any number of prompts, in their order.
 
-        Prompts of similar length share a batch.
-
         Args:
-          progress: iterates over the numbers of the batches and may report on the way.
+          progress: as in `loop.in_batches`.
         """
-        by_length = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
-        draws, found = loop.draws_of(prompts), dict[int, str]()
-        for number in progress(range(-(-len(prompts) // self.rows))):
-            chosen = by_length[number * self.rows : (number + 1) * self.rows]
-            own = [prompts[n] for n in chosen], [draws[n] for n in chosen]
-            found |= {n: best for n, ((best, _), *_) in zip(chosen, self.answers(*own))}
-        return [found[n] for n in range(len(prompts))]
+        found = loop.in_batches(prompts, self.answers, self.rows, progress)
+        return [best for (best, _), *_ in found]
 
     def stream(
         self, prompt: Sequence[int], draw: int, write: Callable[[str], None]

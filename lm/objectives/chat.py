@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from lm.data import transforms
-from lm.data.buckets import RowLengths
 from lm.data.dialogues import Dialogues, NextInAnswer
 from lm.data.index import Index, Layout
 from lm.errors import Rule
@@ -46,10 +45,6 @@ class Objective(Conversing, TeacherForcing):
 
     can: ClassVar[frozenset[str]] = TeacherForcing.can | {"bytes", "dialogue"}
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return super().needs | {"causal"}
-
     def rules(self, config: Mapping[str, Any]) -> Iterator[Rule]:
         yield from super().rules(config)
         yield Rule(
@@ -80,9 +75,6 @@ class Objective(Conversing, TeacherForcing):
             roles=self.roles,
             contents=self.contents,
         )
-
-    def row_lengths(self, layout: Any, index: Index) -> RowLengths:
-        return layout.row_lengths(index)
 
     def transforms(
         self, index: Index, codec: Codec, *, seq_len: int

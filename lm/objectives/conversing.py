@@ -1,10 +1,13 @@
 """The base of objectives whose models answer in dialogues."""
 
 import dataclasses
+from typing import Any
 
 from jaxtyping import Array, Bool, Float
 
 from lm.data import scoring
+from lm.data.buckets import RowLengths
+from lm.data.index import Index
 from lm.data.scoring import Scored, Settings, Text
 from lm.hf.chat import read_template, render_all
 from lm.models.base import Predicts
@@ -28,6 +31,13 @@ class Conversing(base.Objective):
     """
 
     template: bool = True
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | {"causal"}
+
+    def row_lengths(self, layout: Any, index: Index) -> RowLengths:
+        return layout.row_lengths(index)
 
     def form(self, codec: Codec) -> Form:
         template = None

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lm.data import transforms
-from lm.data.buckets import RowLengths
 from lm.data.dialogues import NextInAnswer
 from lm.data.index import Index, Layout
 from lm.data.preferences import Preferences, WeighPair
@@ -66,10 +65,6 @@ class Objective(Conversing):
     )
 
     @property
-    def needs(self) -> frozenset[str]:
-        return super().needs | {"causal"}
-
-    @property
     def packs(self) -> bool:
         return False
 
@@ -97,9 +92,6 @@ class Objective(Conversing):
             roles=self.roles,
             contents=self.contents,
         )
-
-    def row_lengths(self, layout: Any, index: Index) -> RowLengths:
-        return layout.row_lengths(index)
 
     def transforms(
         self, index: Index, codec: Codec, *, seq_len: int
