@@ -1,19 +1,15 @@
 """Answers that are generated, without training: exact match, zero and few shots."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
-
-import jax
 
 from lm.data.scoring import Text
 from lm.data.sources.base import ABSENT, value_at
 from lm.decoding.loop import Settings
 from lm.errors import DataError, Rule
 from lm.evaluators import base, tasks
-from lm.host import storage
 from lm.metrics import squad
 from lm.objectives.base import Objective
 
@@ -111,9 +107,7 @@ class Evaluator(tasks.TaskEvaluator):
             row |= {"answer": answer, "answers": [*item.answers], "right": hit}
             rows.append(row)
         yield from tasks.shares("exact_match", right, len(items), self.level)
-        if jax.process_index() == 0:
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            storage.write_text(out.samples.with_suffix(".jsonl"), "".join(lines))
+        tasks.write_rows(rows, out)
 
     def extract(self, text: str) -> str | None:
         """Returns the answer within a generated text; None without one."""

@@ -134,9 +134,7 @@ class Evaluator(base.Evaluator):
         }
         for name, pair in divided.items():
             values = statistics.ratios(np.stack(pair, axis=1))
-            low, high = statistics.percentiles(values, self.level)
-            yield f"{name}_low", low
-            yield f"{name}_high", high
+            yield from statistics.percentiles(values, self.level).named(name)
 
     def _spans(self, tree: trees.Tree) -> list[brackets.Span]:
         return [span for span in trees.spans(tree) if span[0] not in self.ignored]

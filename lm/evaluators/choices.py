@@ -1,12 +1,10 @@
 """Multiple choice and cloze by log-likelihood, without training: zero and few shots."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from lm.data.scoring import Settings, Text
@@ -14,7 +12,6 @@ from lm.data.sources.base import ABSENT, value_at
 from lm.errors import DataError
 from lm.evaluators import base, tasks
 from lm.evaluators.likelihood import Score, exp
-from lm.host import storage
 from lm.metrics import statistics
 from lm.objectives.base import Objective
 
@@ -129,9 +126,7 @@ class Evaluator(tasks.TaskEvaluator):
         for name, count in right.items():
             yield from tasks.shares(name, count, len(items), self.level)
         yield from self._perplexity(np.asarray(nats, np.float64))
-        if jax.process_index() == 0:
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            storage.write_text(out.samples.with_suffix(".jsonl"), "".join(lines))
+        tasks.write_rows(rows, out)
 
     def _perplexity(self, nats: np.ndarray) -> Iterator[tuple[str, float]]:
         """Yields that of the right choices, of their nats and tokens, (items, 2)."""

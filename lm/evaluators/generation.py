@@ -145,10 +145,9 @@ class Evaluator(base.Evaluator):
             value, ends = score.value, ""
             yield name, value
             if self.resamples:
-                low, high = self._interval(score)
-                yield f"{name}_low", low
-                yield f"{name}_high", high
-                ends = f", {low:.2f} to {high:.2f}"
+                interval = self._interval(score)
+                yield from interval.named(name)
+                ends = f", {interval.low:.2f} to {interval.high:.2f}"
             signatures.append(f"{name} {value:.2f}{ends} ({score.signature})")
         how = f"beams {self.beams}, length penalty {self.length_penalty}"
         shown.insert(0, "\n".join(signatures))

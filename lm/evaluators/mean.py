@@ -154,9 +154,7 @@ class Evaluator(base.Evaluator):
             totals = {name: (sums[name], counts[name]) for name in kept}
             drawn = self._resample(examples, kept, totals, out)
             for name, values in resampled(drawn, objective).items():
-                low, high = statistics.percentiles(values, self.level)
-                yield f"{name}_low", low
-                yield f"{name}_high", high
+                yield from statistics.percentiles(values, self.level).named(name)
 
     def _resample(
         self,

@@ -150,8 +150,7 @@ class Evaluator(base.Evaluator):
                 level=self.level,
                 seed=self.seed,
             )
-        yield f"{name}_low", interval.low
-        yield f"{name}_high", interval.high
+        yield from interval.named(name)
 
 
 _ARRAYS = {"classes": "probabilities", "numbers": "scores"}

@@ -134,15 +134,13 @@ class Evaluator(base.Evaluator):
     def _figures(self, name: str, values: np.ndarray) -> Iterator[tuple[str, float]]:
         yield name, float(values.mean())
         if self.resamples:
-            low, high = statistics.bootstrap(
+            yield from statistics.bootstrap(
                 lambda rows: float(values[rows].mean()),
                 len(values),
                 resamples=self.resamples,
                 level=self.level,
                 seed=self.seed,
-            )
-            yield f"{name}_low", low
-            yield f"{name}_high", high
+            ).named(name)
 
     def _open(self, examples: base.Examples) -> tuple[Task, Index]:
         """Reads the files and counts the words, once for all steps.

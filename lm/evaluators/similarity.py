@@ -69,8 +69,7 @@ class Evaluator(base.Evaluator):
                     level=self.level,
                     seed=self.seed,
                 )
-                yield f"{name}_low", interval.low
-                yield f"{name}_high", interval.high
+                yield from interval.named(name)
         if self.write and jax.process_index() == 0:
             predictions.write(examples, found, out)
         if not examples.memo.get("baseline"):

@@ -131,17 +131,13 @@ class Evaluator(base.Evaluator):
 
     def _interval(self, metric: str, scores: np.ndarray) -> Iterator[tuple[str, float]]:
         """Yields the bounds of the bootstrap interval of a mean; NaN without scores."""
-        low, high = statistics.Interval(math.nan, math.nan)
-        if len(scores):
-            low, high = statistics.bootstrap(
-                lambda numbers: float(scores[numbers].mean()),
-                len(scores),
-                resamples=self.resamples,
-                level=self.level,
-                seed=self.seed,
-            )
-        yield f"{metric}_low", low
-        yield f"{metric}_high", high
+        yield from statistics.bootstrap(
+            lambda numbers: float(scores[numbers].mean()),
+            len(scores),
+            resamples=self.resamples,
+            level=self.level,
+            seed=self.seed,
+        ).named(metric)
 
 
 def score(

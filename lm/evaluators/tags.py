@@ -113,8 +113,8 @@ class Evaluator(base.Evaluator):
                 drawn = statistics.draw(parts, self.samples, self.seed)
                 means = statistics.ratios(drawn)
                 intervals[name] = statistics.percentiles(means, 0.95)
-            for name, (low, high) in intervals.items():
-                found |= {f"{name}_low": low, f"{name}_high": high}
+            for name, interval in intervals.items():
+                found |= dict(interval.named(name))
         for kind in types_of(objective) if self.types else ():
             found[f"f1_{kind}"] = kinds[kind].f1 if kind in kinds else 0.0
         sizes = (counts.gold.sum(), counts.predicted.sum(), counts.correct.sum())

@@ -1,18 +1,20 @@
 """Tasks as files: the items of JSON lines, templates, and prompts with examples."""
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from lm.data.sources.base import value_at
 from lm.errors import DataError, Rule
 from lm.evaluators import base
-from lm.host import inputs
+from lm.host import inputs, storage
 from lm.metrics import statistics
 
 BOUNDS = {"shots": "[0, 1024]"}
@@ -120,17 +122,22 @@ class TaskEvaluator(base.Evaluator):
         return found_examples
 
 
+def write_rows(rows: Sequence[Mapping[str, Any]], out: base.Outputs) -> None:
+    """Writes the items with what was found for them, as lines of JSON."""
+    if jax.process_index() == 0:
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        storage.write_text(out.samples.with_suffix(".jsonl"), "".join(lines))
+
+
 def shares(
     name: str, right: int, count: int, level: float = 0.95
 ) -> Iterator[tuple[str, float]]:
     """Yields a share, its standard error, and Wilson's interval."""
     share = right / count
-    low, high = statistics.wilson(right, count, level)
     yield name, share
     spread = math.sqrt(share * (1 - share) / (count - 1)) if count > 1 else math.nan
     yield f"{name}_stderr", spread
-    yield f"{name}_low", low
-    yield f"{name}_high", high
+    yield from statistics.wilson(right, count, level).named(name)
 
 
 def fill(template: str, row: Mapping[str, Any], where: str) -> str:

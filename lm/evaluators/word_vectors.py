@@ -180,11 +180,8 @@ class Evaluator(base.Evaluator):
         name = file.stem
         for rule, hits in zip(("add", "mul"), right):
             yield f"{name}_{rule}", _share(hits)
-            low, high = statistics.Interval(math.nan, math.nan)
-            if len(hits):
-                low, high = statistics.wilson(int(hits.sum()), len(hits))
-            yield f"{name}_{rule}_low", low
-            yield f"{name}_{rule}_high", high
+            interval = statistics.wilson(int(hits.sum()), len(hits))
+            yield from interval.named(f"{name}_{rule}")
         yield f"{name}_coverage", len(kept) / len(questions)
         shown = [
             f"{name}: {_share(right[0]):.3f} by 3CosAdd, {_share(right[1]):.3f} by "

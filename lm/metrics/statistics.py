@@ -5,7 +5,7 @@ repetitions, it returns a metric.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,14 @@ class Interval(NamedTuple):
         """Tells whether the interval holds a value."""
         return self.low <= value <= self.high
 
+    def named(self, metric: str) -> Iterator[tuple[str, float]]:
+        """Yields the bounds with their names, those of the metric with an ending."""
+        yield f"{metric}_low", self.low
+        yield f"{metric}_high", self.high
+
+
+UNDEFINED = Interval(math.nan, math.nan)
+
 
 def bootstrap(
     measure: Measure,
@@ -40,9 +48,11 @@ def bootstrap(
     is not defined are left out.
 
     Args:
-      examples: how many there are.
+      examples: how many there are; of none the interval is not defined.
       level: the probability that the interval is to hold the metric of the population.
     """
+    if not examples:
+        return UNDEFINED
     rng = np.random.default_rng(seed)
     found = np.array(
         [measure(rng.integers(examples, size=examples)) for _ in range(resamples)]
@@ -136,7 +146,9 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def wilson(right: int, examples: int, level: float = 0.95) -> Interval:
-    """Computes the interval of a share (Wilson 1927)."""
+    """Computes the interval of a share (Wilson 1927); of none it is not defined."""
+    if not examples:
+        return UNDEFINED
     from statistics import NormalDist
 
     z = NormalDist().inv_cdf((1 + level) / 2)
@@ -173,13 +185,12 @@ def spread(values: Sequence[float], level: float = 0.95) -> Spread:
     Args:
       level: the probability that the interval is to hold the mean of all such runs.
     """
-    array, undefined = np.array(values, np.float64), Interval(math.nan, math.nan)
-    n = len(array)
+    array, n = np.array(values, np.float64), len(values)
     if not n:
-        return Spread(0, math.nan, math.nan, math.nan, undefined)
+        return Spread(0, math.nan, math.nan, math.nan, UNDEFINED)
     mean, median = float(array.mean()), float(np.median(array))
     if n == 1:
-        return Spread(1, mean, median, math.nan, undefined)
+        return Spread(1, mean, median, math.nan, UNDEFINED)
     from scipy import special  # Its import takes longer than all of this.
 
     deviation = float(array.std(ddof=1))
