@@ -12,52 +12,24 @@ import argparse
 import os
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from lm import run as runs
+from experiments.benchmarks.updates import Updates
 from lm.config import resolve as configs
-from lm.data import pipeline
-from lm.training.step import PerShape
 
 
-class Side:
-    """A run whose updates are timed, with its first batches in memory."""
+class Side(Updates):
+    """A run whose updates are timed, with what its batches hold."""
 
     def __init__(self, config, workdir: Path, count: int):
-        corpus = runs.open_corpus(config, workdir, lambda line: None)
-        program = runs.open_program(config, corpus)
-        training = runs.open_training(
-            config, corpus, program, runs.durations(config, corpus)
-        )
-        rows = pipeline.batches(
-            corpus.stream,
-            batch_size=config.batch_size,
-            first_step=0,
-            last_step=count,
-            data=configs.build(pipeline.Data, config.data),
-            shares=corpus.shares,
-        )
-        batches = list(rows)
-        self.tokens = sum(corpus.objective.tokens(batch) for batch in batches)
-        self.positions = sum(np.size(batch["inputs"]) for batch in batches)
-        self.shapes = len({batch["inputs"].shape for batch in batches})
-        self.batches = [runs.on_devices(batch, program.mesh) for batch in batches]
-        self.state = training.start(program.init(jax.random.key(0)))
-        self.update = PerShape(training.update)
-        for batch in self.batches:
-            if not self.update.knows(batch):
-                self.update.compile(self.state, batch)
-
-    def seconds(self) -> float:
-        start = time.perf_counter()
-        for batch in self.batches:
-            self.state, measured = self.update(self.state, batch)
-        jax.block_until_ready(measured)
-        return time.perf_counter() - start
+        super().__init__(config, workdir, count)
+        self.tokens = sum(self.objective.tokens(batch) for batch in self.batches)
+        self.positions = sum(np.size(batch["inputs"]) for batch in self.batches)
+        self.shapes = len({batch["inputs"].shape for batch in self.batches})
+        self.compile()
 
 
 def main() -> None:

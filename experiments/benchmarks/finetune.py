@@ -19,17 +19,15 @@ import os
 import statistics
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from lm import run as runs
+from experiments.benchmarks.bert_step import ask
+from experiments.benchmarks.updates import Updates
 from lm.config import resolve as configs
-from lm.data import pipeline
 from lm.hf.source import with_shape
-from lm.training.step import PerShape
 
 PEER = """
 import json, sys, time, torch, transformers
@@ -67,43 +65,16 @@ for _ in sys.stdin:
 """
 
 
-class Ours:
-    """A run whose updates are timed, with its first batches in memory."""
+class Ours(Updates):
+    """A run whose updates are timed, with its rows for the other side."""
 
     def __init__(self, config, workdir: Path, count: int, full: bool):
-        config = runs.with_tokenizer(config, workdir)
-        corpus = runs.open_corpus(config, workdir, lambda line: None)
-        program = runs.open_program(config, corpus)
-        training = runs.open_training(
-            config, corpus, program, runs.durations(config, corpus)
-        )
-        batches = list(
-            pipeline.batches(
-                corpus.stream,
-                batch_size=config.batch_size,
-                first_step=0,
-                last_step=count,
-                data=configs.build(pipeline.Data, config.data),
-                shares=corpus.shares,
-            )
-        )
+        super().__init__(config, workdir, count)
         if full:
-            batches = [filled(batch, config.seq_len) for batch in batches]
-        self.rows = [row for batch in batches for row in unpadded(batch)]
-        self.positions = sum(np.size(batch["inputs"]) for batch in batches)
-        self.batches = [runs.on_devices(batch, program.mesh) for batch in batches]
-        self.state = training.start(program.init(jax.random.key(0)))
-        self.update = PerShape(training.update)
-        for batch in self.batches:
-            if not self.update.knows(batch):
-                self.update.compile(self.state, batch)
-
-    def seconds(self) -> float:
-        start = time.perf_counter()
-        for batch in self.batches:
-            self.state, measured = self.update(self.state, batch)
-        jax.block_until_ready(measured)
-        return time.perf_counter() - start
+            self.batches = [filled(batch, config.seq_len) for batch in self.batches]
+        self.rows = [row for batch in self.batches for row in unpadded(batch)]
+        self.positions = sum(np.size(batch["inputs"]) for batch in self.batches)
+        self.compile()
 
 
 def filled(batch, width: int):
@@ -127,13 +98,6 @@ def unpadded(batch) -> list[dict]:
     return made
 
 
-def ask(process: subprocess.Popen) -> float:
-    assert process.stdin and process.stdout
-    process.stdin.write("go\n")
-    process.stdin.flush()
-    return float(process.stdout.readline())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True)
@@ -154,10 +118,9 @@ def main() -> None:
         peer = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        assert peer.stdout
-        name, theirs = json.loads(peer.stdout.readline())
-        ours.seconds(), ask(peer)
-        rounds = [(ours.seconds(), ask(peer)) for _ in range(flags.rounds)]
+        name, theirs = ask(peer)
+        ours.seconds(), ask(peer, "go\n")
+        rounds = [(ours.seconds(), ask(peer, "go\n")) for _ in range(flags.rounds)]
         peer.terminate()
     tokens = sum(len(row["ids"]) for row in ours.rows)
     print(f"{name}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")

@@ -14,51 +14,31 @@ import argparse
 import os
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from lm import run as runs
+from experiments.benchmarks.updates import Updates
 from lm.config import resolve as configs
-from lm.data import pipeline
 from lm.hf.source import with_shape
 
 
-class Side:
-    """A run whose update is timed, with its first batches in memory."""
+class Side(Updates):
+    """A run whose updates are timed, with the sizes of its state."""
 
     def __init__(self, config, workdir: Path, count: int):
-        config = runs.with_tokenizer(config, workdir)
-        corpus = runs.open_corpus(config, workdir, lambda line: None)
-        program = runs.open_program(config, corpus)
-        training = runs.open_training(
-            config, corpus, program, runs.durations(config, corpus)
-        )
-        rows = pipeline.batches(
-            corpus.stream,
-            batch_size=config.batch_size,
-            first_step=0,
-            last_step=count,
-            data=configs.build(pipeline.Data, config.data),
-            shares=corpus.shares,
-        )
-        self.batches = [runs.on_devices(batch, program.mesh) for batch in rows]
-        self.state = training.start(program.init(jax.random.key(0)))
-        self.update = training.update.lower(self.state, self.batches[0]).compile()
-        self.beside = self.update.memory_analysis().temp_size_in_bytes
+        super().__init__(config, workdir, count)
+        self.compile()
+        self.beside = self.update.largest.memory_analysis().temp_size_in_bytes
         self.trained = number(self.state.params)
         self.all = self.trained + number(self.state.frozen)
         self.bytes = octets(self.state)
         self.saved = octets(self.state.saved())
 
     def seconds(self) -> float:
-        start = time.perf_counter()
-        for batch in self.batches:
-            self.state, measured = self.update(self.state, batch)
-        jax.block_until_ready(measured)
-        return (time.perf_counter() - start) / len(self.batches)
+        """Returns the seconds of an update."""
+        return super().seconds() / len(self.batches)
 
 
 def number(tree) -> int:
