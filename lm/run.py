@@ -29,6 +29,7 @@ from lm.hf import generation, source
 from lm.hf.checkpoint import directory_of
 from lm.models.base import Compute, Model
 from lm.training import in_place, optim, sharding, step
+from lm.training.criterion import Criterion, Plain
 from lm.training.step import Program, Training
 from lm.workdir import checkpoint
 from lm.workdir.adopt import begun
@@ -295,12 +296,12 @@ def open_training(
     corpus: Corpus,
     program: Program,
     steps_of: Callable[..., int],
-    teaching: Any = None,
+    criterion: Criterion | None = None,
 ) -> Training:
     """Builds the optimiser and compiles the update of the program's model.
 
     Args:
-      teaching: the teacher beside it (lm/distilled.py), or None.
+      criterion: what is minimised; None is the loss of the corpus's objective.
 
     Raises:
       ConfigError: the batch does not divide over the mesh, the optimiser refuses, or
@@ -330,12 +331,11 @@ def open_training(
         )
         return step.compile_training(training, program, config.mesh.rules)
     drawn, trained = corpus.stream.drawn is not None, program.trained(program.params)
-    if teaching is not None:
-        own = jax.eval_shape(teaching.start, jax.random.key(0))
-        trained = trees.merge(trained, own)
+    criterion = criterion or Plain(program.model, corpus.objective)
+    own = jax.eval_shape(criterion.start, jax.random.key(0))
+    trained = trees.merge(trained, own)
     make = functools.partial(
         step.make_training,
-        objective=corpus.objective,
         optimizer=optim.make(settings, trained, schedule),
         schedule=schedule,
         seed=config.seed,
@@ -345,13 +345,12 @@ def open_training(
         pace=step.share_of(config.seq_len) if drawn else None,
         halt=halt,
         trains=program.trains,
-        teaching=teaching,
     )
-    training = make(program.model)
+    training = make(criterion)
     # The search for the first bad value needs each module's output, which
     # rematerialisation hides in one traced piece.
     compute = dataclasses.replace(program.model.compute, remat="none")
-    visible = make(program.model.clone(compute=compute))
+    visible = make(criterion.of(program.model.clone(compute=compute)))
     training = training._replace(loss=visible.loss)
     return step.compile_training(training, program, config.mesh.rules)
 

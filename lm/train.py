@@ -110,8 +110,8 @@ def train(
         # ── Model, optimiser and mesh; nothing is computed yet ──────────────────────
         program = runs.open_program(config, corpus)
         teacher = distilled.open_teacher(config, corpus, program)
-        teaching = teacher and teacher.teaching
-        training = runs.open_training(config, corpus, program, steps_of, teaching)
+        criterion = teacher and teacher.teaching
+        training = runs.open_training(config, corpus, program, steps_of, criterion)
         checkpointer.check_room(training.state.saved())
         evals = evaluations.open_evaluators(config, workdir, corpus, program)
         needs = sharding.describe_memory(training.state)

@@ -60,6 +60,7 @@ def ours() -> tuple[Callable[[], float], str]:
     from lm.models.transformer import Model
     from lm.objectives.mlm import Objective
     from lm.training import optim, step
+    from lm.training.criterion import Plain
     from lm.updates.plain import Update
 
     objective = Objective(next="nsp")
@@ -71,8 +72,7 @@ def ours() -> tuple[Callable[[], float], str]:
     schedule = optim.schedule(settings, steps_of)
     params = jax.jit(functions.init)(jax.random.key(0))
     training = step.make_training(
-        model,
-        objective,
+        Plain(model, objective),
         optim.make(settings, params, schedule),
         schedule,
         seed=0,

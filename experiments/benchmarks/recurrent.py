@@ -43,6 +43,7 @@ def ours(units: int, vocab: int) -> tuple[Callable[[], float], str]:
     from lm.models.rnn import Model
     from lm.objectives.causal_lm import Objective
     from lm.training import optim, step
+    from lm.training.criterion import Plain
     from lm.updates.plain import Update
 
     model = Model(vocab, cell="lstm", num_layers=LAYERS, d_model=units, dropout=DROPOUT)
@@ -52,8 +53,7 @@ def ours(units: int, vocab: int) -> tuple[Callable[[], float], str]:
     rate = lambda _: np.float32(LR)  # noqa: E731
     optimizer = optim.make(settings, params, rate)
     training = step.make_training(
-        model,
-        objective,
+        Plain(model, objective),
         optimizer,
         rate,
         seed=0,

@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 
 from lm import trees
 from lm.training import step
+from lm.training.criterion import Plain
 from lm.training.optim import Optimizer
 from lm.training.step import Batch, State, Training
 
@@ -100,8 +101,7 @@ def make_training(
 
     idle = Optimizer(nothing, nothing)
     dense = step.make_training(
-        model,
-        objective,
+        Plain(model, objective),
         optimizer=idle,
         schedule=schedule,
         seed=seed,

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from lm import trees
 from lm.errors import ConfigError
 from lm.training import averaging, passes, sharding
+from lm.training.criterion import Criterion, apply
 from lm.training.optim import Optimizer, global_norm
 from lm.updates.base import Rows, Update
 
@@ -308,45 +309,6 @@ def make(model: Any, objective: Any) -> Program:
     return Program(model, init, metrics, by_row, predict, score, continued, embed)
 
 
-def apply(
-    model: Any, params: PyTree, rows: Rows, method: Callable, **keywords: Any
-) -> tuple[Any, PyTree]:
-    """Applies a function of (bound model, batch) to rows.
-
-    Args:
-      keywords: of the model's `apply`.
-
-    Returns:
-      What the function returns, and the model's state after the rows: {} where they
-      carry none.
-    """
-    found, left = applied(model, params, rows, method, **keywords)
-    return found, left.get("carry", {})
-
-
-def applied(
-    model: Any,
-    params: PyTree,
-    rows: Rows,
-    method: Callable,
-    keep: tuple[str, ...] = (),
-    **keywords: Any,
-) -> tuple[Any, PyTree]:
-    """Does what `apply` does; returns the collections of variables too.
-
-    Args:
-      keep: collections beside the carried state.
-    """
-    carry = {"carry": rows.carried} if rows.carried else {}
-    return model.apply(
-        {"params": params} | carry,
-        rows.batch,
-        method=method,
-        mutable=[*carry, *keep],
-        **keywords,
-    )
-
-
 def share_of(length: int) -> Callable[[Batch], Array]:
     """Returns the function of a batch: the tokens of its longest row over `length`."""
 
@@ -357,8 +319,7 @@ def share_of(length: int) -> Callable[[Batch], Array]:
 
 
 def make_training(
-    model: Any,
-    objective: Any,
+    criterion: Criterion,
     optimizer: Optimizer,
     schedule: Callable[[Array], Array],
     *,
@@ -369,9 +330,8 @@ def make_training(
     pace: Callable[[Batch], Array] | None = None,
     halt: bool = True,
     trains: Callable[[str], bool] = lambda path: True,
-    teaching: Any = None,
 ) -> Training:
-    """Binds a model, an objective and an optimiser into the update of a state.
+    """Binds a loss and an optimiser into the update of a state.
 
     An update first totals each term's count over the whole batch, then adds up over
     micro-batches the gradient of the sum over terms of sum / total; so micro-batches
@@ -386,7 +346,6 @@ def make_training(
         each row of the batch; 0: it carries none.
       pace: the factor of the learning rate for a batch; None is 1.
       trains: as in `Program`; the optimiser is for these parameters alone.
-      teaching: a teacher (lm/training/teaching.py), whose projections train too.
 
     Raises:
       ConfigError: a pace for an optimiser whose updates it cannot scale.
@@ -398,14 +357,13 @@ def make_training(
 
     def start(params: PyTree) -> State:
         frozen = trees.select(params, lambda path: not trains(path))
-        params = trees.select(params, trains)
-        if teaching is not None:
-            params = params | teaching.start(jax.random.key(seed))
+        params = trees.select(params, trains) | criterion.start(jax.random.key(seed))
+        carried = criterion.model.apply({}, rows, method="make_carry") if rows else {}
         return State(
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=optimizer.init(params),
-            carried=model.apply({}, rows, method="make_carry") if rows else {},
+            carried=carried,
             averaged=jax.tree.map(jnp.copy, params) if optimizer.average else {},
             average_from=jnp.int32(averaging.NEVER) if optimizer.triggered else {},
             frozen=frozen,
@@ -417,30 +375,18 @@ def make_training(
         frozen, teacher = still
         params = trees.merge(frozen, params)
         rngs = {"dropout": key, "sample": jax.random.fold_in(key, 1)}
-        if teaching is None:
-            terms, carried = apply(
-                model,
-                params,
-                passes.referred(model, objective, params, rows),
-                lambda m, b: objective.loss(m, b, train=True),
-                rngs=rngs,
-            )
-        else:
-            terms, carried = teaching.terms(params, teacher, rows, rngs)
+        terms, carried = criterion.terms(params, teacher, rows, rngs)
         means = {
             name: total / jnp.maximum(totals[name], 1.0)
             for name, (total, _) in terms.items()
         }
-        value = sum(means.values()) if teaching is None else teaching.total(means)
-        return value, (means, carried)
+        return criterion.total(means), (means, carried)
 
     def shared(state: State, batch: Batch) -> tuple[Rows, dict, Array]:
         """Returns the rows, the counts and the key, equal for all micro-batches."""
         # rbg bits cost a fraction of threefry's; the step alone makes them its own.
         key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), state.step)
-        totals = objective.counts(batch)
-        totals = totals if teaching is None else teaching.counts(batch, totals)
-        return Rows(batch, state.carried), totals, key
+        return Rows(batch, state.carried), criterion.counts(batch), key
 
     def still(state: State) -> tuple[PyTree, PyTree]:
         return state.frozen, state.teacher
@@ -494,5 +440,5 @@ def make_training(
         update,
         lambda state, batch: loss(still(state), state.params, *shared(state, batch))[0],
         lambda state, batch: differentiate(state, batch)[-1],
-        teacher={} if teaching is None else teaching.params,
+        teacher=criterion.params,
     )

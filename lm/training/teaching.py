@@ -6,7 +6,7 @@ The teacher's parameters are a part of the state that no update changes. Where t
 from is in lm/distilled.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,7 +15,8 @@ from jaxtyping import Array, PyTree
 
 from lm.errors import ConfigError
 from lm.ops import distillation, losses
-from lm.training.step import DISTIL, applied
+from lm.training.criterion import applied
+from lm.training.step import DISTIL
 from lm.updates.base import Rows
 
 BOUNDS = {
@@ -116,7 +117,7 @@ class Reader(NamedTuple):
 
 @dataclass(frozen=True)
 class Teaching:
-    """A teacher beside a student: what `make_training` needs of it.
+    """The loss of a student beside its teacher: a criterion (lm/training/criterion.py).
 
     Attributes:
       options: of the config.
@@ -145,26 +146,36 @@ class Teaching:
         }
         return {DISTIL: made} if made else {}
 
-    def counts(self, batch: Any, counts: dict[str, Array]) -> dict[str, Array]:
-        """Adds those of the teacher's terms to the counts of the objective."""
+    @property
+    def model(self) -> Any:
+        """Returns the student's module."""
+        return self.own.model
+
+    def of(self, model: Any) -> "Teaching":
+        """Returns the same loss for another module of the student's parameters."""
+        return replace(self, own=self.own._replace(model=model))
+
+    def counts(self, batch: Any) -> dict[str, Array]:
+        """Counts what the terms of the objective and of the teacher are means over."""
+        counts = self.own.objective.counts(batch)
         more = {f"{term}_soft": counts[term] for term in self.soft}
         if self.widths:
             more["hidden"] = _real(batch).sum()
         return counts | more
 
     def terms(
-        self, params: PyTree, teacher: PyTree, rows: Rows, rngs: dict[str, Array]
+        self, params: PyTree, still: PyTree, rows: Rows, rngs: dict[str, Array]
     ) -> tuple[dict[str, tuple[Array, Array]], PyTree]:
         """Returns the terms of both, as (sum, count), and the state carried on.
 
         Args:
           params: the student's, with its projections.
-          teacher: the teacher's.
+          still: the teacher's.
           rngs: for the student; the teacher has no dropout.
         """
         kernels = params.get(DISTIL, {})
         own = self.own(model_alone(params), rows, True, rngs=rngs)
-        theirs = self.theirs(teacher, Rows(rows.batch, {}), False)
+        theirs = self.theirs(still, Rows(rows.batch, {}), False)
         terms = dict(own.terms)
         for term in self.soft:
             pair = own.soft[term], theirs.soft[term]

@@ -11,6 +11,7 @@ import pytest
 from lm import evaluations
 from lm import run as runs
 from lm.training import optim, sharding, step
+from lm.training.criterion import Plain
 from lm.updates.plain import Update
 from tests import tiny
 
@@ -63,8 +64,7 @@ def after(given, grad_accum=1, rows=ROWS):
     settings = dataclasses.replace(settings, decay_mask=((".*", 0.0),))
     rate = lambda _: jnp.float32(0.1)  # noqa: E731
     training = step.make_training(
-        Model(),
-        Objective(),
+        Plain(Model(), Objective()),
         optim.make(settings, params, rate),
         rate,
         seed=0,
