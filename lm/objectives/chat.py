@@ -65,7 +65,7 @@ class Objective(Conversing, TeacherForcing):
 
     def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
         form = self.form(codec)
-        assert form.ends  # Raises where the tokenizer has no end token.
+        form.check()
         return Dialogues(
             form=form,
             length=seq_len,

@@ -82,7 +82,7 @@ class Objective(Conversing):
 
     def layout(self, codec: Codec, *, seq_len: int, pack: bool) -> Layout:
         form = self.form(codec)
-        assert form.ends  # Raises where the tokenizer has no end token.
+        form.check()
         return Preferences(
             form=form,
             length=seq_len,

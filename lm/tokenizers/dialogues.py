@@ -56,7 +56,15 @@ class Form(abc.ABC):
     @property
     @abc.abstractmethod
     def ends(self) -> tuple[int, ...]:
-        """Returns the ids of the tokens that end an answer."""
+        """Returns the ids of the tokens that end an answer.
+
+        Raises:
+          DataError: no token does.
+        """
+
+    def check(self) -> None:
+        """Raises what `ends` raises, before any dialogue is encoded."""
+        _ = self.ends
 
     @abc.abstractmethod
     def dialogues(
