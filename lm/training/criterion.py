@@ -7,10 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from lm.training import passes
+from lm.training.passes import Batch, Terms
 from lm.updates.base import Rows
-
-Batch = dict[str, Array]
-Terms = dict[str, tuple[Array, Array]]  # {term: (sum, count)}
 
 
 @runtime_checkable
